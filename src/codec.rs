@@ -1,0 +1,176 @@
+//! The wire format: chunk batches and finals as MessagePack, decoded strictly.
+//!
+//! | value | shape |
+//! | --- | --- |
+//! | chunk | array of exactly 3: bin of 16, integer >= 1 of any width up to u64, bin |
+//! | chunk batch | one chunk or more, back to back |
+//! | final | array of exactly 3: bin of 16, integer >= 1 of any width up to u64, bin of 20 |
+//!
+//! A derived decoder would also take maps, strings and lists of numbers for these. Two decoders that disagree on
+//! what a batch says would disagree on its sums, so nothing but the shapes above is taken.
+
+use crate::chunk::{Chunk, SeqNo};
+use crate::stream_id::StreamId;
+use crate::sum::{Sum, Value};
+use rmp::{decode, encode};
+
+/// The most bytes that the encoding of a chunk adds to its data: array, bin of 16, u64, and the head of a bin.
+pub const CHUNK_OVERHEAD: usize = 1 + 18 + 9 + 5;
+
+/// Where and why a payload is not what its subject promises.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("value {index} is {what}")]
+pub struct Undecodable {
+    /// The value that failed, counted from 0.
+    pub index: usize,
+    pub what: &'static str,
+}
+
+/// Appends the encoding of `chunk` to `out`.
+pub fn encode_chunk(out: &mut Vec<u8>, chunk: &Chunk<'_>) {
+    encode_triple(out, chunk.id, chunk.seq_no, chunk.data);
+}
+
+/// The payload of a final.
+pub fn encode_final(sum: &Sum) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    encode_triple(&mut out, sum.id, sum.seq_no, &sum.value.0);
+    out
+}
+
+fn encode_triple(out: &mut Vec<u8>, id: StreamId, seq_no: SeqNo, bytes: &[u8]) {
+    const INFALLIBLE: &str = "a Vec takes every write";
+    encode::write_array_len(out, 3).expect(INFALLIBLE);
+    encode::write_bin(out, id.as_bytes()).expect(INFALLIBLE);
+    encode::write_uint(out, seq_no.get()).expect(INFALLIBLE);
+    encode::write_bin(out, bytes).expect(INFALLIBLE);
+}
+
+/// All chunks of a batch, or none of them.
+pub fn decode_batch(payload: &[u8]) -> Result<Vec<Chunk<'_>>, Undecodable> {
+    let mut rest = payload;
+    let mut chunks = Vec::new();
+    while !rest.is_empty() {
+        let (id, seq_no, data) =
+            decode_triple(&mut rest).map_err(|what| Undecodable { index: chunks.len(), what })?;
+        chunks.push(Chunk { id, seq_no, data });
+    }
+    if chunks.is_empty() {
+        return Err(Undecodable { index: 0, what: "missing: the batch is empty" });
+    }
+    Ok(chunks)
+}
+
+/// The sum that the payload of a final says.
+pub fn decode_final(payload: &[u8]) -> Result<Sum, Undecodable> {
+    let refuse = |what| Undecodable { index: 0, what };
+    let mut rest = payload;
+    let (id, seq_no, value) = decode_triple(&mut rest).map_err(refuse)?;
+    let value = value.try_into().map_err(|_| refuse("no digest of 20 bytes"))?;
+    if !rest.is_empty() {
+        return Err(refuse("followed by more bytes"));
+    }
+    Ok(Sum { id, seq_no, value: Value(value) })
+}
+
+fn decode_triple<'a>(rest: &mut &'a [u8]) -> Result<(StreamId, SeqNo, &'a [u8]), &'static str> {
+    if decode::read_array_len(rest).map_err(|_| "no array")? != 3 {
+        return Err("no array of 3");
+    }
+    let id = read_bin(rest).ok_or("without an ID of 16 bytes")?;
+    let id = id.try_into().map_err(|_| "without an ID of 16 bytes")?;
+    let seq_no = decode::read_int::<u64, _>(rest).map_err(|_| "without a sequence number")?;
+    let seq_no = SeqNo::new(seq_no).ok_or("numbered 0, where 1 is the first")?;
+    let bytes = read_bin(rest).ok_or("without binary data, or cut short")?;
+    Ok((StreamId::new(id), seq_no, bytes))
+}
+
+fn read_bin<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = decode::read_bin_len(rest).ok()?;
+    let (bytes, tail) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+    *rest = tail;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "000102030405060708090a0b0c0d0e0f";
+    const BATTERY: &str = "93c410000102030405060708090a0b0c0d0e0f01c40762617474657279";
+    const CLOSING: &str = "93c410000102030405060708090a0b0c0d0e0f03c400";
+    const FINAL: &str = "93c410000102030405060708090a0b0c0d0e0f03c4144b177dc1bb6960eddba2d012b9e29ef727b1d593";
+
+    fn chunk(seq_no: u64, data: &[u8]) -> Chunk<'_> {
+        Chunk { id: ID.parse().unwrap(), seq_no: SeqNo::new(seq_no).unwrap(), data }
+    }
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        hex::decode(hex).unwrap()
+    }
+
+    #[test]
+    fn chunks_are_written_and_read_as_the_golden_values() {
+        for (chunk, golden) in [(chunk(1, b"battery"), BATTERY), (chunk(3, b""), CLOSING)] {
+            let mut out = Vec::new();
+            encode_chunk(&mut out, &chunk);
+            assert_eq!(hex::encode(&out), golden);
+            assert_eq!(decode_batch(&out), Ok(vec![chunk]));
+        }
+        let both = bytes(&[BATTERY, CLOSING].concat());
+        assert_eq!(decode_batch(&both), Ok(vec![chunk(1, b"battery"), chunk(3, b"")]));
+    }
+
+    #[test]
+    fn a_final_is_written_and_read_as_the_golden_value() {
+        let sum = decode_final(&bytes(FINAL)).unwrap();
+        assert_eq!(sum.id.to_string(), ID);
+        assert_eq!(sum.seq_no.get(), 3);
+        assert_eq!(sum.value.to_string(), "4b177dc1bb6960eddba2d012b9e29ef727b1d593");
+        assert_eq!(hex::encode(encode_final(&sum)), FINAL);
+    }
+
+    #[test]
+    fn every_width_of_a_sequence_number_is_taken() {
+        let id = "93c410000102030405060708090a0b0c0d0e0f";
+        for seq_no in ["07", "cc07", "cd0007", "ce00000007", "cf0000000000000007", "d007", "d10007", "d200000007"] {
+            let batch = bytes(&[id, seq_no, "c40178"].concat());
+            assert_eq!(decode_batch(&batch), Ok(vec![chunk(7, b"x")]), "{seq_no}");
+        }
+    }
+
+    #[test]
+    fn what_a_lenient_decoder_would_take_is_refused() {
+        let id = "c410000102030405060708090a0b0c0d0e0f";
+        let refused = [
+            ("nothing", String::new()),
+            ("array of 2", format!("92{id}01")),
+            ("array of 4", format!("94{id}01c40178c0")),
+            ("map", format!("83a26964{id}a6736571")),
+            ("ID of 15", "93c40f000102030405060708090a0b0c0d0e01c40178".into()),
+            ("ID as string", "93b06161616161616161616161616161616101c40178".into()),
+            ("ID as list", "93dc001000000000000000000000000000000000".into()),
+            ("sequence number 0", format!("93{id}00c40178")),
+            ("negative", format!("93{id}ffc40178")),
+            ("float", format!("93{id}ca3f800000c40178")),
+            ("nil for a number", format!("93{id}c0c40178")),
+            ("data as string", format!("93{id}01a178")),
+            ("data as list", format!("93{id}019178")),
+            ("nil for data", format!("93{id}01c0")),
+            ("data cut short", format!("93{id}01c40278")),
+            ("data of 4 GiB promised", format!("93{id}01c6ffffffff78")),
+            ("bytes after", format!("93{id}01c40178c1")),
+        ];
+        for (what, hex) in refused {
+            assert!(decode_batch(&bytes(&hex)).is_err(), "{what}");
+        }
+        assert!(decode_final(&bytes(BATTERY)).is_err(), "a chunk is no final");
+        assert!(decode_final(&bytes(&[FINAL, "00"].concat())).is_err(), "bytes after a final");
+    }
+
+    #[test]
+    fn the_value_that_failed_is_named() {
+        let batch = bytes(&[BATTERY, BATTERY, "92"].concat());
+        assert_eq!(decode_batch(&batch), Err(Undecodable { index: 2, what: "no array of 3" }));
+    }
+}
