@@ -3,6 +3,7 @@ pub mod chunk;
 pub mod codec;
 pub mod reject;
 pub mod row;
+pub mod store;
 pub mod stream_id;
 pub mod sum;
 pub mod transaction;
