@@ -42,7 +42,7 @@ impl Checkpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogState {
     pub created: UnixNanos,
-    /// The first sequence that is kept; `last + 1` in an empty log.
+    /// The first sequence that is kept; 0 in a new log, `last + 1` in an emptied one.
     pub first: Position,
     /// The last sequence ever assigned.
     pub last: Position,
@@ -150,7 +150,7 @@ pub fn judge(checkpoint: &Checkpoint, reading: &LogReading) -> Result<(), Verdic
     if first > position + 1 {
         return Err(Verdict::LogTruncated { from: position + 1, to: first - 1 });
     }
-    if first <= position {
+    if position > 0 && first <= position {
         let same = |found: MessageMark| found.position == position && found.time == checkpoint.message_time;
         if !reading.at_position.is_some_and(same) {
             return Err(Verdict::LogDiverged { position, last });
@@ -201,7 +201,9 @@ mod tests {
         let at_its_end = LogReading { at_position: mark(5, 50), after_position: Some(None), ..reading(5, 5) };
         assert_eq!(judge(&checkpoint(5), &at_its_end), Ok(()));
         assert_eq!(judge(&checkpoint(5), &reading(6, 5)), Ok(()), "purged through the position");
-        assert_eq!(judge(&checkpoint(0), &reading(1, 0)), Ok(()), "empty");
+        for first in [0, 1] {
+            assert_eq!(judge(&checkpoint(0), &reading(first, 0)), Ok(()), "empty");
+        }
     }
 
     #[test]

@@ -1,9 +1,13 @@
+pub mod bus;
 pub mod checkpoint;
 pub mod chunk;
 pub mod codec;
 pub mod reject;
 pub mod row;
+pub mod shutdown;
 pub mod store;
 pub mod stream_id;
 pub mod sum;
+pub mod telemetry;
 pub mod transaction;
+pub mod values;

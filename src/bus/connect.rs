@@ -1,0 +1,200 @@
+//! Connecting: servers, credentials, and what a server must be able to do.
+
+use crate::values::{Secret, Span, list, parsed, redact_url, redacted_urls};
+use async_nats::jetstream;
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    #[serde(deserialize_with = "list", serialize_with = "redacted_urls")]
+    pub servers: Vec<String>,
+    #[serde(deserialize_with = "parsed")]
+    pub creds: String,
+    #[serde(deserialize_with = "parsed")]
+    pub nkey: String,
+    #[serde(deserialize_with = "parsed")]
+    pub user: String,
+    pub password: Secret,
+    pub token: Secret,
+    #[serde(deserialize_with = "parsed")]
+    pub tls_ca: String,
+    #[serde(deserialize_with = "parsed")]
+    pub tls_cert: String,
+    #[serde(deserialize_with = "parsed")]
+    pub tls_key: String,
+    #[serde(deserialize_with = "parsed")]
+    pub tls_first: bool,
+    pub request_timeout: Span,
+    pub startup_timeout: Span,
+}
+
+/// The oldest server with stream metadata and the consumer options that the log source relies on.
+const OLDEST_SERVER: (i64, i64, i64) = (2, 10, 0);
+
+/// Publishes of one connection that may wait for their acknowledgement at once.
+const MOST_UNACKED: usize = 1 << 15;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("no NATS server answers at {servers} within {waited} ({cause}): start one there, or name another with --server")]
+    NoServer { servers: String, waited: Span, cause: String },
+    #[error("the NATS server at {servers} refuses these credentials: check nats.user, nats.password, nats.token, --creds or --nkey")]
+    Refused { servers: String },
+    #[error("{key} names {path}, which cannot be used ({cause}): name a file that can be read")]
+    BadFile { key: &'static str, path: String, cause: String },
+    #[error("{url} is not the address of a NATS server: write it as nats://host:port")]
+    BadUrl { url: String },
+    #[error("nats-server {found} at {servers} is too old: stream-sum needs 2.10 or newer")]
+    TooOld { servers: String, found: String },
+}
+
+/// One connection to NATS, and the JetStream context on it.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub client: Client,
+    pub jetstream: jetstream::Context,
+    connects: watch::Receiver<u64>,
+}
+
+impl Connection {
+    /// Changes whenever the connection was lost and made again: what was in flight then may be lost.
+    pub fn connects(&self) -> watch::Receiver<u64> {
+        self.connects.clone()
+    }
+}
+
+impl Config {
+    /// The servers to try, in order.
+    fn addresses(&self) -> Vec<String> {
+        if !self.servers.is_empty() {
+            return self.servers.clone();
+        }
+        match std::env::var("NATS_URL") {
+            Ok(url) if !url.is_empty() => url.split(',').map(str::to_owned).collect(),
+            _ => vec!["nats://127.0.0.1:4222".to_owned()],
+        }
+    }
+
+    /// The servers as they may be shown.
+    pub fn shown_addresses(&self) -> String {
+        self.addresses().iter().map(|url| redact_url(url)).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Connects as `name`, trying until `startup_timeout` has passed. Afterwards the client reconnects by itself, for ever.
+pub async fn connect(config: &Config, name: &str) -> Result<Connection, ConnectError> {
+    let servers = config.shown_addresses();
+    let mut addresses = Vec::new();
+    for url in config.addresses() {
+        let refuse = || ConnectError::BadUrl { url: redact_url(&url) };
+        addresses.push(url.parse::<async_nats::ServerAddr>().map_err(|_| refuse())?);
+    }
+    let (connects_tx, connects) = watch::channel(0);
+    let deadline = Instant::now() + config.startup_timeout.0;
+    let client = loop {
+        let options = options(config, name, connects_tx.clone()).await?;
+        let error = match tokio::time::timeout_at(deadline, options.connect(addresses.as_slice())).await {
+            Ok(Ok(client)) => break client,
+            Ok(Err(error)) => match error.kind() {
+                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                    return Err(ConnectError::Refused { servers });
+                }
+                _ => error.to_string(),
+            },
+            Err(_) => "no answer".to_owned(),
+        };
+        let pause = Duration::from_millis(250);
+        if Instant::now() + pause >= deadline {
+            return Err(ConnectError::NoServer { servers, waited: config.startup_timeout, cause: error });
+        }
+        tokio::time::sleep(pause).await;
+    };
+    let (major, minor, patch) = OLDEST_SERVER;
+    if !client.is_server_compatible(major, minor, patch) {
+        return Err(ConnectError::TooOld { servers, found: client.server_info().version });
+    }
+    let jetstream = jetstream::context::ContextBuilder::new()
+        .timeout(config.request_timeout.0)
+        .max_ack_inflight(MOST_UNACKED)
+        .build(client.clone());
+    Ok(Connection { client, jetstream, connects })
+}
+
+async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> Result<ConnectOptions, ConnectError> {
+    let mut options = ConnectOptions::new()
+        .name(format!("stream-sum {name}"))
+        .request_timeout(Some(config.request_timeout.0))
+        .connection_timeout(config.request_timeout.0)
+        .max_reconnects(None)
+        .reconnect_delay_callback(reconnect_delay)
+        .event_callback(move |event| {
+            let connects = connects.clone();
+            async move { note(event, &connects) }
+        });
+    if !config.creds.is_empty() {
+        let creds = read("nats.creds", &config.creds)?;
+        options = options.credentials(&creds).map_err(|error| bad_file("nats.creds", &config.creds, error))?;
+    }
+    if !config.nkey.is_empty() {
+        options = options.nkey(read("nats.nkey", &config.nkey)?.trim().to_owned());
+    }
+    if !config.user.is_empty() {
+        options = options.user_and_password(config.user.clone(), config.password.reveal().to_owned());
+    }
+    if !config.token.is_empty() {
+        options = options.token(config.token.reveal().to_owned());
+    }
+    if !config.tls_ca.is_empty() {
+        read("nats.tls_ca", &config.tls_ca)?;
+        options = options.add_root_certificates(config.tls_ca.clone().into()).require_tls(true);
+    }
+    if !config.tls_cert.is_empty() {
+        read("nats.tls_cert", &config.tls_cert)?;
+        read("nats.tls_key", &config.tls_key)?;
+        options =
+            options.add_client_certificate(config.tls_cert.clone().into(), config.tls_key.clone().into()).require_tls(true);
+    }
+    if config.tls_first {
+        options = options.tls_first().require_tls(true);
+    }
+    Ok(options)
+}
+
+fn read(key: &'static str, path: &str) -> Result<String, ConnectError> {
+    std::fs::read_to_string(Path::new(path)).map_err(|error| bad_file(key, path, error))
+}
+
+fn bad_file(key: &'static str, path: &str, cause: io::Error) -> ConnectError {
+    ConnectError::BadFile { key, path: path.to_owned(), cause: cause.to_string() }
+}
+
+/// From 0.1 s, doubling to 2 s, each shortened by up to a half: many clients that lost one server come back spread out.
+fn reconnect_delay(attempts: usize) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1).min(5)).expect("at most 5");
+    let longest = Duration::from_millis(100 << doublings).min(Duration::from_secs(2));
+    longest.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+fn note(event: Event, connects: &watch::Sender<u64>) {
+    match event {
+        Event::Connected => {
+            connects.send_modify(|n| *n += 1);
+            if *connects.borrow() > 1 {
+                tracing::info!("connected to NATS again");
+            }
+        }
+        Event::Disconnected => tracing::warn!("lost the connection to NATS: trying again until it is back"),
+        Event::LameDuckMode => tracing::info!("the NATS server is about to shut down"),
+        Event::Draining | Event::Closed => {}
+        Event::SlowConsumer(subscription) => tracing::error!(subscription, "the client dropped messages that came too fast"),
+        Event::ServerError(error) => tracing::warn!(%error, "the NATS server reported an error"),
+        Event::ClientError(error) => tracing::warn!(%error, "the NATS client reported an error"),
+    }
+}

@@ -1,0 +1,121 @@
+//! Names: what everything is called in JetStream.
+
+use crate::checkpoint::Position;
+use crate::row::UnixNanos;
+use crate::stream_id::{RUN_PREFIX_BYTES, RunPrefix, StreamId};
+
+/// The names of one system, under its prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    fn name(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}-{name}", self.prefix) }
+    }
+
+    fn subject(&self, subject: &str) -> String {
+        if self.prefix.is_empty() { subject.to_owned() } else { format!("{}.{subject}", self.prefix) }
+    }
+
+    /// The partition log: a JetStream stream.
+    pub fn log(&self, partition: u32) -> String {
+        self.name(&format!("chunks-{partition}"))
+    }
+
+    pub fn log_subject(&self, partition: u32) -> String {
+        self.subject(&format!("chunks.{partition}"))
+    }
+
+    pub fn sums(&self) -> String {
+        self.name("sums")
+    }
+
+    pub fn sums_subjects(&self) -> String {
+        self.subject("sums.>")
+    }
+
+    /// The subject of one stream's final: its ID, split so that a run can be filtered for.
+    pub fn final_subject(&self, id: StreamId) -> String {
+        let hex = id.to_string();
+        let (run, rest) = hex.split_at(2 * RUN_PREFIX_BYTES);
+        self.subject(&format!("sums.{run}.{rest}"))
+    }
+
+    /// The finals of one run.
+    pub fn finals_of_run(&self, run: RunPrefix) -> String {
+        self.subject(&format!("sums.{run}.*"))
+    }
+
+    /// The stream whose final has this subject.
+    pub fn stream_of_final(&self, subject: &str) -> Option<StreamId> {
+        let id = subject.strip_prefix(&self.subject("sums."))?;
+        let (run, rest) = id.split_once('.')?;
+        (run.len() == 2 * RUN_PREFIX_BYTES).then(|| format!("{run}{rest}").parse().ok())?
+    }
+
+    pub fn rejects(&self) -> String {
+        self.name("rejects")
+    }
+
+    pub fn rejects_subjects(&self) -> String {
+        self.subject("rejects.>")
+    }
+
+    /// The subject of the reject of one batch. It holds when the log was created: a log made anew counts from 1 again.
+    pub fn reject_subject(&self, partition: u32, log_created: UnixNanos, position: Position) -> String {
+        self.subject(&format!("rejects.{partition}.{log_created}.{position}"))
+    }
+
+    /// The object store of snapshots.
+    pub fn state_bucket(&self) -> String {
+        self.name("stream-sum-state")
+    }
+
+    /// The key-value bucket of presence.
+    pub fn members_bucket(&self) -> String {
+        self.name("stream-sum-members")
+    }
+
+    /// The durable consumer of one worker, on each log that it folds.
+    pub fn durable(&self, worker: &str) -> String {
+        format!("summer-{worker}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_stands_before_every_name_and_subject() {
+        let id: StreamId = "000102030405060708090a0b0c0d0e0f".parse().unwrap();
+        let plain = Names::new("");
+        assert_eq!(plain.log(3), "chunks-3");
+        assert_eq!(plain.log_subject(3), "chunks.3");
+        assert_eq!(plain.final_subject(id), "sums.00010203.0405060708090a0b0c0d0e0f");
+        assert_eq!(plain.reject_subject(3, 17, 9), "rejects.3.17.9");
+        let acme = Names::new("acme");
+        assert_eq!(acme.log(3), "acme-chunks-3");
+        assert_eq!(acme.log_subject(3), "acme.chunks.3");
+        assert_eq!(acme.sums_subjects(), "acme.sums.>");
+        assert_eq!(acme.final_subject(id), "acme.sums.00010203.0405060708090a0b0c0d0e0f");
+    }
+
+    #[test]
+    fn a_final_s_subject_names_its_stream() {
+        let id: StreamId = "000102030405060708090a0b0c0d0e0f".parse().unwrap();
+        for names in [Names::new(""), Names::new("acme")] {
+            assert_eq!(names.stream_of_final(&names.final_subject(id)), Some(id));
+        }
+        let plain = Names::new("");
+        for subject in ["sums.0001020304050607.08090a0b0c0d0e0f", "sums.x", "sums.00010203.zz", "acme.sums.a.b"] {
+            assert_eq!(plain.stream_of_final(subject), None, "{subject}");
+        }
+    }
+}
