@@ -11,3 +11,6 @@ pub mod sum;
 pub mod telemetry;
 pub mod transaction;
 pub mod values;
+pub mod crash_point;
+pub mod partition;
+pub mod summer;

@@ -4,3 +4,7 @@ pub mod connect;
 pub mod names;
 pub mod read;
 pub mod topology;
+pub mod backoff;
+pub mod finals;
+pub mod publish;
+pub mod source;

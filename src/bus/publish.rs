@@ -1,0 +1,142 @@
+//! Publishing: what a refusal means, and messages that are stored once.
+
+use crate::bus::backoff;
+use crate::bus::connect::Connection;
+use crate::bus::read::{self, Which};
+use async_nats::HeaderMap;
+use async_nats::jetstream;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::message::StreamMessage;
+use bytes::Bytes;
+use std::error::Error;
+use std::sync::Mutex;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Why a publish was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The subject may hold a message already. Only a hint: a leader counts what it has proposed, stored or not.
+    SubjectTaken,
+    /// The stream takes no more bytes.
+    Full(String),
+    /// Larger than the server takes.
+    TooLarge,
+    /// No answer, or one that may pass: the message may be stored or not.
+    Unknown(String),
+}
+
+/// nats-server has one code, 10077, for every limit of a stream, so its words decide.
+pub fn refusal(error: &PublishError) -> Refusal {
+    const SUBJECT_TAKEN: &str = "maximum messages per subject exceeded";
+    const FULL: [&str; 5] = [
+        "maximum bytes exceeded",
+        "maximum messages exceeded",
+        "resource limits exceeded",
+        "insufficient storage",
+        "insufficient resources",
+    ];
+    if error.kind() == PublishErrorKind::MaxPayloadExceeded {
+        return Refusal::TooLarge;
+    }
+    let said = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>()).map(ToString::to_string);
+    match said {
+        Some(said) if said.contains(SUBJECT_TAKEN) => Refusal::SubjectTaken,
+        Some(said) if FULL.iter().any(|full| said.contains(full)) => Refusal::Full(said),
+        Some(said) => Refusal::Unknown(said),
+        None => Refusal::Unknown(error.to_string()),
+    }
+}
+
+/// Lets a complaint through now and then, so that what goes wrong a thousand times a second is said once.
+#[derive(Debug, Default)]
+pub struct Throttle(Mutex<Option<Instant>>);
+
+impl Throttle {
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    pub fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let mut last = self.0.lock().expect("nothing panics while it holds this");
+        let due = last.is_none_or(|last| now - last >= Self::PAUSE);
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
+}
+
+/// One publish: its sequence, once the leader has stored it.
+pub async fn publish(
+    connection: &Connection,
+    stream: &str,
+    subject: &str,
+    headers: Option<HeaderMap>,
+    payload: Bytes,
+) -> Result<u64, Refusal> {
+    let mut connects = connection.connects();
+    connects.mark_unchanged();
+    let sent = async {
+        let jetstream = &connection.jetstream;
+        let subject = subject.to_owned();
+        match headers {
+            None => jetstream.publish(subject, payload).await?.await,
+            Some(headers) => jetstream.publish_with_headers(subject, headers, payload).await?.await,
+        }
+    };
+    let acked = tokio::select! {
+        acked = sent => acked,
+        // What was in flight when the connection broke is lost without a word.
+        _ = connects.changed() => return Err(Refusal::Unknown("the connection was lost".to_owned())),
+    };
+    match acked {
+        Ok(ack) if ack.stream == stream => Ok(ack.sequence),
+        Ok(ack) => Err(Refusal::Unknown(format!("{subject} is stored by the stream {}, not by {stream}", ack.stream))),
+        Err(error) => Err(refusal(&error)),
+    }
+}
+
+/// How a message came to be the one of its subject.
+#[derive(Debug)]
+pub enum Once {
+    /// This publish stored it, at this sequence.
+    Stored(u64),
+    /// It was there before, and was read back from the leader.
+    Found(StreamMessage),
+}
+
+/// Publishes to a stream that takes one message a subject, until the leader shows that there is one.
+///
+/// Goes on for as long as it takes: dropping the future is how to give up.
+pub async fn publish_once(
+    connection: &Connection,
+    stream: &str,
+    subject: &str,
+    headers: Option<HeaderMap>,
+    payload: Bytes,
+    complaints: &Throttle,
+) -> Once {
+    for pause in backoff::republishing() {
+        match publish(connection, stream, subject, headers.clone(), payload.clone()).await {
+            Ok(sequence) => return Once::Stored(sequence),
+            Err(Refusal::SubjectTaken) => {
+                match read::message(&connection.jetstream, stream, Which::LastOf(subject)).await {
+                    Ok(Some(found)) => return Once::Found(found),
+                    // Proposed, but not stored, or not yet: the next publish tells.
+                    Ok(None) => {}
+                    Err(cause) if complaints.is_due() => tracing::warn!(stream, %cause, "could not read a message back: trying again"),
+                    Err(_) => {}
+                }
+            }
+            Err(Refusal::Full(cause)) if complaints.is_due() => {
+                tracing::warn!(stream, cause, "the stream {stream} is full: waiting until its messages expire or its max_bytes is raised");
+            }
+            Err(refusal) if complaints.is_due() => {
+                tracing::warn!(stream, ?refusal, "could not publish: trying again");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(pause).await;
+    }
+    unreachable!("the pauses never end")
+}

@@ -1,0 +1,355 @@
+//! The log source: one partition log, batch by batch, from the position after a checkpoint.
+//!
+//! Nothing is acked, because the store leads: the durable consumer is deleted and made anew at every opening, and what
+//! it knows of its deliveries is worthless. Deleting it is also what tells a previous owner of the same name, whose
+//! pull ends at once.
+//!
+//! A source ends, and has to be opened again, on: a reconnect, a missed heartbeat, any error of the pull, a position
+//! that is not the next, and a log that is ahead while nothing arrives.
+
+use crate::bus::connect::Connection;
+use crate::bus::names::Names;
+use crate::bus::read::{self, NoAnswer, Which};
+use crate::checkpoint::{Checkpoint, LogReading, LogState, Position};
+use crate::transaction::Batch;
+use async_nats::jetstream::consumer::pull::{self, MessagesErrorKind};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
+use async_nats::jetstream::context::Context;
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::stream::ConsumerErrorKind;
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, FutureExt};
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+/// The most that the pulls of one connection may ask for and have outstanding together. With twice as much, the
+/// drain of 16 logs fell to a fortieth: the server queues what the socket can't take, and everything waits behind it.
+pub const CONNECTION_BUDGET: usize = 32 << 20;
+
+/// What a pull must exceed the largest message by: the server counts subjects too, and a pull that is too small for
+/// the next message waits silently and for ever.
+const PULL_HEADROOM: usize = 64 << 10;
+
+/// The most that one pull asks for; more does not drain faster.
+const MOST_PULLED: usize = 4 << 20;
+
+/// Small messages end a pull by number before they do by bytes.
+const MOST_MESSAGES: usize = 10_000;
+
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(3);
+
+/// After this long without a message, the log is asked whether it is ahead.
+const IDLE_CHECK: Duration = Duration::from_secs(1);
+
+/// A durable that nobody pulls from is cleared away after this long.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
+
+const INCARNATION_KEY: &str = "stream-sum.incarnation";
+const NONCE_KEY: &str = "stream-sum.nonce";
+
+/// The bytes that each of `sources` pulls on one connection may ask for.
+pub fn pull_bytes(max_payload: usize, sources: usize) -> usize {
+    // The client asks again when half of a pull has arrived: one and a half are outstanding at the most.
+    let share = CONNECTION_BUDGET / sources.max(1) * 2 / 3;
+    share.clamp(max_payload + PULL_HEADROOM, MOST_PULLED.max(max_payload + PULL_HEADROOM))
+}
+
+/// How many sources one connection carries within its budget.
+pub fn sources_per_connection(max_payload: usize) -> usize {
+    (CONNECTION_BUDGET / ((max_payload + PULL_HEADROOM) * 3 / 2)).max(1)
+}
+
+/// Which life of a worker a durable belongs to: later ones are higher, and the nonce tells apart what started in one
+/// instant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Incarnation {
+    number: u64,
+    nonce: String,
+}
+
+impl Incarnation {
+    /// Above whatever was found, so that a starting process never gives way, whatever its clock says.
+    fn above(found: Option<&Incarnation>) -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            number: found.map_or(now, |found| now.max(found.number.saturating_add(1))),
+            nonce: hex::encode(rand::random::<[u8; 8]>()),
+        }
+    }
+
+    fn of(metadata: &HashMap<String, String>) -> Option<Self> {
+        let number = metadata.get(INCARNATION_KEY)?.parse().ok()?;
+        Some(Self { number, nonce: metadata.get(NONCE_KEY)?.clone() })
+    }
+
+    fn metadata(&self) -> HashMap<String, String> {
+        HashMap::from([
+            (INCARNATION_KEY.to_owned(), self.number.to_string()),
+            (NONCE_KEY.to_owned(), self.nonce.clone()),
+        ])
+    }
+}
+
+/// Why a source could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A process of the same name started later and owns the partition now.
+    #[error("another process has taken over as worker of the same name")]
+    Superseded,
+    #[error("{0}")]
+    NoAnswer(NoAnswer),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Why an open source ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    #[error("the connection was made anew")]
+    Reconnected,
+    #[error("the consumer was deleted")]
+    ConsumerDeleted,
+    #[error("the server's heartbeat stayed out")]
+    MissedHeartbeat,
+    #[error("the pull failed: {0}")]
+    PullFailed(String),
+    #[error("position {found} came where {expected} was next")]
+    OutOfSequence { expected: Position, found: Position },
+    #[error("the log is at {last}, but nothing has come after {position}")]
+    Behind { position: Position, last: Position },
+}
+
+/// One partition log as one worker reads it.
+pub struct Log {
+    connection: Connection,
+    name: String,
+    subject: String,
+    durable: String,
+    pull_bytes: usize,
+    incarnation: Option<Incarnation>,
+}
+
+/// A freshly opened source.
+pub struct Opened {
+    pub source: Source,
+    /// How far the previous life of this worker had been sent: what lies between the checkpoint and here is folded again.
+    pub sent_before: Option<Position>,
+}
+
+impl Log {
+    pub fn new(connection: Connection, names: &Names, partition: u32, worker: &str, pull_bytes: usize) -> Self {
+        Self {
+            connection,
+            name: names.log(partition),
+            subject: names.log_subject(partition),
+            durable: names.durable(worker),
+            pull_bytes,
+            incarnation: None,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn jetstream(&self) -> &Context {
+        &self.connection.jetstream
+    }
+
+    /// `None` where the log does not exist.
+    pub async fn state(&self) -> Result<Option<LogState>, NoAnswer> {
+        Ok(read::stream(self.jetstream(), &self.name).await?.as_ref().map(read::log_state))
+    }
+
+    /// All that a judgement needs; `None` where the log does not exist. With `after`, the message after the position
+    /// is looked for too.
+    pub async fn reading(&self, checkpoint: &Checkpoint, after: bool) -> Result<Option<LogReading>, NoAnswer> {
+        let Some(state) = self.state().await? else { return Ok(None) };
+        let position = checkpoint.position;
+        let within = |position| state.first <= position && position <= state.last;
+        let at_position = if position > 0 && within(position) {
+            let found = read::message(self.jetstream(), &self.name, Which::At(position)).await?;
+            found.as_ref().map(read::mark)
+        } else {
+            None
+        };
+        let after_position = if after && state.last > position {
+            let which = Which::NextOf(position + 1, &self.subject);
+            let found = read::message(self.jetstream(), &self.name, which).await?;
+            Some(found.as_ref().map(read::mark))
+        } else {
+            None
+        };
+        Ok(Some(LogReading { state, at_position, after_position }))
+    }
+
+    /// Opens the source at the position after `position`, and ousts whoever pulled under the same name.
+    pub async fn open(&mut self, position: Position) -> Result<Opened, OpenError> {
+        // Before anything is asked, so that a reconnect in between is seen.
+        let mut connects = self.connection.connects();
+        connects.mark_unchanged();
+        let stream = self.jetstream().get_stream_no_info(&self.name).await.map_err(failed)?;
+        let found = match stream.consumer_info(&self.durable).await {
+            Ok(info) => Some(info),
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
+        let found_incarnation = found.as_ref().and_then(|info| Incarnation::of(&info.config.metadata));
+        let incarnation = match (&self.incarnation, &found_incarnation) {
+            (Some(ours), Some(found)) if found > ours => return Err(OpenError::Superseded),
+            (Some(ours), _) => ours.clone(),
+            (None, found) => Incarnation::above(found.as_ref()),
+        };
+        self.incarnation = Some(incarnation.clone());
+        if found.is_some() {
+            match stream.delete_consumer(&self.durable).await {
+                Ok(_) => {}
+                Err(error) if is_not_found(&error.kind()) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let config = pull::Config {
+            durable_name: Some(self.durable.clone()),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: position + 1 },
+            ack_policy: AckPolicy::None,
+            replay_policy: ReplayPolicy::Instant,
+            inactive_threshold: INACTIVE_THRESHOLD,
+            metadata: incarnation.metadata(),
+            ..pull::Config::default()
+        };
+        // Strict: where another life has made the durable meanwhile, this fails, and the next try reads whose it is.
+        let consumer = stream.create_consumer_strict(config).await.map_err(failed)?;
+        let messages = consumer
+            .stream()
+            .max_bytes_per_batch(self.pull_bytes)
+            .max_messages_per_batch(MOST_MESSAGES)
+            .expires(PULL_EXPIRES)
+            .heartbeat(HEARTBEAT)
+            .messages()
+            .await
+            .map_err(failed)?;
+        let source = Source {
+            jetstream: self.jetstream().clone(),
+            log: self.name.clone(),
+            messages,
+            connects,
+            position,
+            next_check: Instant::now() + IDLE_CHECK,
+            check: None,
+            was_ahead: false,
+        };
+        Ok(Opened { source, sent_before: found.map(|info| info.delivered.stream_sequence) })
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> OpenError {
+    OpenError::Failed(error.to_string())
+}
+
+fn is_not_found(kind: &ConsumerErrorKind) -> bool {
+    matches!(kind, ConsumerErrorKind::JetStream(error) if error.code() == 404)
+}
+
+/// A partition log being pulled.
+pub struct Source {
+    jetstream: Context,
+    log: String,
+    messages: pull::Stream,
+    connects: watch::Receiver<u64>,
+    /// Of the last batch that came.
+    position: Position,
+    next_check: Instant,
+    /// A read of the log's state, sent on the pull's own connection after the last batch came.
+    check: Option<BoxFuture<'static, Result<Option<LogState>, NoAnswer>>>,
+    /// A read since the last batch has found the log ahead.
+    was_ahead: bool,
+}
+
+impl Source {
+    /// The next batch, which is always the one after the last. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Batch, Lost> {
+        loop {
+            tokio::select! {
+                // Batches first: a connection is first in, first out, so whatever was under way when the state was
+                // read has arrived before the answer, and must be seen before it.
+                biased;
+                changed = self.connects.changed() => {
+                    changed.ok();
+                    return Err(Lost::Reconnected);
+                }
+                message = self.messages.next() => {
+                    let message = message.ok_or(Lost::ConsumerDeleted)?.map_err(|error| match error.kind() {
+                        MessagesErrorKind::ConsumerDeleted => Lost::ConsumerDeleted,
+                        MessagesErrorKind::MissingHeartbeat => Lost::MissedHeartbeat,
+                        _ => Lost::PullFailed(error.to_string()),
+                    })?;
+                    self.next_check = Instant::now() + IDLE_CHECK;
+                    self.check = None;
+                    self.was_ahead = false;
+                    return self.accept(message);
+                }
+                state = async { self.check.as_mut().expect("guarded").await }, if self.check.is_some() => {
+                    self.check = None;
+                    self.next_check = Instant::now() + IDLE_CHECK;
+                    // Two reads in a row, and nothing in between: a batch that was stored a moment ago gets the time
+                    // to arrive. No answer says nothing.
+                    if let Ok(Some(LogState { last, .. })) = state {
+                        let ahead = last > self.position;
+                        if ahead && self.was_ahead {
+                            return Err(Lost::Behind { position: self.position, last });
+                        }
+                        self.was_ahead = ahead;
+                    }
+                }
+                () = sleep_until(self.next_check), if self.check.is_none() => {
+                    let (jetstream, log) = (self.jetstream.clone(), self.log.clone());
+                    self.check = Some(
+                        async move { Ok(read::stream(&jetstream, &log).await?.as_ref().map(read::log_state)) }.boxed(),
+                    );
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, message: async_nats::jetstream::Message) -> Result<Batch, Lost> {
+        let info = message.info().map_err(|error| Lost::PullFailed(error.to_string()))?;
+        let (found, time) = (info.stream_sequence, read::unix_nanos(info.published));
+        let expected = self.position + 1;
+        if found != expected {
+            return Err(Lost::OutOfSequence { expected, found });
+        }
+        self.position = found;
+        Ok(Batch { position: found, time, payload: message.message.payload })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pulls_stay_within_the_budget_and_above_the_largest_message() {
+        for max_payload in [1 << 20, 2 << 20, 8 << 20] {
+            let most = sources_per_connection(max_payload);
+            for sources in 1..=most {
+                let bytes = pull_bytes(max_payload, sources);
+                assert!(bytes >= max_payload + PULL_HEADROOM);
+                assert!(sources * bytes * 3 / 2 <= CONNECTION_BUDGET, "{sources} of {most} at {max_payload}");
+            }
+        }
+        assert_eq!(sources_per_connection(64 << 20), 1);
+    }
+
+    #[test]
+    fn a_starting_process_is_above_whatever_it_finds() {
+        let far_ahead = Incarnation { number: u64::MAX / 2, nonce: "f".into() };
+        assert!(Incarnation::above(Some(&far_ahead)) > far_ahead);
+        let first = Incarnation::above(None);
+        assert_eq!(Incarnation::of(&first.metadata()), Some(first));
+        assert_eq!(Incarnation::of(&HashMap::new()), None);
+    }
+}

@@ -1,0 +1,277 @@
+//! The second half of the line: publish what a fold asks for, see it confirmed, commit.
+//!
+//! A transaction is committed when every effect of it is confirmed, the furthest final was read back, and the log
+//! still reaches its position. While it is on its way to disk, effects of the next are published already.
+
+use crate::bus::backoff;
+use crate::bus::connect::Connection;
+use crate::bus::finals::{Confirmed, ConflictingFinal, Effects, Furthest};
+use crate::bus::read;
+use crate::checkpoint::{Checkpoint, SumsMark, judge_before_commit};
+use crate::crash_point;
+use crate::partition::counters::Counters;
+use crate::reject::RejectedBatch;
+use crate::store::{Store, StoreError};
+use crate::sum::Sum;
+use crate::transaction::Transaction;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Publishes of one partition that wait for their confirmation at once. At 0.5 ms a round trip this is two million a
+/// second; more would only queue in the socket.
+const WINDOW: usize = 1024;
+
+/// Batches whose effects may wait to be published. Each holds finals of one batch at most.
+pub const QUEUED_BATCHES: usize = 4;
+
+/// What the fold hands over, in order.
+pub enum Work {
+    /// The effects of one batch of the open transaction.
+    Effects { finals: Vec<Sum>, rejected: Option<RejectedBatch> },
+    /// The open transaction ends here.
+    Seal(Box<Transaction>),
+}
+
+/// Why committing ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Conflict(Box<ConflictingFinal>),
+    /// The log no longer looks like the one that was folded: to be judged at the next opening.
+    #[error("the log was not as it was folded before a commit: {0}")]
+    Doubt(String),
+}
+
+/// How far a session has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed {
+    pub transaction: u64,
+    pub checkpoint: Checkpoint,
+}
+
+pub struct Committer {
+    pub connection: Connection,
+    pub log: String,
+    pub effects: Arc<Effects>,
+    pub store: Arc<Store>,
+    /// Whether a conflicting final ends the session.
+    pub halt: bool,
+    pub counters: Arc<Counters>,
+    pub committed: watch::Sender<Committed>,
+}
+
+/// A transaction whose effects are being confirmed.
+#[derive(Default)]
+struct Pending {
+    unconfirmed: usize,
+    already_there: u64,
+    /// The highest sequence in `sums` of its finals.
+    furthest: Option<u64>,
+    sealed: Option<Box<Transaction>>,
+}
+
+enum Effect {
+    Final(Sum),
+    Reject(RejectedBatch),
+}
+
+/// Which transaction an effect belongs to: its number.
+type Numbered<T> = (u64, T);
+type Outcome = Result<Confirmed, Box<ConflictingFinal>>;
+type InFlight = FuturesUnordered<BoxFuture<'static, Numbered<Outcome>>>;
+type Checked = Result<(Box<Transaction>, u64), CommitError>;
+
+impl Committer {
+    /// Works until the fold hangs up and everything sealed is committed, or `cancel` says to drop what is not.
+    ///
+    /// A commit that is on its way to disk is always waited for.
+    pub async fn run(self, mut work: mpsc::Receiver<Work>, cancel: CancellationToken) -> Result<(), CommitError> {
+        let mut queue: VecDeque<Numbered<Effect>> = VecDeque::new();
+        let mut in_flight = InFlight::new();
+        // Sealed transactions, and the open one last.
+        let mut pending = VecDeque::from([Pending::default()]);
+        let mut first = self.committed.borrow().transaction + 1;
+        let mut checking: Option<BoxFuture<'static, Checked>> = None;
+        let mut writing: Option<JoinHandle<Result<Committed, StoreError>>> = None;
+        let mut hung_up = false;
+        loop {
+            while in_flight.len() < WINDOW
+                && let Some((number, effect)) = queue.pop_front()
+            {
+                in_flight.push(self.publish(number, effect));
+            }
+            if checking.is_none()
+                && writing.is_none()
+                && let Some(front) = pending.front_mut()
+                && front.unconfirmed == 0
+                && let Some(transaction) = front.sealed.take()
+            {
+                crash_point::reached("effects-confirmed");
+                checking = Some(self.check(transaction, front.furthest));
+            }
+            let idle = queue.is_empty() && in_flight.is_empty() && checking.is_none() && writing.is_none();
+            if hung_up && idle {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {
+                    if let Some(writing) = writing {
+                        self.written(joined(writing.await)?);
+                    }
+                    return Ok(());
+                }
+                written = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
+                    writing = None;
+                    self.written(joined(written)?);
+                    let done = pending.pop_front().expect("the transaction that was written");
+                    first += 1;
+                    if done.already_there > 0 {
+                        let position = self.committed.borrow().checkpoint.position;
+                        tracing::info!(
+                            log = %self.log, position, already_there = done.already_there,
+                            "finals and rejects were there already: these batches had been folded before"
+                        );
+                    }
+                }
+                checked = async { checking.as_mut().expect("guarded").await }, if checking.is_some() => {
+                    checking = None;
+                    let (transaction, republished) = checked?;
+                    self.counters.finals_republished.add(republished);
+                    writing = Some(self.write(transaction));
+                }
+                Some((number, outcome)) = in_flight.next(), if !in_flight.is_empty() => {
+                    let place = usize::try_from(number - first).expect("two transactions at most");
+                    self.confirmed(&mut pending[place], outcome)?;
+                }
+                received = work.recv(), if !hung_up && queue.is_empty() => match received {
+                    None => hung_up = true,
+                    Some(Work::Effects { finals, rejected }) => {
+                        let number = first + pending.len() as u64 - 1;
+                        let open = pending.back_mut().expect("an open transaction");
+                        open.unconfirmed += finals.len() + usize::from(rejected.is_some());
+                        queue.extend(finals.into_iter().map(|sum| (number, Effect::Final(sum))));
+                        queue.extend(rejected.map(|batch| (number, Effect::Reject(batch))));
+                    }
+                    Some(Work::Seal(transaction)) => {
+                        pending.back_mut().expect("an open transaction").sealed = Some(transaction);
+                        pending.push_back(Pending::default());
+                    }
+                },
+            }
+        }
+    }
+
+    fn publish(&self, number: u64, effect: Effect) -> BoxFuture<'static, Numbered<Outcome>> {
+        let effects = self.effects.clone();
+        async move {
+            let outcome = match effect {
+                Effect::Final(sum) => effects.publish_final(sum).await.map_err(Box::new),
+                Effect::Reject(batch) => Ok(effects.publish_reject(&batch).await),
+            };
+            (number, outcome)
+        }
+        .boxed()
+    }
+
+    fn confirmed(&self, pending: &mut Pending, outcome: Outcome) -> Result<(), CommitError> {
+        let counters = &self.counters;
+        match outcome {
+            Ok(confirmed) => {
+                let counter = match (confirmed.final_sequence, confirmed.already_there) {
+                    (Some(_), false) => &counters.finals_published,
+                    (Some(_), true) => &counters.finals_already_there,
+                    (None, false) => &counters.rejects_published,
+                    (None, true) => &counters.rejects_already_there,
+                };
+                counter.add(1);
+                counters.rejects_differing.add(u64::from(confirmed.differs));
+                pending.already_there += u64::from(confirmed.already_there);
+                pending.furthest = pending.furthest.max(confirmed.final_sequence);
+            }
+            Err(conflict) if self.halt => return Err(CommitError::Conflict(conflict)),
+            Err(conflict) => {
+                counters.conflicting_finals.add(1);
+                tracing::error!(log = %self.log, "{conflict}");
+            }
+        }
+        pending.unconfirmed -= 1;
+        Ok(())
+    }
+
+    /// Reads back the furthest final, and sees that the log still reaches the position. Waits for answers as long as
+    /// it takes: without them nothing is committed.
+    fn check(&self, mut transaction: Box<Transaction>, mut furthest: Option<u64>) -> BoxFuture<'static, Checked> {
+        let (effects, connection, log) = (self.effects.clone(), self.connection.clone(), self.log.clone());
+        let before: Option<SumsMark> = self.committed.borrow().checkpoint.sums;
+        async move {
+            let mut republished = 0;
+            transaction.checkpoint.sums = before;
+            for pause in backoff::reopening() {
+                let Some(sequence) = furthest else { break };
+                match effects.furthest(sequence).await {
+                    Ok(Furthest::There(mark)) => {
+                        transaction.checkpoint.sums = Some(mark);
+                        break;
+                    }
+                    Ok(Furthest::Expired) => break,
+                    Ok(Furthest::Forgotten) => {
+                        tracing::error!(%log, sequence, "sums has lost a final that it acknowledged: publishing those of this transaction again");
+                        for (id, row) in &transaction.rows {
+                            if let Some(sum) = row.final_sum(*id) {
+                                let confirmed = effects.publish_final(sum).await.map_err(|c| CommitError::Conflict(Box::new(c)))?;
+                                furthest = furthest.max(confirmed.final_sequence);
+                                republished += u64::from(!confirmed.already_there);
+                            }
+                        }
+                    }
+                    Err(cause) => tracing::debug!(%log, %cause, "no answer from sums before a commit"),
+                }
+                tokio::time::sleep(pause).await;
+            }
+            for pause in backoff::reopening() {
+                match read::stream(&connection.jetstream, &log).await {
+                    Ok(Some(info)) => {
+                        let state = read::log_state(&info);
+                        judge_before_commit(&transaction.checkpoint, &state)
+                            .map_err(|verdict| CommitError::Doubt(verdict.to_string()))?;
+                        break;
+                    }
+                    Ok(None) => return Err(CommitError::Doubt("there is no such stream".to_owned())),
+                    Err(cause) => tracing::debug!(%log, %cause, "no answer from the log before a commit"),
+                }
+                tokio::time::sleep(pause).await;
+            }
+            Ok((transaction, republished))
+        }
+        .boxed()
+    }
+
+    fn write(&self, transaction: Box<Transaction>) -> JoinHandle<Result<Committed, StoreError>> {
+        let (store, counters) = (self.store.clone(), self.counters.clone());
+        tokio::task::spawn_blocking(move || {
+            crash_point::reached("before-commit");
+            store.commit(&transaction)?;
+            crash_point::reached("after-commit");
+            counters.folded(&transaction.tally);
+            Ok(Committed { transaction: transaction.number, checkpoint: transaction.checkpoint })
+        })
+    }
+
+    fn written(&self, committed: Committed) {
+        tracing::debug!(log = %self.log, position = committed.checkpoint.position, "committed");
+        self.committed.send_replace(committed);
+    }
+}
+
+fn joined<T>(result: Result<Result<T, StoreError>, tokio::task::JoinError>) -> Result<T, StoreError> {
+    // A panic in a commit is a bug here or in redb: it goes on where it would have gone.
+    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}

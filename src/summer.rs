@@ -1,0 +1,304 @@
+//! The summer: folds the partitions that it is given until it is told to stop.
+
+use crate::bus::connect::{self, ConnectError, Connection};
+use crate::bus::source::{Log, pull_bytes, sources_per_connection};
+use crate::bus::topology::{self, Admin, Topology, TopologyError};
+use crate::partition::counters::Counters;
+use crate::partition::{self, Partition, PartitionError};
+use crate::store::{self, Owner, Store, StoreError};
+use crate::values::{Size, Span, parsed, serde_as_text};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub worker: WorkerName,
+    pub partitions: PartitionSet,
+    #[serde(deserialize_with = "parsed")]
+    pub data_dir: PathBuf,
+    pub checkpoint_interval: Span,
+    pub checkpoint_bytes: Size,
+    pub cache_bytes: Size,
+    pub on_violation: OnViolation,
+}
+
+/// The name of a worker; empty where it is to be made from the host's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerName(String);
+
+impl FromStr for WorkerName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let valid = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if valid { Ok(Self(text.to_owned())) } else { Err("up to 64 characters of A-Z a-z 0-9 _ -") }
+    }
+}
+
+impl fmt::Display for WorkerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which partitions a summer folds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartitionSet {
+    All,
+    Some(BTreeSet<u32>),
+}
+
+/// More partitions than any account holds streams.
+const MOST_PARTITIONS: u32 = 65_536;
+
+impl FromStr for PartitionSet {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        const EXPECTED: &str = "all, or a list of partitions such as 0-3,6";
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let mut set = BTreeSet::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n < MOST_PARTITIONS).ok_or(EXPECTED);
+            let (first, last) = (number(first)?, number(last)?);
+            if first > last {
+                return Err(EXPECTED);
+            }
+            set.extend(first..=last);
+        }
+        Ok(Self::Some(set))
+    }
+}
+
+impl fmt::Display for PartitionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Some(set) = self else { return f.write_str("all") };
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for n in set {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == *n => *last = *n,
+                _ => ranges.push((*n, *n)),
+            }
+        }
+        let text: Vec<_> = ranges
+            .into_iter()
+            .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
+            .collect();
+        f.write_str(&text.join(","))
+    }
+}
+
+/// What to do on proven loss, or on a final that contradicts one already published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnViolation {
+    Reject,
+    Halt,
+}
+
+impl FromStr for OnViolation {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "reject" => Ok(Self::Reject),
+            "halt" => Ok(Self::Halt),
+            _ => Err("reject or halt"),
+        }
+    }
+}
+
+impl fmt::Display for OnViolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reject => "reject",
+            Self::Halt => "halt",
+        })
+    }
+}
+
+serde_as_text!(WorkerName, PartitionSet, OnViolation);
+
+#[derive(Debug, thiserror::Error)]
+pub enum SummerError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    #[error("the stream {name} takes more than one message a subject, so finals could be there twice: remove it and run `stream-sum topology apply`")]
+    NotOnceOnly { name: String },
+    #[error("partition {partition} is none of the {partitions} of this topology (0 to {}): name others in summer.partitions", partitions - 1)]
+    NoSuchPartition { partition: u32, partitions: u32 },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+}
+
+/// Folds partitions until `stop`, or until one of them can't go on: then all stop, and the first reason is returned.
+pub async fn run(
+    config: &Config,
+    nats: &connect::Config,
+    topology: &topology::Config,
+    stop: CancellationToken,
+) -> Result<(), SummerError> {
+    let connection = connect::connect(nats, "summer").await?;
+    let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
+    if !topology.once_only {
+        return Err(SummerError::NotOnceOnly { name: topology.names.sums() });
+    }
+    let partitions = choose(&config.partitions, topology.partitions)?;
+    store::create_data_dir(&config.data_dir)?;
+    let worker = worker_name(config)?;
+    let counters = Arc::new(Counters::default());
+    let workers = open(config, nats, &topology, connection, &partitions, &worker, &counters).await?;
+
+    tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "summing");
+    let mut running = JoinSet::new();
+    let stop_all = stop.child_token();
+    for worker in workers {
+        running.spawn(worker.run(stop_all.clone()));
+    }
+    let mut first_error = None;
+    while let Some(result) = running.join_next().await {
+        let result = result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        if let Err(error) = result {
+            tracing::error!("{error}");
+            stop_all.cancel();
+            first_error.get_or_insert(error);
+        }
+    }
+    counters.report("stopped");
+    first_error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn choose(set: &PartitionSet, partitions: u32) -> Result<BTreeSet<u32>, SummerError> {
+    match set {
+        PartitionSet::All => Ok((0..partitions).collect()),
+        PartitionSet::Some(set) => match set.iter().find(|n| **n >= partitions) {
+            Some(partition) => Err(SummerError::NoSuchPartition { partition: *partition, partitions }),
+            None => Ok(set.clone()),
+        },
+    }
+}
+
+/// Opens the stores, and as many connections for pulling as the pull budget asks for.
+async fn open(
+    config: &Config,
+    nats: &connect::Config,
+    topology: &Topology,
+    connection: Connection,
+    partitions: &BTreeSet<u32>,
+    worker: &str,
+    counters: &Arc<Counters>,
+) -> Result<Vec<Partition>, SummerError> {
+    let share = config.cache_bytes.0 / partitions.len() as u64;
+    // Most of the memory goes to rows, which are ready to use; pages serve the rows that were let go.
+    let (row_bytes, page_bytes) = (share / 4 * 3, share / 4);
+    let partition_config = partition::Config {
+        checkpoint_interval: config.checkpoint_interval.0,
+        checkpoint_bytes: config.checkpoint_bytes.bytes(),
+        row_bytes,
+        halt: config.on_violation == OnViolation::Halt,
+    };
+    let max_payload = connection.client.server_info().max_payload;
+    let a_connection = sources_per_connection(max_payload).min(partitions.len());
+    let partitions: Vec<u32> = partitions.iter().copied().collect();
+    let mut workers = Vec::with_capacity(partitions.len());
+    for group in partitions.chunks(a_connection) {
+        let pulling = connect::connect(nats, "summer pull").await?;
+        let bytes = pull_bytes(max_payload, group.len());
+        for &partition in group {
+            let owner = Owner { log: topology.names.log(partition), partition, partitions: topology.partitions };
+            let data_dir = config.data_dir.clone();
+            let opening =
+                tokio::task::spawn_blocking(move || Store::open(&data_dir, &owner, usize::try_from(page_bytes).unwrap_or(usize::MAX)));
+            let store = opening.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+            workers.push(Partition::new(
+                topology.rules(partition),
+                partition_config,
+                Arc::new(store),
+                Log::new(pulling.clone(), &topology.names, partition, worker, bytes),
+                connection.clone(),
+                topology.names.clone(),
+                counters.clone(),
+            ));
+        }
+    }
+    Ok(workers)
+}
+
+/// The configured name, or the host's with 8 hex characters that are drawn once and kept in the data folder: two
+/// workers of one host with folders of their own never share a name.
+fn worker_name(config: &Config) -> Result<String, StoreError> {
+    if !config.worker.0.is_empty() {
+        return Ok(config.worker.0.clone());
+    }
+    let path = config.data_dir.join("worker-id");
+    let suffix = match fs::read_to_string(&path) {
+        Ok(text) => text.trim().to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let drawn = hex::encode(rand::random::<[u8; 4]>());
+            write_new(&path, &drawn).map_err(|source| StoreError::Folder { path: path.clone(), source })?;
+            // Of two processes that drew at once, the first to write has decided.
+            fs::read_to_string(&path).map_err(|source| StoreError::Folder { path: path.clone(), source })?
+        }
+        Err(source) => return Err(StoreError::Folder { path, source }),
+    };
+    let host: String = gethostname::gethostname()
+        .to_string_lossy()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' })
+        .take(48)
+        .collect();
+    Ok(format!("{host}-{suffix}"))
+}
+
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    match fs::OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(mut file) => io::Write::write_all(&mut file, text.as_bytes()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partition_lists_are_read_and_written() {
+        let set: PartitionSet = "0-3,6".parse().unwrap();
+        assert_eq!(set, PartitionSet::Some(BTreeSet::from([0, 1, 2, 3, 6])));
+        assert_eq!(set.to_string(), "0-3,6");
+        assert_eq!("all".parse(), Ok(PartitionSet::All));
+        for text in ["", "3-1", "a", "1,,2", "0-99999999"] {
+            assert!(text.parse::<PartitionSet>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_partition_beyond_the_last_is_refused() {
+        assert!(choose(&"0-7".parse().unwrap(), 8).is_ok());
+        assert!(matches!(choose(&"8".parse().unwrap(), 8), Err(SummerError::NoSuchPartition { partition: 8, .. })));
+    }
+
+    #[test]
+    fn names_that_jetstream_would_not_take_are_refused() {
+        assert!("worker_1-a".parse::<WorkerName>().is_ok());
+        for text in ["a.b", "a b", "a*", "ä"] {
+            assert!(text.parse::<WorkerName>().is_err(), "{text}");
+        }
+    }
+}
