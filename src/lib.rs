@@ -14,3 +14,5 @@ pub mod values;
 pub mod crash_point;
 pub mod partition;
 pub mod summer;
+pub mod verify;
+pub mod workload;

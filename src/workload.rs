@@ -1,0 +1,166 @@
+//! The workload: content that any process can make again, interleaved at random.
+//!
+//! The content of a stream is ChaCha8 keyed by seed and StreamId, so what its sum must be can be computed by
+//! anybody who knows both. The order in which streams take turns is drawn from the seed as well.
+
+use crate::chunk::{Chunk, SeqNo};
+use crate::stream_id::StreamId;
+use crate::sum::{RunningSum, Sum};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// What one run makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    pub seed: u64,
+    /// Chunks of data a stream; the closing chunk comes after them.
+    pub chunks: u64,
+    /// Bytes of data a chunk.
+    pub chunk_bytes: usize,
+}
+
+impl Workload {
+    fn content(&self, id: StreamId) -> ChaCha8Rng {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&self.seed.to_le_bytes());
+        key[8..24].copy_from_slice(id.as_bytes());
+        ChaCha8Rng::from_seed(key)
+    }
+
+    /// What the sum of a stream of this workload must be.
+    pub fn expected(&self, id: StreamId) -> Sum {
+        let mut stream = LiveStream::open(self, id);
+        let mut buffer = Vec::new();
+        loop {
+            if let (_, Some(sum)) = stream.next(self, &mut buffer) {
+                return sum;
+            }
+        }
+    }
+}
+
+struct LiveStream {
+    id: StreamId,
+    content: ChaCha8Rng,
+    sum: Option<RunningSum>,
+}
+
+impl LiveStream {
+    fn open(workload: &Workload, id: StreamId) -> Self {
+        Self { id, content: workload.content(id), sum: None }
+    }
+
+    /// The next chunk, and with the closing one the sum of all.
+    fn next<'a>(&mut self, workload: &Workload, buffer: &'a mut Vec<u8>) -> (Chunk<'a>, Option<Sum>) {
+        let seq_no = self.sum.as_ref().map_or(SeqNo::FIRST, |sum| sum.seq_no().next());
+        let closes = seq_no.get() > workload.chunks;
+        buffer.resize(if closes { 0 } else { workload.chunk_bytes }, 0);
+        self.content.fill_bytes(buffer);
+        let chunk = Chunk { id: self.id, seq_no, data: buffer };
+        match &mut self.sum {
+            None => self.sum = Some(RunningSum::open(&chunk)),
+            Some(sum) => sum.update(&chunk).expect("chunks are made in order"),
+        }
+        let sum = self.sum.as_ref().filter(|_| closes);
+        (chunk, sum.map(|sum| Sum { id: self.id, seq_no, value: sum.value() }))
+    }
+}
+
+/// Streams that are open at once, taking turns at random.
+pub struct Interleaved {
+    workload: Workload,
+    live: Vec<LiveStream>,
+    turns: ChaCha8Rng,
+    buffer: Vec<u8>,
+}
+
+impl Interleaved {
+    /// `worker` tells apart the turns of several generators of one seed.
+    pub fn new(workload: Workload, worker: u64) -> Self {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&workload.seed.to_le_bytes());
+        key[24..].copy_from_slice(&(worker + 1).to_le_bytes());
+        Self { workload, live: Vec::new(), turns: ChaCha8Rng::from_seed(key), buffer: Vec::new() }
+    }
+
+    pub fn open(&mut self, id: StreamId) {
+        self.live.push(LiveStream::open(&self.workload, id));
+    }
+
+    /// Streams that are open.
+    pub fn live(&self) -> usize {
+        self.live.len()
+    }
+
+    /// The next chunk of a stream drawn at random, and with a closing one the sum; `None` where no stream is open.
+    pub fn next_chunk(&mut self) -> Option<(Chunk<'_>, Option<Sum>)> {
+        if self.live.is_empty() {
+            return None;
+        }
+        let drawn = (u64::from(self.turns.next_u32()) * self.live.len() as u64) >> 32;
+        let drawn = usize::try_from(drawn).expect("below the number of live streams");
+        let (chunk, sum) = self.live[drawn].next(&self.workload, &mut self.buffer);
+        if sum.is_some() {
+            self.live.swap_remove(drawn);
+        }
+        Some((chunk, sum))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha1::{Digest, Sha1};
+    use std::collections::HashMap;
+
+    const WORKLOAD: Workload = Workload { seed: 7, chunks: 5, chunk_bytes: 33 };
+
+    fn id(n: u8) -> StreamId {
+        StreamId::new([n; 16])
+    }
+
+    #[test]
+    fn interleaved_streams_sum_to_what_anybody_can_recompute() {
+        let mut streams = Interleaved::new(WORKLOAD, 0);
+        for n in 0..20 {
+            streams.open(id(n));
+        }
+        let mut contents: HashMap<StreamId, Vec<u8>> = HashMap::new();
+        let mut order = Vec::new();
+        while let Some((chunk, sum)) = streams.next_chunk() {
+            order.push(chunk.id);
+            contents.entry(chunk.id).or_default().extend_from_slice(chunk.data);
+            if let Some(sum) = sum {
+                assert!(chunk.closes());
+                assert_eq!(sum, WORKLOAD.expected(chunk.id));
+                assert_eq!(sum.seq_no.get(), 6);
+                assert_eq!(sum.value.0, <[u8; 20]>::from(Sha1::digest(&contents[&chunk.id])));
+            }
+        }
+        assert_eq!(order.len(), 20 * 6);
+        assert!(contents.values().all(|content| content.len() == 5 * 33));
+        assert!(order.windows(2).filter(|pair| pair[0] != pair[1]).count() > 60, "interleaved");
+    }
+
+    #[test]
+    fn content_depends_on_seed_and_id_alone() {
+        let other = Workload { seed: 8, ..WORKLOAD };
+        assert_eq!(WORKLOAD.expected(id(1)), WORKLOAD.expected(id(1)));
+        assert_ne!(WORKLOAD.expected(id(1)).value, other.expected(id(1)).value);
+        assert_ne!(WORKLOAD.expected(id(1)).value, WORKLOAD.expected(id(2)).value);
+    }
+
+    /// Another process, of another version, recomputes these: they must never change.
+    #[test]
+    fn content_is_the_same_for_ever() {
+        let known = Workload { seed: 1, chunks: 3, chunk_bytes: 32 };
+        assert_eq!(known.expected(id(0)).value.to_string(), "2d7bf73125e25d01e0518f3a49c2d12b241cbffc");
+    }
+
+    #[test]
+    fn a_stream_without_data_is_the_closing_chunk_alone() {
+        let empty = Workload { chunks: 0, ..WORKLOAD };
+        let sum = empty.expected(id(1));
+        assert_eq!((sum.seq_no.get(), sum.value.to_string().as_str()), (1, "da39a3ee5e6b4b0d3255bfef95601890afd80709"));
+    }
+}
