@@ -171,6 +171,16 @@ impl Ledger {
         self.awaited.len()
     }
 
+    /// How long the stream that has waited longest for its final has done so; `None` where none waits.
+    pub fn longest_wait(&self, now: Moment) -> Option<Duration> {
+        self.awaited.values().filter_map(|awaited| awaited.since).min().map(|since| now.saturating_sub(since))
+    }
+
+    /// Whether every stream that was opened has ended.
+    pub fn is_settled(&self) -> bool {
+        self.open.is_empty() && self.awaited.is_empty()
+    }
+
     /// A stream of the run is about to send its first chunk.
     pub fn open(&mut self, id: StreamId) {
         let n = id.nth_of_run(self.run).expect("streams of this run are opened");

@@ -8,3 +8,5 @@ pub mod backoff;
 pub mod finals;
 pub mod publish;
 pub mod source;
+pub mod lanes;
+pub mod watch;

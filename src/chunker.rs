@@ -1,0 +1,253 @@
+//! The chunker: generates streams, publishes them interleaved, and verifies that each comes back as one right final.
+
+use crate::bus::connect::{self, ConnectError};
+use crate::bus::lanes::LaneEntries;
+use crate::bus::topology::{self, Admin, TopologyError};
+use crate::run::{self, Run, RunError, lock};
+use crate::stream_id::{RunPrefix, StreamId};
+use crate::values::{Size, Span, parsed};
+use crate::verify::{Ledger, Moment, Report};
+use crate::workload::{Interleaved, Workload};
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    #[serde(deserialize_with = "parsed")]
+    pub streams: i64,
+    #[serde(deserialize_with = "parsed")]
+    pub chunks: u64,
+    #[serde(deserialize_with = "parsed")]
+    pub chunk_bytes: usize,
+    #[serde(deserialize_with = "parsed")]
+    pub workers: u32,
+    #[serde(deserialize_with = "parsed")]
+    pub live_streams: usize,
+    #[serde(deserialize_with = "parsed")]
+    pub rate: u64,
+    pub batch_bytes: Size,
+    pub deadline: Span,
+}
+
+/// What one run takes beside the configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choices {
+    /// Drawn where it is not given.
+    pub seed: Option<u64>,
+    pub run: Option<RunPrefix>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ChunkerError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(
+        "chunker.chunk_bytes is {chunk_bytes}, but topology.max_chunk_bytes allows {most}: lower the one, or make \
+         another topology with more"
+    )]
+    ChunkTooLarge { chunk_bytes: usize, most: usize },
+}
+
+/// Closed streams whose finals have not come: with more, no stream is opened. At 200 bytes each this is 100 MB.
+const MOST_AWAITED: usize = 500_000;
+
+/// Chunks that a generator makes before it tells the ledger.
+const MOST_UNREPORTED: u64 = 256;
+
+/// How long an interrupted run waits for the finals of what it has sent.
+const LAST_FINALS: Duration = Duration::from_secs(4);
+
+/// How often progress is logged.
+const PROGRESS: Duration = Duration::from_secs(10);
+
+/// Generates, publishes and verifies until all streams have ended or `stop`.
+pub async fn run(
+    config: &Config,
+    choices: Choices,
+    nats: &connect::Config,
+    topology: &topology::Config,
+    stop: CancellationToken,
+) -> Result<Report, ChunkerError> {
+    let stop = stop.child_token();
+    let connection = connect::connect(nats, "chunker").await?;
+    let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
+    if config.chunk_bytes > topology.max_chunk_bytes {
+        return Err(ChunkerError::ChunkTooLarge { chunk_bytes: config.chunk_bytes, most: topology.max_chunk_bytes });
+    }
+    if !topology.once_only {
+        tracing::warn!("sums takes more than one message a subject: nothing but luck keeps finals from being there twice");
+    }
+    let seed = choices.seed.unwrap_or_else(rand::random);
+    let workload = Workload { seed, chunks: config.chunks, chunk_bytes: config.chunk_bytes };
+    let options = run::Options {
+        run: choices.run,
+        deadline: config.deadline.0,
+        batch_bytes: config.batch_bytes.bytes(),
+        patience: None,
+        workload: Some(workload),
+    };
+    let mut run = Run::start(&connection, &topology, options).await?;
+    tracing::info!(run = %run.prefix, seed, streams = config.streams, partitions = topology.partitions, "chunking");
+
+    let generation = Arc::new(Generation {
+        workload,
+        prefix: run.prefix,
+        streams: u64::try_from(config.streams).unwrap_or(u64::MAX),
+        live_streams: config.live_streams,
+        rate: config.rate,
+        began: run.began(),
+        next_stream: AtomicU64::new(0),
+        next_chunk: AtomicU64::new(0),
+        ledger: run.ledger(),
+        entries: run.entries(),
+        stop: stop.clone(),
+    });
+    let mut generators = JoinSet::new();
+    for worker in 0..config.workers {
+        let generation = generation.clone();
+        generators.spawn_blocking(move || generation.generate(worker.into()));
+    }
+    let outcome = drive(&mut run, &mut generators, &stop).await;
+    // Whatever the outcome, no thread stays behind in a full lane.
+    stop.cancel();
+    generation.entries.close();
+    while generators.join_next().await.is_some() {}
+    outcome?;
+    Ok(run.finish())
+}
+
+async fn drive(run: &mut Run, generators: &mut JoinSet<()>, stop: &CancellationToken) -> Result<(), ChunkerError> {
+    let mut progress = tokio::time::interval(PROGRESS);
+    progress.tick().await;
+    let mut give_up_at: Option<Instant> = None;
+    loop {
+        if generators.is_empty() && run.is_settled() {
+            run.catch_up().await?;
+            return Ok(());
+        }
+        let interrupted = give_up_at.is_some();
+        tokio::select! {
+            step = run.step() => { step?; }
+            Some(ended) = generators.join_next(), if !generators.is_empty() => {
+                ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                if generators.is_empty() {
+                    run.no_more_chunks();
+                }
+            }
+            () = stop.cancelled(), if !interrupted => give_up_at = Some(Instant::now() + LAST_FINALS),
+            () = tokio::time::sleep_until(give_up_at.unwrap_or_else(Instant::now)), if interrupted => return Ok(()),
+            _ = progress.tick() => {
+                let Report { counts, elapsed_s, latency_ms } = run.report();
+                tracing::info!(
+                    elapsed_s, streams = counts.streams, chunks = counts.chunks, verified = counts.verified,
+                    p50_ms = latency_ms.p50, p99_ms = latency_ms.p99, "under way"
+                );
+            }
+        }
+    }
+}
+
+/// What the generator threads of one run share.
+struct Generation {
+    workload: Workload,
+    prefix: RunPrefix,
+    streams: u64,
+    live_streams: usize,
+    /// Chunks a second; 0: as fast as it goes.
+    rate: u64,
+    began: Instant,
+    next_stream: AtomicU64,
+    next_chunk: AtomicU64,
+    ledger: Arc<Mutex<Ledger>>,
+    entries: LaneEntries,
+    stop: CancellationToken,
+}
+
+impl Generation {
+    /// One generator thread: until all streams are closed, or the run ends.
+    fn generate(&self, worker: u64) {
+        let mut streams = Interleaved::new(self.workload, worker);
+        let mut all_opened = false;
+        let (mut chunks, mut bytes) = (0, 0);
+        while !self.stop.is_cancelled() {
+            while !all_opened && streams.live() < self.live_streams {
+                if self.wait_for_finals().is_none() {
+                    return;
+                }
+                match self.next_stream() {
+                    Some(id) => {
+                        lock(&self.ledger).open(id);
+                        streams.open(id);
+                    }
+                    None => all_opened = true,
+                }
+            }
+            if streams.live() == 0 {
+                return;
+            }
+            let Some(scheduled) = self.schedule() else { return };
+            let Some((chunk, sum)) = streams.next_chunk() else { return };
+            chunks += 1;
+            bytes += chunk.data.len() as u64;
+            if sum.is_some() || chunks >= MOST_UNREPORTED {
+                let mut ledger = lock(&self.ledger);
+                ledger.produced(std::mem::take(&mut chunks), std::mem::take(&mut bytes));
+                // Before it can be sent: its final must find the stream closed.
+                if let Some(sum) = sum {
+                    ledger.close(sum, scheduled);
+                }
+            }
+            if self.entries.push(&chunk).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn next_stream(&self) -> Option<StreamId> {
+        let n = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        (n < self.streams).then(|| StreamId::of_run(self.prefix, n))
+    }
+
+    /// When the next chunk is due; returns not before. `None` where the run ends first.
+    ///
+    /// The schedule does not wait for anybody: a chunk that could not be sent in time was due when it was due.
+    fn schedule(&self) -> Option<Moment> {
+        if self.rate == 0 {
+            return Some(self.began.elapsed());
+        }
+        let n = self.next_chunk.fetch_add(1, Ordering::Relaxed);
+        let nanos = u128::from(n) * 1_000_000_000 / u128::from(self.rate);
+        let due = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        while let Some(early) = due.checked_sub(self.began.elapsed()).filter(|early| !early.is_zero()) {
+            self.pause(early)?;
+        }
+        Some(due)
+    }
+
+    /// Holds up new streams while too many finals are awaited. `None` where the run ends first.
+    fn wait_for_finals(&self) -> Option<()> {
+        while lock(&self.ledger).awaited() >= MOST_AWAITED {
+            self.pause(Duration::from_millis(5))?;
+        }
+        Some(())
+    }
+
+    /// Sleeps, but never long enough to hold up a stop.
+    fn pause(&self, duration: Duration) -> Option<()> {
+        if self.stop.is_cancelled() {
+            return None;
+        }
+        std::thread::sleep(duration.min(Duration::from_millis(50)));
+        Some(())
+    }
+}

@@ -1,0 +1,278 @@
+//! The configuration: defaults, file, environment and flags, one over the other.
+//!
+//! figment merges the layers and remembers where each value came from. The layers themselves are read here, because
+//! every environment value must stay the text that it is (a password may look like a number), and because no error
+//! may quote a value.
+
+use crate::bus::connect;
+use crate::bus::topology;
+use crate::chunker;
+use crate::summer;
+use crate::telemetry;
+use figment::error::Kind;
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every key with its default and what it means.
+pub const DEFAULTS: &str = include_str!("../config/default.toml");
+
+const PREFIX: &str = "STREAM_SUM_";
+const DEFAULT_LAYER: &str = "the defaults";
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub nats: connect::Config,
+    pub topology: topology::Config,
+    pub chunker: chunker::Config,
+    pub summer: summer::Config,
+    pub log: telemetry::Config,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("the configuration file {} can't be read ({cause}): name another with --config", path.display())]
+    NoFile { path: PathBuf, cause: String },
+    #[error("the configuration file {} is no TOML: line {line}: {cause}", path.display())]
+    NotToml { path: PathBuf, line: usize, cause: String },
+    #[error("there is no configuration key {key}, named by {source_name}; known are {known}")]
+    UnknownKey { key: String, source_name: String, known: String },
+    #[error("the value of {key}, from {source_name}, is not valid: {expected}")]
+    BadValue { key: String, source_name: String, expected: String },
+    #[error("{key} is not valid: it must be {expected}")]
+    OutOfRange { key: &'static str, expected: String },
+}
+
+/// A flag's key and value.
+pub type Override = (&'static str, String);
+
+/// One layer of text values.
+struct Layer {
+    name: String,
+    values: Dict,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Map::from([(Profile::Default, self.values.clone())]))
+    }
+}
+
+impl Config {
+    /// Reads all layers; the later ones win.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        flags: &[Override],
+    ) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(toml_layer(DEFAULT_LAYER, DEFAULTS).expect("the defaults are TOML"));
+        if let Some(path) = file {
+            let text = fs::read_to_string(path)
+                .map_err(|error| ConfigError::NoFile { path: path.to_owned(), cause: error.to_string() })?;
+            let layer = toml_layer(&format!("the file {}", path.display()), &text).map_err(|error| {
+                let at = error.span().map_or(0, |span| span.start);
+                let line = text[..at.min(text.len())].lines().count().max(1);
+                // The message alone: the whole error would show the line, and a secret in it.
+                ConfigError::NotToml { path: path.to_owned(), line, cause: error.message().to_owned() }
+            })?;
+            figment = figment.merge(layer);
+        }
+        for (name, value) in environment {
+            let Some(key) = name.strip_prefix(PREFIX) else { continue };
+            // Others may set variables of this prefix: a Kubernetes Service makes STREAM_SUM_PORT.
+            let Some((section, key)) = key.split_once("__") else { continue };
+            let key = format!("{}.{}", section.to_lowercase(), key.to_lowercase());
+            figment = figment.merge(text_layer(format!("the environment variable {name}"), &key, &value));
+        }
+        for (key, value) in flags {
+            figment = figment.merge(text_layer("the command line".to_owned(), key, value));
+        }
+        let mut config: Config = figment.extract().map_err(|error| explain(&figment, error))?;
+        for key in ["partitions", "max_chunk_bytes", "idle_expiry", "completed_expiry"] {
+            let from = figment.find_metadata(&format!("topology.{key}"));
+            if from.is_some_and(|metadata| metadata.name != DEFAULT_LAYER) {
+                config.topology.stated.insert(key.to_owned());
+            }
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The configuration as TOML, secrets redacted.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every value has a TOML form")
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let must = |holds: bool, key: &'static str, expected: &str| {
+            if holds { Ok(()) } else { Err(ConfigError::OutOfRange { key, expected: expected.to_owned() }) }
+        };
+        let (topology, chunker, summer) = (&self.topology, &self.chunker, &self.summer);
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        must(plain(&topology.prefix), "topology.prefix", "made of A-Z a-z 0-9 _ -")?;
+        must((1..=4096).contains(&topology.partitions), "topology.partitions", "from 1 to 4096")?;
+        must(matches!(topology.replicas, 1 | 3 | 5), "topology.replicas", "1, 3 or 5")?;
+        must(topology.log_max_bytes.0 >= 1 << 20, "topology.log_max_bytes", "1MiB at least")?;
+        must(topology.sums_max_bytes.0 >= 1 << 20, "topology.sums_max_bytes", "1MiB at least")?;
+        let max_chunk = topology.max_chunk_bytes.0;
+        must((1..=1 << 26).contains(&max_chunk), "topology.max_chunk_bytes", "from 1B to 64MiB")?;
+        must((1..=1 << 26).contains(&chunker.chunk_bytes), "chunker.chunk_bytes", "from 1 to 67108864")?;
+        must((1..=1024).contains(&chunker.workers), "chunker.workers", "from 1 to 1024")?;
+        must((1..=1_000_000).contains(&chunker.live_streams), "chunker.live_streams", "from 1 to 1000000")?;
+        must(chunker.batch_bytes.0 >= 1, "chunker.batch_bytes", "1B at least")?;
+        must(summer.checkpoint_bytes.0 >= 1, "summer.checkpoint_bytes", "1B at least")?;
+        let creds = [!self.nats.creds.is_empty(), !self.nats.nkey.is_empty(), !self.nats.user.is_empty()];
+        let ways = creds.iter().filter(|set| **set).count() + usize::from(!self.nats.token.is_empty());
+        must(ways <= 1, "nats", "given one way to authenticate: creds, nkey, user and password, or token")?;
+        must(self.nats.tls_cert.is_empty() == self.nats.tls_key.is_empty(), "nats.tls_key", "given together with nats.tls_cert")?;
+        for (key, span) in [
+            ("nats.request_timeout", self.nats.request_timeout),
+            ("nats.startup_timeout", self.nats.startup_timeout),
+            ("topology.sums_retention", topology.sums_retention),
+            ("topology.rejects_retention", topology.rejects_retention),
+            ("topology.idle_expiry", topology.idle_expiry),
+            ("topology.completed_expiry", topology.completed_expiry),
+            ("chunker.deadline", chunker.deadline),
+            ("summer.checkpoint_interval", summer.checkpoint_interval),
+        ] {
+            must(!span.0.is_zero(), key, "longer than nothing")?;
+        }
+        Ok(())
+    }
+}
+
+fn toml_layer(name: &str, text: &str) -> Result<Layer, toml::de::Error> {
+    let table: toml::Table = toml::from_str(text)?;
+    let values = Value::serialize(&table).ok().and_then(Value::into_dict).unwrap_or_default();
+    Ok(Layer { name: name.to_owned(), values })
+}
+
+fn text_layer(name: String, key: &str, value: &str) -> Layer {
+    let nested = figment::util::nest(key, Value::from(value));
+    Layer { name, values: nested.into_dict().unwrap_or_default() }
+}
+
+/// One sentence about the first thing that is wrong, without its value.
+fn explain(figment: &Figment, error: figment::Error) -> ConfigError {
+    let mut path = error.path.clone();
+    let source = |key: &str| {
+        let metadata = error.metadata.clone().or_else(|| figment.find_metadata(key).cloned());
+        metadata.map_or_else(|| "the configuration".to_owned(), |metadata| metadata.name.into_owned())
+    };
+    match &error.kind {
+        Kind::UnknownField(name, known) => {
+            if path.last() != Some(name) {
+                path.push(name.clone());
+            }
+            let key = path.join(".");
+            let parent = &path[..path.len() - 1];
+            let known = known.iter().map(|name| [parent, &[(*name).to_owned()]].concat().join("."));
+            ConfigError::UnknownKey { source_name: source(&key), key, known: known.collect::<Vec<_>>().join(", ") }
+        }
+        kind => {
+            let expected = match kind {
+                Kind::Message(message) => message.clone(),
+                Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => format!("expected {expected}"),
+                Kind::MissingField(name) => {
+                    path.push(name.to_string());
+                    "it is missing".to_owned()
+                }
+                _ => "expected another type".to_owned(),
+            };
+            let key = path.join(".");
+            ConfigError::BadValue { source_name: source(&key), key, expected }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::values::{Size, Span};
+    use std::io::Write;
+    use std::time::Duration;
+
+    fn load(file: &str, environment: &[(&str, &str)], flags: &[Override]) -> Result<Config, ConfigError> {
+        let mut path = tempfile::NamedTempFile::new().unwrap();
+        path.write_all(file.as_bytes()).unwrap();
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::load(Some(path.path()), environment, flags)
+    }
+
+    #[test]
+    fn each_layer_beats_the_one_below() {
+        let file = "[topology]\npartitions = 3\nreplicas = 3\n[chunker]\nrate = 5\n";
+        let environment = [("STREAM_SUM_TOPOLOGY__PARTITIONS", "4"), ("STREAM_SUM_CHUNKER__RATE", "6")];
+        let config = load(file, &environment, &[("chunker.rate", "7".into())]).unwrap();
+        assert_eq!((config.topology.partitions, config.topology.replicas, config.chunker.rate), (4, 3, 7));
+        assert_eq!(config.topology.max_chunk_bytes, Size(512 << 10));
+        assert_eq!(config.chunker.deadline, Span(Duration::from_secs(40)));
+        assert_eq!(config.topology.stated.iter().collect::<Vec<_>>(), ["partitions"]);
+    }
+
+    #[test]
+    fn environment_values_stay_the_text_that_they_are() {
+        let environment = [
+            ("STREAM_SUM_NATS__SERVERS", "nats://a:1, nats://b:2"),
+            ("STREAM_SUM_NATS__PASSWORD", "0123"),
+            ("STREAM_SUM_NATS__USER", "6"),
+            ("STREAM_SUM_SUMMER__PARTITIONS", "3"),
+            ("STREAM_SUM_NATS__TLS_FIRST", "true"),
+            ("STREAM_SUM_PORT", "tcp://10.0.0.1:80"),
+        ];
+        let config = load("", &environment, &[]).unwrap();
+        assert_eq!(config.nats.servers, ["nats://a:1", "nats://b:2"]);
+        assert_eq!((config.nats.password.reveal(), config.nats.user.as_str()), ("0123", "6"));
+        assert_eq!(config.summer.partitions.to_string(), "3");
+        assert!(config.nats.tls_first);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_source_and_never_quoted() {
+        let s3cret = "s3cret";
+        let sentences = [
+            load("[chunker]\nrate = \"s3cret\"", &[], &[]),
+            load("[chunker]\nrte = \"s3cret\"", &[], &[]),
+            load("[chunkr]\nrate = \"s3cret\"", &[], &[]),
+            load("[nats]\npassword = [\"s3cret\"]", &[], &[]),
+            load("[nats]\npassword = s3cret", &[], &[]),
+            load("", &[("STREAM_SUM_CHUNKER__RATE", s3cret)], &[]),
+            load("", &[("STREAM_SUM_CHUNKER__RTE", s3cret)], &[]),
+            load("", &[("STREAM_SUM_CHUNKER", s3cret), ("STREAM_SUM_TOPOLOGY__REPLICAS", "2")], &[]),
+            load("", &[], &[("chunker.rate", s3cret.into())]),
+        ]
+        .map(|result| result.unwrap_err().to_string());
+        for sentence in &sentences {
+            assert!(!sentence.contains(s3cret), "{sentence}");
+        }
+        assert!(sentences[0].starts_with("the value of chunker.rate, from the file "), "{}", sentences[0]);
+        assert!(sentences[1].starts_with("there is no configuration key chunker.rte, named by the file "));
+        assert!(sentences[2].starts_with("there is no configuration key chunkr, named by the file "));
+        assert!(sentences[4].contains("line 2"), "{}", sentences[4]);
+        assert_eq!(
+            sentences[5],
+            "the value of chunker.rate, from the environment variable STREAM_SUM_CHUNKER__RATE, is not valid: \
+             expected a whole number in its range"
+        );
+        assert!(sentences[6].contains("STREAM_SUM_CHUNKER__RTE"), "{}", sentences[6]);
+        assert_eq!(sentences[7], "topology.replicas is not valid: it must be 1, 3 or 5");
+        assert!(sentences[8].contains("from the command line"), "{}", sentences[8]);
+    }
+
+    #[test]
+    fn the_resolved_configuration_reads_back_without_its_secrets() {
+        let file = "[nats]\nservers = [\"nats://me:s3cret@host\"]\ntoken = \"s3cret\"\n[summer]\npartitions = \"0-3,6\"\n";
+        let text = load(file, &[], &[]).unwrap().to_toml();
+        assert!(!text.contains("s3cret"), "{text}");
+        assert!(text.contains("nats://[redacted]@host"), "{text}");
+        let again = load(&text, &[], &[]).unwrap();
+        assert_eq!(again.to_toml(), text);
+    }
+}

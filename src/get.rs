@@ -1,0 +1,31 @@
+//! `get`: the final of one stream.
+
+use crate::bus::connect::{self, ConnectError};
+use crate::bus::names::Names;
+use crate::bus::read::{self, NoAnswer, Which};
+use crate::checkpoint::rfc3339;
+use crate::codec::{self, Undecodable};
+use crate::stream_id::StreamId;
+
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("sums gives no answer ({0}): see that NATS is up and `stream-sum topology apply` was run")]
+    NoAnswer(#[from] NoAnswer),
+    #[error("there is no final of stream {0}: it has not ended, or its final is older than sums keeps")]
+    None(StreamId),
+    #[error("what sums holds for stream {id} is no final: {cause}")]
+    NoFinal { id: StreamId, cause: Undecodable },
+}
+
+/// One line: digest, ID, sequence number of the closing chunk, and when the final was stored.
+pub async fn run(id: StreamId, nats: &connect::Config, names: &Names) -> Result<String, GetError> {
+    let connection = connect::connect(nats, "get").await?;
+    let subject = names.final_subject(id);
+    let found = read::message(&connection.jetstream, &names.sums(), Which::LastOf(&subject)).await?;
+    let message = found.ok_or(GetError::None(id))?;
+    let sum = codec::decode_final(&message.payload).map_err(|cause| GetError::NoFinal { id, cause })?;
+    let at = rfc3339(read::unix_nanos(message.time));
+    Ok(format!("{}  {}  seq_no={}  {at}", sum.value, sum.id, sum.seq_no))
+}
