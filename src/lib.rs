@@ -22,3 +22,4 @@ pub mod config;
 pub mod cli;
 pub mod get;
 pub mod sum_files;
+pub mod nats_server;

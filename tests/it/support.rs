@@ -1,0 +1,393 @@
+//! A real nats-server, the real program, and waiting for conditions.
+
+use async_nats::jetstream;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use stream_sum::chunk::{Chunk, SeqNo};
+use stream_sum::codec::encode_chunk;
+use stream_sum::nats_server;
+use stream_sum::stream_id::StreamId;
+use tempfile::TempDir;
+
+/// How long a condition may take on a machine that does many things at once.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+fn nats_server_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools");
+        nats_server::find_for_tests(&tools).unwrap_or_else(|error| panic!("{error}"))
+    })
+}
+
+/// A nats-server of the test's own, on a free port, with its store in a temporary folder.
+pub struct Server {
+    folder: TempDir,
+    /// More of its configuration file.
+    extra: String,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::with_config("")
+    }
+
+    /// `extra` is appended to the configuration file.
+    pub fn with_config(extra: &str) -> Self {
+        let mut server = Self { folder: tempfile::tempdir().unwrap(), extra: extra.to_owned(), port: 0, child: None };
+        server.launch();
+        server
+    }
+
+    fn launch(&mut self) {
+        let folder = self.folder.path();
+        let (config, ports) = (folder.join("nats.conf"), folder.join("ports"));
+        fs::create_dir_all(&ports).unwrap();
+        // Port -1 is any free one; a server that comes back is where it was.
+        let port = if self.port == 0 { -1 } else { i32::from(self.port) };
+        let jetstream = if self.extra.contains("jetstream") {
+            String::new()
+        } else {
+            format!("jetstream {{ store_dir: {:?} }}\n", self.store())
+        };
+        fs::write(&config, format!("host: 127.0.0.1\nport: {port}\nports_file_dir: {ports:?}\n{jetstream}{}", self.extra))
+            .unwrap();
+        let log = File::options().create(true).append(true).open(folder.join("server.log")).unwrap();
+        let mut child = Command::new(nats_server_program())
+            .arg("-c")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let ports_file = ports.join(format!("nats-server_{}.ports", child.id()));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("nats-server ended ({status}): {}", fs::read_to_string(folder.join("server.log")).unwrap());
+            }
+            if let Some(port) = fs::read_to_string(&ports_file).ok().as_deref().and_then(parse_port)
+                && TcpStream::connect(("127.0.0.1", port)).is_ok()
+            {
+                self.port = port;
+                break;
+            }
+            assert!(Instant::now() < deadline, "nats-server did not come up");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.child = Some(child);
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join("jetstream")
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends the server as a signal does.
+    pub fn stop(&mut self, signal: Signal) {
+        let mut child = self.child.take().expect("a server that runs");
+        kill(pid(&child), signal).unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Starts it again, where it was, with what it had stored.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        self.launch();
+    }
+
+    pub async fn client(&self) -> async_nats::Client {
+        async_nats::connect(self.url()).await.unwrap()
+    }
+
+    pub async fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(self.client().await)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+fn parse_port(ports: &str) -> Option<u16> {
+    let ports: Value = serde_json::from_str(ports).ok()?;
+    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().try_into().unwrap())
+}
+
+/// What a program that has ended left behind.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Ended {
+    pub fn code(&self) -> i32 {
+        self.status.code().unwrap_or(-1)
+    }
+
+    pub fn stdout(&self) -> String {
+        String::from_utf8(self.stdout.clone()).unwrap()
+    }
+
+    /// The one line in which the program says what went wrong.
+    pub fn sentence(&self) -> &str {
+        let said: Vec<_> = self.stderr.lines().filter(|line| line.starts_with("stream-sum: ")).collect();
+        assert_eq!(said.len(), 1, "one sentence: {}", self.stderr);
+        assert!(!self.stderr.contains("panicked") && !self.stderr.contains("backtrace"), "{}", self.stderr);
+        said[0]
+    }
+
+    /// Asserts the exit code, and shows why where it is another.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code(), code, "stdout: {}\nstderr: {}", String::from_utf8_lossy(&self.stdout), self.stderr);
+        self
+    }
+}
+
+/// The program with arguments and environment, not yet started.
+pub struct Program {
+    command: Command,
+    folder: TempDir,
+}
+
+impl Program {
+    /// `arguments` are split at spaces.
+    pub fn new(arguments: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stream-sum"));
+        command.args(arguments.split_whitespace()).stdin(Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if name.starts_with("STREAM_SUM") || name == "NATS_URL" {
+                command.env_remove(name);
+            }
+        }
+        Self { command, folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn at(server: &Server, arguments: &str) -> Self {
+        Self::new(arguments).arg("--server").arg(server.url())
+    }
+
+    pub fn arg(mut self, argument: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn stdin(mut self, file: &Path) -> Self {
+        self.command.stdin(File::open(file).unwrap());
+        self
+    }
+
+    pub fn current_dir(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
+    pub fn spawn(mut self) -> Process {
+        let (stdout, stderr) = (self.folder.path().join("stdout"), self.folder.path().join("stderr"));
+        let child = self
+            .command
+            .stdout(File::create(&stdout).unwrap())
+            .stderr(File::create(&stderr).unwrap())
+            .spawn()
+            .unwrap();
+        Process { child: Some(child), _folder: self.folder, stdout, stderr }
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Ended {
+        self.spawn().wait()
+    }
+}
+
+/// The program, running. Killed when it is dropped.
+pub struct Process {
+    child: Option<Child>,
+    _folder: TempDir,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Process {
+    pub fn signal(&self, signal: Signal) {
+        kill(pid(self.child.as_ref().unwrap()), signal).unwrap();
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end, as long as a whole test may take.
+    pub fn wait(self) -> Ended {
+        self.wait_for(4 * PATIENCE)
+    }
+
+    #[track_caller]
+    pub fn wait_for(mut self, patience: Duration) -> Ended {
+        let deadline = Instant::now() + patience;
+        let mut child = self.child.take().unwrap();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("it did not end within {patience:?}: {}", fs::read_to_string(&self.stderr).unwrap());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        Ended {
+            status,
+            stdout: fs::read(&self.stdout).unwrap(),
+            stderr: String::from_utf8_lossy(&fs::read(&self.stderr).unwrap()).into_owned(),
+        }
+    }
+
+    /// Asks it to stop, and waits for its end.
+    #[track_caller]
+    pub fn stop(self) -> Ended {
+        self.signal(Signal::SIGTERM);
+        self.wait_for(Duration::from_secs(15))
+    }
+
+    /// Ends it without a chance to clean up, and gives back what it had logged.
+    pub fn kill(self) -> Vec<Value> {
+        self.signal(Signal::SIGKILL);
+        parse_log(&self.wait().stderr)
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> Vec<Value> {
+        parse_log(&String::from_utf8_lossy(&fs::read(&self.stderr).unwrap()))
+    }
+
+    pub fn stdout_so_far(&self) -> Vec<u8> {
+        fs::read(&self.stdout).unwrap()
+    }
+
+    #[track_caller]
+    pub fn wait_for_log(&self, message: &str, times: usize) {
+        wait_for(message, || self.log().iter().filter(|entry| entry["message"] == message).count() >= times);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+pub fn parse_log(text: &str) -> Vec<Value> {
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The sum of a field over log entries of one message.
+pub fn total(log: &[Value], message: &str, field: &str) -> u64 {
+    log.iter().filter(|entry| entry["message"] == message).filter_map(|entry| entry[field].as_u64()).sum()
+}
+
+#[track_caller]
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits for something that has to be asked for.
+pub async fn wait_until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = ask().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A topology of `partitions` on a server, small enough for any disk.
+pub fn apply(server: &Server, partitions: u32) {
+    Program::at(server, &format!("topology apply --partitions {partitions}"))
+        .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "256MiB")
+        .env("STREAM_SUM_TOPOLOGY__SUMS_MAX_BYTES", "256MiB")
+        .run()
+        .expect(0);
+}
+
+/// A summer with a data folder, and whatever else it takes.
+pub fn summer(server: &Server, folder: &Path, more: &str) -> Program {
+    Program::at(server, &format!("summer {more}")).arg("--data-dir").arg(folder)
+}
+
+/// The number of a field of a chunker's report.
+pub fn count(report: &Value, field: &str) -> u64 {
+    report[field].as_u64().unwrap_or_else(|| panic!("no {field} in {report}"))
+}
+
+/// A chunk batch.
+pub fn batch(chunks: &[(StreamId, u64, &[u8])]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for (id, seq_no, data) in chunks {
+        encode_chunk(&mut payload, &Chunk { id: *id, seq_no: SeqNo::new(*seq_no).unwrap(), data });
+    }
+    payload
+}
+
+/// The `n`-th ID, of those that begin with `tag`, that belongs to a partition.
+pub fn id_in(partition: u32, partitions: u32, tag: u8, n: usize) -> StreamId {
+    let ids = (0..u64::MAX).map(|n| {
+        let mut bytes = [tag; 16];
+        bytes[8..].copy_from_slice(&n.to_be_bytes());
+        StreamId::new(bytes)
+    });
+    ids.filter(|id| id.partition(partitions) == partition).nth(n).unwrap()
+}
+
+/// Every message of a stream, read one by one as any client can.
+pub async fn messages(jetstream: &jetstream::Context, stream: &str) -> Vec<jetstream::message::StreamMessage> {
+    let stream = jetstream.get_stream(stream).await.unwrap();
+    let state = &stream.cached_info().state;
+    let mut all = Vec::new();
+    for sequence in state.first_sequence.max(1)..=state.last_sequence {
+        if let Ok(message) = stream.get_raw_message(sequence).await {
+            all.push(message);
+        }
+    }
+    all
+}
