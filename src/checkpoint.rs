@@ -131,8 +131,17 @@ pub struct LogReading {
     pub state: LogState,
     /// The message at the checkpoint's position, where that lies within the log.
     pub at_position: Option<MessageMark>,
-    /// The first message after the checkpoint's position, where the log has any; `None` where this was not asked.
-    pub after_position: Option<Option<MessageMark>>,
+    /// The next message that is there, where this was asked.
+    pub next: Option<NextMessage>,
+}
+
+/// What comes next in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct NextMessage {
+    /// What should: a position after the checkpoint's.
+    pub expected: Position,
+    /// The first message there or later; `None` where there is none.
+    pub found: Option<MessageMark>,
 }
 
 /// Whether the log is still the one that `checkpoint` stands in.
@@ -156,13 +165,12 @@ pub fn judge(checkpoint: &Checkpoint, reading: &LogReading) -> Result<(), Verdic
             return Err(Verdict::LogDiverged { position, last });
         }
     }
-    match reading.after_position {
-        Some(None) if last > position => Err(Verdict::LogHole { from: position + 1, to: last }),
-        Some(Some(next)) if next.position > position + 1 => {
-            Err(Verdict::LogHole { from: position + 1, to: next.position - 1 })
-        }
-        _ => Ok(()),
+    let Some(NextMessage { expected, found }) = reading.next else { return Ok(()) };
+    let next = found.map_or(last + 1, |found| found.position);
+    if expected <= last && next > expected {
+        return Err(Verdict::LogHole { from: expected, to: next - 1 });
     }
+    Ok(())
 }
 
 /// The cheap judgement before a commit: whether the log still reaches the position that is about to be committed.
@@ -187,7 +195,7 @@ mod tests {
 
     fn reading(first: Position, last: Position) -> LogReading {
         let state = LogState { created: 1, first, last, last_time: last as i64 * 10 };
-        LogReading { state, at_position: None, after_position: None }
+        LogReading { state, at_position: None, next: None }
     }
 
     fn mark(position: Position, time: UnixNanos) -> Option<MessageMark> {
@@ -196,9 +204,10 @@ mod tests {
 
     #[test]
     fn a_log_that_holds_what_was_folded_is_the_same() {
-        let held = LogReading { at_position: mark(5, 50), after_position: Some(mark(6, 60)), ..reading(1, 9) };
+        let next = |expected, found| Some(NextMessage { expected, found });
+        let held = LogReading { at_position: mark(5, 50), next: next(6, mark(6, 60)), ..reading(1, 9) };
         assert_eq!(judge(&checkpoint(5), &held), Ok(()));
-        let at_its_end = LogReading { at_position: mark(5, 50), after_position: Some(None), ..reading(5, 5) };
+        let at_its_end = LogReading { at_position: mark(5, 50), next: next(6, None), ..reading(5, 5) };
         assert_eq!(judge(&checkpoint(5), &at_its_end), Ok(()));
         assert_eq!(judge(&checkpoint(5), &reading(6, 5)), Ok(()), "purged through the position");
         for first in [0, 1] {
@@ -216,9 +225,12 @@ mod tests {
         }
         assert_eq!(judge(&checkpoint(5), reading(8, 9)), Verdict::LogTruncated { from: 6, to: 7 });
         assert_eq!(judge(&checkpoint(0), reading(2, 9)), Verdict::LogTruncated { from: 1, to: 1 });
-        let hole = LogReading { at_position: mark(5, 50), after_position: Some(mark(8, 80)), ..reading(1, 9) };
+        let next = |expected, found| Some(NextMessage { expected, found });
+        let hole = LogReading { at_position: mark(5, 50), next: next(6, mark(8, 80)), ..reading(1, 9) };
         assert_eq!(judge(&checkpoint(5), hole), Verdict::LogHole { from: 6, to: 7 });
-        let to_the_end = LogReading { after_position: Some(None), ..hole };
+        let further_on = LogReading { next: next(7, mark(9, 90)), ..hole };
+        assert_eq!(judge(&checkpoint(5), further_on), Verdict::LogHole { from: 7, to: 8 });
+        let to_the_end = LogReading { next: next(6, None), ..hole };
         assert_eq!(judge(&checkpoint(5), to_the_end), Verdict::LogHole { from: 6, to: 9 });
         let mut anew = reading(1, 9);
         anew.state.created = 2;

@@ -85,7 +85,9 @@ pub async fn run(
         return Err(ChunkerError::ChunkTooLarge { chunk_bytes: config.chunk_bytes, most: topology.max_chunk_bytes });
     }
     if !topology.once_only {
-        tracing::warn!("sums takes more than one message a subject: nothing but luck keeps finals from being there twice");
+        tracing::warn!(
+            "sums takes more than one message a subject: nothing but luck keeps finals from being there twice"
+        );
     }
     let seed = choices.seed.unwrap_or_else(rand::random);
     let workload = Workload { seed, chunks: config.chunks, chunk_bytes: config.chunk_bytes };

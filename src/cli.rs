@@ -180,7 +180,9 @@ impl CliError {
             | Self::Summer(SummerError::Topology(error))
             | Self::Chunker(ChunkerError::Topology(error))
             | Self::Sum(SumError::Topology(error)) => match error {
-                TopologyError::NoRoom { .. } | TopologyError::Refused { .. } | TopologyError::NoAnswer { .. } => Exit::Failed,
+                TopologyError::NoRoom { .. } | TopologyError::Refused { .. } | TopologyError::NoAnswer { .. } => {
+                    Exit::Failed
+                }
                 _ => Exit::Usage,
             },
             Self::Summer(SummerError::NotOnceOnly { .. } | SummerError::NoSuchPartition { .. }) => Exit::Usage,
@@ -202,10 +204,9 @@ impl Cli {
             ("nats.nkey", common.nkey.clone()),
         ];
         match &self.command {
-            Command::Topology(TopologyCommand::Apply { partitions, replicas }) => flags.extend([
-                ("topology.partitions", partitions.clone()),
-                ("topology.replicas", replicas.clone()),
-            ]),
+            Command::Topology(TopologyCommand::Apply { partitions, replicas }) => {
+                flags.extend([("topology.partitions", partitions.clone()), ("topology.replicas", replicas.clone())])
+            }
             Command::Summer(args) => flags.extend([
                 ("summer.worker", args.worker.clone()),
                 ("summer.partitions", args.partitions.clone()),
@@ -225,7 +226,8 @@ impl Cli {
 
     /// Reads the configuration, starts logging, and runs the command.
     pub async fn run(self) -> Result<Exit, CliError> {
-        let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let config = Config::load(self.common.config.as_deref(), environment, &self.overrides())?;
         telemetry::start(&config.log);
         let mut out = io::stdout();
@@ -265,7 +267,8 @@ impl Cli {
                 let stop = shutdown::on_signals().map_err(CliError::Signals)?;
                 let (deadline, batch_bytes) = (config.chunker.deadline, config.chunker.batch_bytes);
                 let outcome =
-                    sum_files::run(&files, deadline, batch_bytes, &config.nats, &config.topology, &mut out, stop).await?;
+                    sum_files::run(&files, deadline, batch_bytes, &config.nats, &config.topology, &mut out, stop)
+                        .await?;
                 Ok(match outcome {
                     sum_files::Outcome { mismatched: 1.., .. } => Exit::Violation,
                     sum_files::Outcome { unreadable: 1.., .. } => Exit::Failed,
@@ -313,7 +316,13 @@ async fn show(admin: &Admin<'_>) -> Result<String, TopologyError> {
         Size(topology.max_chunk_bytes as u64),
         seconds(topology.expiry.idle),
         seconds(topology.expiry.completed),
-        "stream", "replicas", "messages", "bytes", "max_bytes", "first", "last",
+        "stream",
+        "replicas",
+        "messages",
+        "bytes",
+        "max_bytes",
+        "first",
+        "last",
     );
     for info in streams {
         let (config, state) = (&info.config, &info.state);

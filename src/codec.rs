@@ -51,8 +51,7 @@ pub fn decode_batch(payload: &[u8]) -> Result<Vec<Chunk<'_>>, Undecodable> {
     let mut rest = payload;
     let mut chunks = Vec::new();
     while !rest.is_empty() {
-        let (id, seq_no, data) =
-            decode_triple(&mut rest).map_err(|what| Undecodable { index: chunks.len(), what })?;
+        let (id, seq_no, data) = decode_triple(&mut rest).map_err(|what| Undecodable { index: chunks.len(), what })?;
         chunks.push(Chunk { id, seq_no, data });
     }
     if chunks.is_empty() {

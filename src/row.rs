@@ -1,8 +1,8 @@
 //! `Row`: what a store knows of one stream.
 
 use crate::chunk::SeqNo;
-use crate::sum::{RunningSum, Sum, Value};
 use crate::stream_id::StreamId;
+use crate::sum::{RunningSum, Sum, Value};
 
 /// Nanoseconds since the Unix epoch, as the server that keeps the log stamped them.
 pub type UnixNanos = i64;

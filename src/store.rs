@@ -192,10 +192,7 @@ impl Store {
         })
     }
 
-    fn write(
-        &self,
-        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
-    ) -> Result<(), StoreError> {
+    fn write(&self, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<(), StoreError> {
         let write = || -> Result<(), redb::Error> {
             let mut tx = self.db.begin_write()?;
             tx.set_quick_repair(true);

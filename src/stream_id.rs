@@ -49,9 +49,7 @@ impl StreamId {
         const PRIME: u32 = 0x0100_0193;
         let mut hex_chars = [0; 32];
         hex::encode_to_slice(self.0, &mut hex_chars).expect("32 characters hold 16 bytes");
-        let hash = hex_chars.iter().fold(OFFSET_BASIS, |hash, byte| {
-            (hash ^ u32::from(*byte)).wrapping_mul(PRIME)
-        });
+        let hash = hex_chars.iter().fold(OFFSET_BASIS, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(PRIME));
         hash % partitions
     }
 }

@@ -38,7 +38,9 @@ pub enum SumError {
     Topology(#[from] TopologyError),
     #[error(transparent)]
     Run(#[from] RunError),
-    #[error("no final came within {deadline} for {files} file(s), the first of them {first}: see that summers fold every partition")]
+    #[error(
+        "no final came within {deadline} for {files} file(s), the first of them {first}: see that summers fold every partition"
+    )]
     NoFinal { deadline: Span, files: usize, first: String },
     #[error("the sums could not be printed: {0}")]
     Output(io::Error),
@@ -288,11 +290,7 @@ struct Reader {
 
 impl Reader {
     fn read(&self) -> io::Result<Value> {
-        if self.name == "-" {
-            self.send(&mut io::stdin().lock())
-        } else {
-            self.send(&mut File::open(&self.name)?)
-        }
+        if self.name == "-" { self.send(&mut io::stdin().lock()) } else { self.send(&mut File::open(&self.name)?) }
     }
 
     fn send(&self, input: &mut impl Read) -> io::Result<Value> {

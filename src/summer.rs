@@ -136,7 +136,9 @@ pub enum SummerError {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    #[error("the stream {name} takes more than one message a subject, so finals could be there twice: remove it and run `stream-sum topology apply`")]
+    #[error(
+        "the stream {name} takes more than one message a subject, so finals could be there twice: remove it and run `stream-sum topology apply`"
+    )]
     NotOnceOnly { name: String },
     #[error("partition {partition} is none of the {partitions} of this topology (0 to {}): name others in summer.partitions", partitions - 1)]
     NoSuchPartition { partition: u32, partitions: u32 },
@@ -222,8 +224,9 @@ async fn open(
         for &partition in group {
             let owner = Owner { log: topology.names.log(partition), partition, partitions: topology.partitions };
             let data_dir = config.data_dir.clone();
-            let opening =
-                tokio::task::spawn_blocking(move || Store::open(&data_dir, &owner, usize::try_from(page_bytes).unwrap_or(usize::MAX)));
+            let opening = tokio::task::spawn_blocking(move || {
+                Store::open(&data_dir, &owner, usize::try_from(page_bytes).unwrap_or(usize::MAX))
+            });
             let store = opening.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
             workers.push(Partition::new(
                 topology.rules(partition),

@@ -301,8 +301,7 @@ impl Fold {
         let must_stay = |place: &Place| place.changed_in > committed;
         // Completed rows are seldom asked for again; live ones not used for two transactions come next.
         self.rows.retain(|_, place| {
-            must_stay(place)
-                || matches!(place.held, Held::Row(Row::Live { .. })) && place.used_in + 2 >= number
+            must_stay(place) || matches!(place.held, Held::Row(Row::Live { .. })) && place.used_in + 2 >= number
         });
         if self.rows.len() > most {
             self.rows.retain(|_, place| must_stay(place));
@@ -425,7 +424,15 @@ mod tests {
     #[test]
     fn duplicates_are_dropped_before_and_after_the_end() {
         let mut log = Log::new();
-        let folded = log.chunks(&[(1, 1, b"a"), (1, 1, b"a"), (1, 2, b"b"), (1, 1, b"a"), (1, 3, b""), (1, 2, b"b"), (1, 3, b"")]);
+        let folded = log.chunks(&[
+            (1, 1, b"a"),
+            (1, 1, b"a"),
+            (1, 2, b"b"),
+            (1, 1, b"a"),
+            (1, 3, b""),
+            (1, 2, b"b"),
+            (1, 3, b""),
+        ]);
         assert_eq!(folded.finals.len(), 1);
         assert_eq!(folded.tally.duplicates, 4);
         assert_eq!(folded.rejected, None);

@@ -335,13 +335,9 @@ impl Ledger {
         let at = |quantile| ms(self.latency_us.value_at_quantile(quantile));
         let latency_ms = match self.latency_us.is_empty() {
             true => Latency::default(),
-            false => Latency {
-                p50: at(0.5),
-                p90: at(0.9),
-                p99: at(0.99),
-                p999: at(0.999),
-                max: ms(self.latency_us.max()),
-            },
+            false => {
+                Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: ms(self.latency_us.max()) }
+            }
         };
         Report { counts: self.counts, elapsed_s: elapsed.as_secs_f64(), latency_ms }
     }

@@ -16,12 +16,7 @@ pub fn republishing() -> impl Iterator<Item = Duration> + Send {
 
 /// Without end. The jitter adds up to the pause once more, which is why `longest` is half of what is promised.
 fn doubling(shortest: Duration, longest: Duration) -> impl Iterator<Item = Duration> + Send {
-    ExponentialBuilder::new()
-        .with_min_delay(shortest)
-        .with_max_delay(longest)
-        .with_jitter()
-        .without_max_times()
-        .build()
+    ExponentialBuilder::new().with_min_delay(shortest).with_max_delay(longest).with_jitter().without_max_times().build()
 }
 
 #[cfg(test)]

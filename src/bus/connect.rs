@@ -43,9 +43,13 @@ const MOST_UNACKED: usize = 1 << 15;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("no NATS server answers at {servers} within {waited} ({cause}): start one there, or name another with --server")]
+    #[error(
+        "no NATS server answers at {servers} within {waited} ({cause}): start one there, or name another with --server"
+    )]
     NoServer { servers: String, waited: Span, cause: String },
-    #[error("the NATS server at {servers} refuses these credentials: check nats.user, nats.password, nats.token, --creds or --nkey")]
+    #[error(
+        "the NATS server at {servers} refuses these credentials: check nats.user, nats.password, nats.token, --creds or --nkey"
+    )]
     Refused { servers: String },
     #[error("{key} names {path}, which cannot be used ({cause}): name a file that can be read")]
     BadFile { key: &'static str, path: String, cause: String },
@@ -158,8 +162,9 @@ async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> R
     if !config.tls_cert.is_empty() {
         read("nats.tls_cert", &config.tls_cert)?;
         read("nats.tls_key", &config.tls_key)?;
-        options =
-            options.add_client_certificate(config.tls_cert.clone().into(), config.tls_key.clone().into()).require_tls(true);
+        options = options
+            .add_client_certificate(config.tls_cert.clone().into(), config.tls_key.clone().into())
+            .require_tls(true);
     }
     if config.tls_first {
         options = options.tls_first().require_tls(true);
@@ -193,7 +198,9 @@ fn note(event: Event, connects: &watch::Sender<u64>) {
         Event::Disconnected => tracing::warn!("lost the connection to NATS: trying again until it is back"),
         Event::LameDuckMode => tracing::info!("the NATS server is about to shut down"),
         Event::Draining | Event::Closed => {}
-        Event::SlowConsumer(subscription) => tracing::error!(subscription, "the client dropped messages that came too fast"),
+        Event::SlowConsumer(subscription) => {
+            tracing::error!(subscription, "the client dropped messages that came too fast")
+        }
         Event::ServerError(error) => tracing::warn!(%error, "the NATS server reported an error"),
         Event::ClientError(error) => tracing::warn!(%error, "the NATS client reported an error"),
     }

@@ -144,12 +144,8 @@ impl Lanes {
         let mut sending = JoinSet::new();
         let lanes = (0..partitions)
             .map(|partition| {
-                let lane = Arc::new(Lane {
-                    filling: Mutex::default(),
-                    room: Condvar::new(),
-                    ready: Notify::new(),
-                    limit,
-                });
+                let lane =
+                    Arc::new(Lane { filling: Mutex::default(), room: Condvar::new(), ready: Notify::new(), limit });
                 let sender = Sender {
                     lane: lane.clone(),
                     connection: connection.clone(),

@@ -124,12 +124,18 @@ pub async fn publish_once(
                     Ok(Some(found)) => return Once::Found(found),
                     // Proposed, but not stored, or not yet: the next publish tells.
                     Ok(None) => {}
-                    Err(cause) if complaints.is_due() => tracing::warn!(stream, %cause, "could not read a message back: trying again"),
+                    Err(cause) if complaints.is_due() => {
+                        tracing::warn!(stream, %cause, "could not read a message back: trying again")
+                    }
                     Err(_) => {}
                 }
             }
             Err(Refusal::Full(cause)) if complaints.is_due() => {
-                tracing::warn!(stream, cause, "the stream {stream} is full: waiting until its messages expire or its max_bytes is raised");
+                tracing::warn!(
+                    stream,
+                    cause,
+                    "the stream {stream} is full: waiting until its messages expire or its max_bytes is raised"
+                );
             }
             Err(refusal) if complaints.is_due() => {
                 tracing::warn!(stream, ?refusal, "could not publish: trying again");

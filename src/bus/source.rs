@@ -10,12 +10,12 @@
 use crate::bus::connect::Connection;
 use crate::bus::names::Names;
 use crate::bus::read::{self, NoAnswer, Which};
-use crate::checkpoint::{Checkpoint, LogReading, LogState, Position};
+use crate::checkpoint::{Checkpoint, LogReading, LogState, NextMessage, Position};
 use crate::transaction::Batch;
 use async_nats::jetstream::consumer::pull::{self, MessagesErrorKind};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
-use async_nats::jetstream::context::Context;
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::context::Context;
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -156,6 +156,11 @@ impl Log {
         &self.name
     }
 
+    /// Changes with every reconnect of the connection that the log is read on.
+    pub fn connects(&self) -> watch::Receiver<u64> {
+        self.connection.connects()
+    }
+
     fn jetstream(&self) -> &Context {
         &self.connection.jetstream
     }
@@ -165,26 +170,30 @@ impl Log {
         Ok(read::stream(self.jetstream(), &self.name).await?.as_ref().map(read::log_state))
     }
 
-    /// All that a judgement needs; `None` where the log does not exist. With `after`, the message after the position
-    /// is looked for too.
-    pub async fn reading(&self, checkpoint: &Checkpoint, after: bool) -> Result<Option<LogReading>, NoAnswer> {
+    /// All that a judgement needs; `None` where the log does not exist. `expected` is the position that should come
+    /// next: whether it is there is looked up too.
+    pub async fn reading(
+        &self,
+        checkpoint: &Checkpoint,
+        expected: Option<Position>,
+    ) -> Result<Option<LogReading>, NoAnswer> {
         let Some(state) = self.state().await? else { return Ok(None) };
         let position = checkpoint.position;
-        let within = |position| state.first <= position && position <= state.last;
-        let at_position = if position > 0 && within(position) {
+        let at_position = if position > 0 && state.first <= position && position <= state.last {
             let found = read::message(self.jetstream(), &self.name, Which::At(position)).await?;
             found.as_ref().map(read::mark)
         } else {
             None
         };
-        let after_position = if after && state.last > position {
-            let which = Which::NextOf(position + 1, &self.subject);
-            let found = read::message(self.jetstream(), &self.name, which).await?;
-            Some(found.as_ref().map(read::mark))
-        } else {
-            None
+        let next = match expected {
+            Some(expected) => {
+                let which = Which::NextOf(expected, &self.subject);
+                let found = read::message(self.jetstream(), &self.name, which).await?;
+                Some(NextMessage { expected, found: found.as_ref().map(read::mark) })
+            }
+            None => None,
         };
-        Ok(Some(LogReading { state, at_position, after_position }))
+        Ok(Some(LogReading { state, at_position, next }))
     }
 
     /// Opens the source at the position after `position`, and ousts whoever pulled under the same name.

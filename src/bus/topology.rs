@@ -9,8 +9,8 @@ use crate::row::{Expiry, UnixNanos};
 use crate::transaction::Rules;
 use crate::values::{Size, Span, parsed};
 use async_nats::jetstream::context::{CreateStreamErrorKind, UpdateStreamErrorKind};
-use async_nats::jetstream::{self, ErrorCode};
 use async_nats::jetstream::stream::{self, DiscardPolicy, Info, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, ErrorCode};
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
@@ -69,9 +69,7 @@ pub enum TopologyError {
     Disagrees { key: &'static str, name: String, wanted: String, found: String },
     #[error("the stream {name} has {what}: it must have {wanted}. Remove it and run `stream-sum topology apply`")]
     Misshapen { name: String, what: String, wanted: String },
-    #[error(
-        "the log {name} says {key} {found}, which this version does not know: use the version that made it"
-    )]
+    #[error("the log {name} says {key} {found}, which this version does not know: use the version that made it")]
     Unreadable { key: &'static str, name: String, found: String },
     #[error(
         "max_payload of the NATS server at {servers} is {found}: it must be {needed} at least, to carry chunks of \
@@ -102,12 +100,7 @@ pub struct Topology {
 
 impl Topology {
     pub fn rules(&self, partition: u32) -> Rules {
-        Rules {
-            partition,
-            partitions: self.partitions,
-            max_chunk_bytes: self.max_chunk_bytes,
-            expiry: self.expiry,
-        }
+        Rules { partition, partitions: self.partitions, max_chunk_bytes: self.max_chunk_bytes, expiry: self.expiry }
     }
 }
 
@@ -366,10 +359,9 @@ impl<'a> Admin<'a> {
     pub async fn show(&self) -> Result<(Topology, Vec<Info>), TopologyError> {
         let topology = self.check().await?;
         let config = Config { partitions: topology.partitions, ..self.config.clone() };
-        let streams = try_join_all(config.streams().into_iter().map(|wanted| async move {
-            self.our_stream(&wanted.name).await
-        }))
-        .await?;
+        let streams =
+            try_join_all(config.streams().into_iter().map(|wanted| async move { self.our_stream(&wanted.name).await }))
+                .await?;
         Ok((topology, streams))
     }
 

@@ -16,7 +16,7 @@ use crate::bus::finals::{ConflictingFinal, Effects};
 use crate::bus::names::Names;
 use crate::bus::read::NoAnswer;
 use crate::bus::source::{Log, Lost, OpenError, Source};
-use crate::checkpoint::{Checkpoint, LogReading, Verdict, judge};
+use crate::checkpoint::{Checkpoint, LogReading, Position, Verdict, judge};
 use crate::chunk::SeqNo;
 use crate::shutdown;
 use crate::store::{Store, StoreError};
@@ -65,9 +65,13 @@ pub struct Config {
 pub enum PartitionError {
     #[error("partition {partition}: {verdict}")]
     Refused { partition: u32, verdict: Verdict },
-    #[error("partition {partition}: the log {log} is gone: bring it back, or run `stream-sum topology apply` and delete the store's file")]
+    #[error(
+        "partition {partition}: the log {log} is gone: bring it back, or run `stream-sum topology apply` and delete the store's file"
+    )]
     LogGone { partition: u32, log: String },
-    #[error("partition {partition}: another process has started as the same worker and has taken over; give each summer a --worker name of its own")]
+    #[error(
+        "partition {partition}: another process has started as the same worker and has taken over; give each summer a --worker name of its own"
+    )]
     Superseded { partition: u32 },
     #[error(
         "partition {partition}: chunk {seq_no} of stream {id} at position {position} follows a gap: chunks were lost. \
@@ -99,13 +103,19 @@ pub struct Partition {
     counters: Arc<Counters>,
     /// What speaks against the log, and since when.
     doubt: Option<(&'static str, Instant)>,
+    /// The position that did not come when it was next. It may lie well after the checkpoint, so it is remembered, or
+    /// a hole there would never be seen as one.
+    skipped: Option<Position>,
 }
 
 /// How a session ended without a reason to give up.
 enum Ended {
     Stopped,
-    /// To be opened again: why, and whether anything was committed.
-    Lost { why: String, progressed: bool },
+    /// To be opened again: why, and whether the pauses begin anew.
+    Lost {
+        why: String,
+        progressed: bool,
+    },
 }
 
 /// A session's working parts.
@@ -121,6 +131,8 @@ struct Session {
     seal_at: Instant,
     /// The transaction that is sealed and not committed yet.
     sealed: Option<u64>,
+    /// The position that did not come when it was next.
+    skipped: Option<Position>,
 }
 
 impl Partition {
@@ -133,13 +145,15 @@ impl Partition {
         names: Names,
         counters: Arc<Counters>,
     ) -> Self {
-        Self { rules, config, store, log, connection, names, counters, doubt: None }
+        Self { rules, config, store, log, connection, names, counters, doubt: None, skipped: None }
     }
 
     /// Folds until told to stop.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), PartitionError> {
         let mut pauses = backoff::reopening();
+        let mut connects = self.log.connects();
         loop {
+            connects.mark_unchanged();
             match self.session(&stop).await? {
                 Ended::Stopped => return Ok(()),
                 Ended::Lost { why, progressed } => {
@@ -152,6 +166,7 @@ impl Partition {
             let pause = pauses.next().expect("the pauses never end");
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                _ = connects.changed() => pauses = backoff::reopening(),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -159,8 +174,14 @@ impl Partition {
 
     /// From one opening of the log to the next.
     async fn session(&mut self, stop: &CancellationToken) -> Result<Ended, PartitionError> {
+        let mut connects = self.log.connects();
+        connects.mark_unchanged();
         let opening = tokio::select! {
             () = stop.cancelled() => return Ok(Ended::Stopped),
+            // What was asked on the old connection is never answered: asking again is quicker than waiting for that.
+            _ = connects.changed() => {
+                return Ok(Ended::Lost { why: Lost::Reconnected.to_string(), progressed: true });
+            }
             opening = self.open() => opening?,
         };
         let mut session = match opening {
@@ -169,6 +190,7 @@ impl Partition {
         };
         let began = *session.committed.borrow();
         let ended = self.work(&mut session, stop).await;
+        self.skipped = session.skipped;
         let position = session.fold.position();
         let last = match ended {
             Ok(None) => self.drain(session).await,
@@ -182,7 +204,11 @@ impl Partition {
             (None, Ok(committed)) => {
                 let uncommitted = position - committed.checkpoint.position;
                 if uncommitted > 0 {
-                    tracing::warn!(log = self.log.name(), uncommitted, "stopped before the last batches were committed: they will be folded again");
+                    tracing::warn!(
+                        log = self.log.name(),
+                        uncommitted,
+                        "stopped before the last batches were committed: they will be folded again"
+                    );
                 }
                 Ok(Ended::Stopped)
             }
@@ -210,11 +236,13 @@ impl Partition {
                 Err(cause) => return Ok(Err(cause.to_string())),
             },
         };
-        match self.log.reading(&checkpoint, true).await {
+        let next = checkpoint.position + 1;
+        let expected = self.skipped.map_or(next, |skipped| skipped.max(next));
+        match self.log.reading(&checkpoint, Some(expected)).await {
             Err(cause) => return Ok(Err(cause.to_string())),
             Ok(None) => return self.doubtful("gone", self.gone()).map(Err),
             Ok(Some(reading)) => match judge(&checkpoint, &reading) {
-                Ok(()) => self.doubt = None,
+                Ok(()) => (self.doubt, self.skipped) = (None, None),
                 Err(verdict) => {
                     let refused = PartitionError::Refused { partition: self.rules.partition, verdict };
                     return self.doubtful(verdict.name(), refused).map(Err);
@@ -256,6 +284,7 @@ impl Partition {
             open_bytes: 0,
             seal_at: Instant::now(),
             sealed: None,
+            skipped: None,
         }))
     }
 
@@ -328,14 +357,19 @@ impl Partition {
                 }
                 () = sleep_until(next_check), if check.is_none() => {
                     let checkpoint = session.committed.borrow().checkpoint;
-                    check = Some(async move { (checkpoint, self.log.reading(&checkpoint, false).await) }.boxed());
+                    check = Some(async move { (checkpoint, self.log.reading(&checkpoint, None).await) }.boxed());
                 }
                 // A place for the effects first: a batch that was pulled is folded at once.
                 pulled = pull(&session.work, &mut session.source), if !full => {
                     let Some((permit, batch)) = pulled else { continue };
                     let batch = match batch {
                         Ok(batch) => batch,
-                        Err(lost) => return Ok(Some(lost.to_string())),
+                        Err(lost) => {
+                            if let Lost::OutOfSequence { expected, .. } = lost {
+                                session.skipped = Some(expected);
+                            }
+                            return Ok(Some(lost.to_string()));
+                        }
                     };
                     if session.fold.open_batches() == 0 {
                         session.seal_at = Instant::now() + self.config.checkpoint_interval;

@@ -1,5 +1,13 @@
 //! Integration tests: the real program against a real nats-server.
 
+mod bad_input;
+mod crash;
+mod ledger;
+mod outage;
+mod properties;
+mod sharing;
 mod sum_files;
 mod support;
+mod topology;
+mod verdicts;
 mod wire;

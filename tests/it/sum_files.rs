@@ -41,7 +41,8 @@ fn hundreds_of_files_are_printed_byte_for_byte_as_sha1sum_prints_them() {
     for (n, name) in names.iter().enumerate() {
         fs::write(folder.path().join(name), noise(n * n * 7, n as u64)).unwrap();
     }
-    let odd: [&[u8]; 8] = [b"a b", b" ", b"back\\slash", b"new\nline", b"re\rturn", b"-dash", b"\xff\xfe", "µ".as_bytes()];
+    let odd: [&[u8]; 8] =
+        [b"a b", b" ", b"back\\slash", b"new\nline", b"re\rturn", b"-dash", b"\xff\xfe", "µ".as_bytes()];
     for name in odd {
         let name = OsString::from_vec(name.to_vec());
         fs::write(folder.path().join(&name), noise(1000, name.len() as u64)).unwrap();
@@ -92,7 +93,8 @@ fn an_unreadable_file_is_named_and_the_rest_goes_on() {
     fs::write(folder.path().join("a"), b"a").unwrap();
     fs::write(folder.path().join("b"), b"b").unwrap();
     fs::create_dir(folder.path().join("folder")).unwrap();
-    let ended = sum(&server, folder.path(), &["a".into(), "nothing".into(), "folder".into(), "b".into()]).run().expect(1);
+    let ended =
+        sum(&server, folder.path(), &["a".into(), "nothing".into(), "folder".into(), "b".into()]).run().expect(1);
     assert_eq!(ended.stdout, sha1sum(folder.path(), &["a".into(), "b".into()]));
     assert!(ended.stderr.contains("stream-sum: nothing: No such file or directory"), "{}", ended.stderr);
     assert!(ended.stderr.contains("stream-sum: folder: Is a directory"), "{}", ended.stderr);
@@ -104,10 +106,13 @@ fn without_a_summer_nothing_is_printed_and_the_deadline_ends_it() {
     apply(&server, 2);
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a"), b"a").unwrap();
-    let ended =
-        sum(&server, folder.path(), &["a".into()]).env("STREAM_SUM_CHUNKER__DEADLINE", "2s").run().expect(1);
+    let ended = sum(&server, folder.path(), &["a".into()]).env("STREAM_SUM_CHUNKER__DEADLINE", "2s").run().expect(1);
     assert_eq!(ended.stdout(), "");
-    assert!(ended.sentence().contains("no final came within 2s for 1 file(s), the first of them a"), "{}", ended.stderr);
+    assert!(
+        ended.sentence().contains("no final came within 2s for 1 file(s), the first of them a"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
@@ -133,7 +138,11 @@ fn a_final_that_is_not_the_file_s_sha1_is_never_printed() {
     assert_eq!(ended.stdout(), "");
     let a = "86f7e437faa5a7fce15d1ddcb9eaeaea377667b8";
     let lie = "07".repeat(20);
-    assert!(ended.stderr.contains(&format!("stream-sum: a: its final says {lie}, but its SHA-1 is {a}")), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains(&format!("stream-sum: a: its final says {lie}, but its SHA-1 is {a}")),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]

@@ -59,8 +59,11 @@ impl Server {
         } else {
             format!("jetstream {{ store_dir: {:?} }}\n", self.store())
         };
-        fs::write(&config, format!("host: 127.0.0.1\nport: {port}\nports_file_dir: {ports:?}\n{jetstream}{}", self.extra))
-            .unwrap();
+        fs::write(
+            &config,
+            format!("host: 127.0.0.1\nport: {port}\nports_file_dir: {ports:?}\n{jetstream}{}", self.extra),
+        )
+        .unwrap();
         let log = File::options().create(true).append(true).open(folder.join("server.log")).unwrap();
         let mut child = Command::new(nats_server_program())
             .arg("-c")
@@ -190,11 +193,16 @@ impl Program {
     }
 
     pub fn at(server: &Server, arguments: &str) -> Self {
-        Self::new(arguments).arg("--server").arg(server.url())
+        Self::new(arguments).env("STREAM_SUM_NATS__SERVERS", &server.url())
     }
 
     pub fn arg(mut self, argument: impl AsRef<std::ffi::OsStr>) -> Self {
         self.command.arg(argument);
+        self
+    }
+
+    pub fn args(mut self, arguments: &[&str]) -> Self {
+        self.command.args(arguments);
         self
     }
 
@@ -215,12 +223,8 @@ impl Program {
 
     pub fn spawn(mut self) -> Process {
         let (stdout, stderr) = (self.folder.path().join("stdout"), self.folder.path().join("stderr"));
-        let child = self
-            .command
-            .stdout(File::create(&stdout).unwrap())
-            .stderr(File::create(&stderr).unwrap())
-            .spawn()
-            .unwrap();
+        let child =
+            self.command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap()).spawn().unwrap();
         Process { child: Some(child), _folder: self.folder, stdout, stderr }
     }
 
@@ -241,10 +245,6 @@ pub struct Process {
 impl Process {
     pub fn signal(&self, signal: Signal) {
         kill(pid(self.child.as_ref().unwrap()), signal).unwrap();
-    }
-
-    pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().unwrap().try_wait().unwrap().is_none()
     }
 
     /// Waits for its end, as long as a whole test may take.

@@ -1,0 +1,243 @@
+//! Bad input and trouble: one sentence that says what and what to do, the right exit code, and no secret.
+
+use crate::support::{Ended, PATIENCE, Program, Server, apply, summer};
+use std::fs;
+
+/// Asserts the exit code, and that the one sentence says each of `says`.
+#[track_caller]
+fn check(ended: Ended, code: i32, says: &[&str]) {
+    let ended = ended.expect(code);
+    for what in says {
+        assert!(ended.sentence().contains(what), "{what}: {}", ended.sentence());
+    }
+    assert_eq!(ended.stdout(), "");
+}
+
+#[test]
+fn no_server() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in [
+        "topology apply",
+        "topology show",
+        "summer",
+        "chunker --streams 1",
+        "sum -",
+        "get 000102030405060708090a0b0c0d0e0f",
+    ] {
+        let ended = Program::new(command)
+            .args(&["--server", "nats://me:s3cret@127.0.0.1:9"])
+            .env("STREAM_SUM_NATS__STARTUP_TIMEOUT", "500ms")
+            .current_dir(folder.path())
+            .run();
+        assert!(!ended.stderr.contains("s3cret"), "{}", ended.stderr);
+        check(ended, 1, &["no NATS server answers at nats://[redacted]@127.0.0.1:9 within 500ms", "--server"]);
+    }
+    let ended = Program::new("topology show")
+        .env("NATS_URL", "nats://127.0.0.1:9")
+        .env("STREAM_SUM_NATS__STARTUP_TIMEOUT", "300ms")
+        .run();
+    check(ended, 1, &["nats://127.0.0.1:9"]);
+    check(Program::new("topology show --server nats://me:s3cret@[bad").run(), 2, &["[redacted]", "nats://host:port"]);
+}
+
+#[test]
+fn credentials() {
+    let server = Server::with_config("authorization { user: me, password: \"0123\" }\n");
+    for (user, password) in [("me", "wrong-s3cret"), ("", "")] {
+        let ended = Program::at(&server, "topology apply")
+            .env("STREAM_SUM_NATS__USER", user)
+            .env("STREAM_SUM_NATS__PASSWORD", password)
+            .run();
+        assert!(!ended.stderr.contains("s3cret"), "{}", ended.stderr);
+        check(ended, 2, &["refuses these credentials", "nats.password"]);
+    }
+    // A password that looks like a number stays as it is.
+    Program::at(&server, "topology apply --partitions 1")
+        .env("STREAM_SUM_NATS__USER", "me")
+        .env("STREAM_SUM_NATS__PASSWORD", "0123")
+        .run()
+        .expect(0);
+    check(Program::at(&server, "topology show --creds /nowhere.creds").run(), 2, &["nats.creds names /nowhere.creds"]);
+    check(Program::at(&server, "topology show --nkey /nowhere.nk").run(), 2, &["nats.nkey names /nowhere.nk"]);
+}
+
+#[test]
+fn a_token_is_taken() {
+    let server = Server::with_config("authorization { token: t0ken }\n");
+    Program::at(&server, "topology apply --partitions 1").env("STREAM_SUM_NATS__TOKEN", "t0ken").run().expect(0);
+    check(Program::at(&server, "topology show").env("STREAM_SUM_NATS__TOKEN", "t1ken").run(), 2, &["refuses"]);
+}
+
+#[test]
+fn a_topology_that_is_missing_or_disagrees() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["summer", "chunker --streams 1", "sum -", "topology show"] {
+        let ended = Program::at(&server, command).current_dir(folder.path()).run();
+        check(ended, 2, &["there is no stream chunks-0", "stream-sum topology apply"]);
+    }
+    apply(&server, 4);
+    for command in ["summer", "chunker --streams 1", "sum -"] {
+        let ended =
+            Program::at(&server, command).env("STREAM_SUM_TOPOLOGY__PARTITIONS", "8").current_dir(folder.path()).run();
+        check(ended, 2, &["topology.partitions is 8 here, but 4 in the log chunks-0", "set it to 4"]);
+    }
+    let ended = Program::at(&server, "chunker --streams 1").env("STREAM_SUM_TOPOLOGY__IDLE_EXPIRY", "2h").run();
+    check(ended, 2, &["topology.idle_expiry is 2h here, but 1h in the log chunks-0"]);
+    check(Program::at(&server, "summer --partitions 2-4").run(), 2, &["partition 4 is none of the 4"]);
+    check(Program::at(&server, "chunker --chunk-bytes 600000").run(), 2, &["chunker.chunk_bytes is 600000"]);
+    for partitions in [2, 8] {
+        let ended = Program::at(&server, &format!("topology apply --partitions {partitions}")).run();
+        check(ended, 2, &["topology.partitions", &format!("{partitions} here, but 4 in the log")]);
+    }
+}
+
+#[test]
+fn a_server_that_can_not_carry_it() {
+    let small = Server::with_config("max_payload: 256KB\n");
+    check(Program::at(&small, "topology apply").run(), 2, &["max_payload of the NATS server", "640KiB"]);
+    // The comment keeps the harness from adding its own section.
+    let without = Server::with_config("# no jetstream\n");
+    let ended = Program::at(&without, "topology apply").env("STREAM_SUM_NATS__REQUEST_TIMEOUT", "500ms").run();
+    check(ended, 1, &["JetStream", "enabled"]);
+    let store = tempfile::tempdir().unwrap();
+    let tiny = Server::with_config(&format!("jetstream {{ store_dir: {:?}, max_file_store: 64MB }}\n", store.path()));
+    check(Program::at(&tiny, "topology apply").run(), 1, &["no room for the stream chunks-0, which reserves 1GiB"]);
+}
+
+#[test]
+fn a_full_log_is_named() {
+    let server = Server::start();
+    Program::at(&server, "topology apply --partitions 1")
+        .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "1MiB")
+        .run()
+        .expect(0);
+    let ended = Program::at(&server, "chunker --streams 100 --chunk-bytes 1024")
+        .env("STREAM_SUM_CHUNKER__DEADLINE", "2s")
+        .run();
+    check(ended, 1, &["the log chunks-0 has been full for 2s", "topology.log_max_bytes"]);
+}
+
+#[test]
+fn a_data_folder_that_can_not_be_used() {
+    let server = Server::start();
+    apply(&server, 1);
+    check(
+        Program::at(&server, "summer --data-dir /dev/null/data").run(),
+        1,
+        &["the data folder /dev/null/data can", "--data-dir"],
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let first = summer(&server, folder.path(), "").spawn();
+    first.wait_for_log("opened the log", 1);
+    check(summer(&server, folder.path(), "").run(), 1, &["chunks-0.redb is in use by another process"]);
+    first.stop().expect(0);
+    let other = Server::start();
+    Program::at(&other, "topology apply --partitions 2").run().expect(0);
+    check(summer(&other, folder.path(), "").run(), 2, &["belongs to partition 0 of 1", "not to partition 0 of 2"]);
+    fs::write(folder.path().join("chunks-0.redb"), "no store".repeat(1000)).unwrap();
+    check(summer(&server, folder.path(), "").run(), 1, &["chunks-0.redb failed"]);
+}
+
+#[test]
+fn configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("stream-sum.toml");
+    let with = |text: &str| {
+        fs::write(&file, text).unwrap();
+        Program::new("config --config").arg(&file)
+    };
+    check(with("[chunker]\nrte = 5\n").run(), 2, &["there is no configuration key chunker.rte", "stream-sum.toml"]);
+    check(with("[chunker]\nrate = \"s3cret\"\n").run(), 2, &["the value of chunker.rate", "whole number"]);
+    check(with("[chunker\n").run(), 2, &["is no TOML: line 1"]);
+    check(
+        with("").env("STREAM_SUM_CHUNKER__DEADLINE", "soon").run(),
+        2,
+        &["STREAM_SUM_CHUNKER__DEADLINE", "a duration such as"],
+    );
+    check(with("").env("STREAM_SUM_CHUNKR__RATE", "1").run(), 2, &["there is no configuration key chunkr"]);
+    check(Program::new("config --config /nowhere.toml").run(), 2, &["/nowhere.toml can't be read", "--config"]);
+    check(Program::new("summer --worker a.b").run(), 2, &["summer.worker", "A-Z a-z 0-9"]);
+    check(Program::new("summer --partitions 3-1").run(), 2, &["summer.partitions", "a list of partitions"]);
+    check(Program::new("chunker --rate fast").run(), 2, &["chunker.rate", "the command line"]);
+
+    let shown = with("[nats]\nservers = [\"nats://me:s3cret@a\"]\ntoken = \"s3cret\"\n").run().expect(0);
+    assert!(!shown.stdout().contains("s3cret") && shown.stdout().contains("[redacted]"), "{}", shown.stdout());
+    // What is shown is a configuration.
+    let again = with(&shown.stdout()).run().expect(0);
+    assert_eq!(again.stdout(), shown.stdout());
+}
+
+#[test]
+fn usage() {
+    for arguments in ["", "nonsense", "sum", "get", "get 00", "chunker --seed x", "chunker --run 12", "topology"] {
+        let ended = Program::new(arguments).run();
+        assert_eq!(ended.code(), 2, "{arguments}: {}", ended.stderr);
+        assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    }
+    assert!(Program::new("--help").run().expect(0).stdout().contains("chunker"));
+}
+
+#[test]
+fn a_report_that_can_not_be_written_is_refused_before_the_run() {
+    check(Program::new("chunker --report /nowhere/report.json").run(), 1, &["the report /nowhere/report.json"]);
+}
+
+#[test]
+fn a_final_that_is_not_there() {
+    let server = Server::start();
+    apply(&server, 1);
+    let ended = Program::at(&server, "get 000102030405060708090a0b0c0d0e0f").run();
+    check(ended, 1, &["there is no final of stream 000102030405060708090a0b0c0d0e0f"]);
+}
+
+#[test]
+fn a_gap_under_halt_stops_the_worker_before_it() {
+    let server = Server::start();
+    apply(&server, 1);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let jetstream = server.jetstream().await;
+        let id = crate::support::id_in(0, 1, 9, 0);
+        for seq_no in [1, 3] {
+            let payload = crate::support::batch(&[(id, seq_no, b"a")]);
+            jetstream.publish("chunks.0", payload.into()).await.unwrap().await.unwrap();
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let ended = summer(&server, folder.path(), "")
+            .env("STREAM_SUM_SUMMER__ON_VIOLATION", "halt")
+            .spawn()
+            .wait_for(PATIENCE);
+        check(ended, 3, &["chunk 3 of stream 09", "at position 2 follows a gap", "summer.on_violation"]);
+    }
+}
+
+#[test]
+fn a_final_that_contradicts_one_already_there_is_a_violation() {
+    let server = Server::start();
+    apply(&server, 1);
+    let id = crate::support::id_in(0, 1, 9, 0);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let jetstream = server.jetstream().await;
+        let hex_id = id.to_string();
+        let subject = format!("sums.{}.{}", &hex_id[..8], &hex_id[8..]);
+        jetstream.publish(subject, "something else".into()).await.unwrap().await.unwrap();
+        let payload = crate::support::batch(&[(id, 1, b"a"), (id, 2, b"")]);
+        jetstream.publish("chunks.0", payload.into()).await.unwrap().await.unwrap();
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let halting = summer(&server, folder.path(), "").env("STREAM_SUM_SUMMER__ON_VIOLATION", "halt").run();
+    check(halting, 3, &["ConflictingFinal", &id.to_string()]);
+    let going_on = summer(&server, folder.path(), "").spawn();
+    crate::support::wait_for("the conflict", || {
+        going_on
+            .log()
+            .iter()
+            .any(|entry| entry["message"].as_str().is_some_and(|said| said.contains("ConflictingFinal")))
+    });
+    Program::at(&server, "chunker --streams 10 --chunks 2").run().expect(0);
+    going_on.stop().expect(0);
+}

@@ -1,0 +1,189 @@
+//! Every way in which a guarantee can break, provoked: `sums` is made without its once-only limit, and the test plays
+//! the summer.
+
+use crate::support::{Ended, Process, Program, Server, apply, count, wait_until};
+use async_nats::jetstream;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use stream_sum::codec::encode_final;
+use stream_sum::stream_id::{RunPrefix, StreamId};
+use stream_sum::sum::Sum;
+use stream_sum::sum::Value as Digest;
+use stream_sum::workload::Workload;
+
+const RUN: RunPrefix = RunPrefix([0xaa, 0xbb, 0xcc, 0xdd]);
+const WORKLOAD: Workload = Workload { seed: 7, chunks: 2, chunk_bytes: 8 };
+
+fn expected(n: u64) -> Sum {
+    WORKLOAD.expected(StreamId::of_run(RUN, n))
+}
+
+/// `sums` as it must never be: any number of messages a subject.
+async fn lenient_sums(jetstream: &jetstream::Context) {
+    let mut config = jetstream.get_stream("sums").await.unwrap().cached_info().config.clone();
+    jetstream.delete_stream("sums").await.unwrap();
+    config.max_messages_per_subject = -1;
+    config.discard_new_per_subject = false;
+    jetstream.create_stream(config).await.unwrap();
+}
+
+async fn say(jetstream: &jetstream::Context, id: StreamId, payload: Vec<u8>) -> u64 {
+    let hex_id = id.to_string();
+    let subject = format!("sums.{}.{}", &hex_id[..8], &hex_id[8..]);
+    jetstream.publish(subject, payload.into()).await.unwrap().await.unwrap().sequence
+}
+
+fn chunker(server: &Server, streams: u64, report: &Path) -> Process {
+    Program::at(
+        server,
+        &format!("chunker --streams {streams} --chunks 2 --chunk-bytes 8 --seed 7 --run {RUN} --report"),
+    )
+    .arg(report)
+    .env("STREAM_SUM_CHUNKER__DEADLINE", "2s")
+    .spawn()
+}
+
+/// Waits until every chunk of `streams` streams is in the logs.
+async fn published(jetstream: &jetstream::Context, streams: usize) {
+    let log = jetstream.get_stream("chunks-0").await.unwrap();
+    wait_until("all chunks", async || {
+        let state = log.get_info().await.unwrap().state;
+        let mut chunks = 0;
+        for sequence in state.first_sequence.max(1)..=state.last_sequence {
+            let message = log.get_raw_message(sequence).await.unwrap();
+            chunks += stream_sum::codec::decode_batch(&message.payload).unwrap().len();
+        }
+        (chunks == streams * 3).then_some(())
+    })
+    .await;
+}
+
+struct Verified {
+    ended: Ended,
+    report: Value,
+}
+
+fn finish(chunking: Process, report: &Path, code: i32) -> Verified {
+    let ended = chunking.wait().expect(code);
+    let report = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    Verified { ended, report }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_broken_guarantee_is_named_and_the_exit_code_is_3() {
+    let server = Server::start();
+    apply(&server, 1);
+    let jetstream = server.jetstream().await;
+    lenient_sums(&jetstream).await;
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    let chunking = chunker(&server, 7, &report);
+    published(&jetstream, 7).await;
+    let right = |n| encode_final(&expected(n));
+    let id = |n| StreamId::of_run(RUN, n);
+
+    say(&jetstream, id(0), right(0)).await;
+    say(&jetstream, id(1), right(1)).await;
+    say(&jetstream, id(1), right(1)).await;
+    say(&jetstream, id(2), encode_final(&Sum { value: Digest([9; 20]), ..expected(2) })).await;
+    say(&jetstream, id(3), b"no final".to_vec()).await;
+    say(&jetstream, id(99), right(0)).await;
+    // The right payload under another stream's subject is a wrong final of that stream.
+    say(&jetstream, id(6), right(0)).await;
+    chunking.wait_for_log("finals are delayed", 1);
+    crate::support::wait_for("the deadline", || {
+        chunking.log().iter().any(|entry| entry["message"] == "finals are delayed" && entry["by_s"] == 2.0)
+    });
+    say(&jetstream, id(4), right(4)).await;
+
+    let Verified { ended, report } = finish(chunking, &report, 3);
+    for (field, n) in [
+        ("streams", 7),
+        ("chunks", 21),
+        ("bytes", 7 * 16),
+        ("verified", 1),
+        ("duplicate", 1),
+        ("mismatched", 3),
+        ("late", 1),
+        ("missing", 1),
+        ("unexpected", 1),
+        ("republished", 0),
+        ("unfinished", 0),
+    ] {
+        assert_eq!(count(&report, field), n, "{field}: {report}\n{}", ended.stderr);
+    }
+    for (what, id) in [
+        ("duplicate: ", id(1)),
+        ("mismatched: ", id(2)),
+        ("mismatched: ", id(3)),
+        ("late: ", id(4)),
+        ("missing: ", id(5)),
+        ("mismatched: ", id(6)),
+    ] {
+        let named = ended.stderr.lines().any(|line| line.contains(what) && line.contains(&id.to_string()));
+        assert!(named, "{what}{id}: {}", ended.stderr);
+    }
+    let phantom = id(99).to_string();
+    assert!(ended.stderr.lines().any(|line| line.contains("unexpected: ") && line.contains(&phantom[8..])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duplicate_that_comes_last_is_seen() {
+    let server = Server::start();
+    apply(&server, 1);
+    let jetstream = server.jetstream().await;
+    lenient_sums(&jetstream).await;
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    let chunking = chunker(&server, 1, &report);
+    published(&jetstream, 1).await;
+    // Both are on their way before either is answered.
+    let id = StreamId::of_run(RUN, 0).to_string();
+    let subject = format!("sums.{}.{}", &id[..8], &id[8..]);
+    let client = server.client().await;
+    for _ in 0..2 {
+        client.publish(subject.clone(), encode_final(&expected(0)).into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    let Verified { report, .. } = finish(chunking, &report, 3);
+    assert_eq!((count(&report, "duplicate"), count(&report, "verified")), (1, 0), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_that_sums_had_forgotten_is_republished_and_breaks_nothing() {
+    let server = Server::start();
+    apply(&server, 1);
+    let jetstream = server.jetstream().await;
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    let chunking = chunker(&server, 2, &report);
+    published(&jetstream, 2).await;
+    let id = StreamId::of_run(RUN, 0);
+    let sequence = say(&jetstream, id, encode_final(&expected(0))).await;
+    // The chunker must have seen it before it is gone.
+    crate::support::wait_for("a delay of the other stream alone", || {
+        chunking.log().iter().any(|entry| entry["message"] == "finals are delayed" && entry["streams"] == 1)
+    });
+    jetstream.get_stream("sums").await.unwrap().delete_message(sequence).await.unwrap();
+    say(&jetstream, id, encode_final(&expected(0))).await;
+    say(&jetstream, StreamId::of_run(RUN, 1), encode_final(&expected(1))).await;
+    let Verified { report, .. } = finish(chunking, &report, 0);
+    assert_eq!((count(&report, "verified"), count(&report, "republished")), (2, 1), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_open_at_an_interrupt_are_unfinished_and_break_nothing() {
+    let server = Server::start();
+    apply(&server, 2);
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    let chunking = Program::at(&server, "chunker --streams -1 --rate 2000 --report").arg(&report).spawn();
+    let jetstream = server.jetstream().await;
+    let log = jetstream.get_stream("chunks-1").await.unwrap();
+    wait_until("chunks", async || (log.get_info().await.unwrap().state.messages > 5).then_some(())).await;
+    let ended = chunking.stop().expect(0);
+    let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    assert!(count(&report, "streams") > 0);
+    assert_eq!(count(&report, "unfinished"), count(&report, "streams"), "{report}: {}", ended.stderr);
+}
