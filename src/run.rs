@@ -8,11 +8,11 @@ use crate::bus::topology::{REJECT_HEADROOM, Topology};
 use crate::bus::watch::{Arrival, RunFinals};
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::sum::Sum;
-use crate::verify::{Copies, Ending, Ledger, Moment, Report, Seen};
+use crate::verify::{Copies, Delayed, Ending, Ledger, Moment, Report, Seen};
 use crate::workload::Workload;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -20,6 +20,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 /// How often the ledger looks at who has been waiting for how long.
 const TICK: Duration = Duration::from_millis(50);
+
+/// The shortest time between warnings of delayed finals.
+const WARNINGS: Duration = Duration::from_secs(1);
 
 /// Leader reads of one run under way at once; what else is to be asked waits.
 const MOST_QUESTIONS: usize = 64;
@@ -85,6 +88,9 @@ pub struct Run {
     asked: VecDeque<Question>,
     asking: FuturesUnordered<BoxFuture<'static, Answer>>,
     ticks: Interval,
+    /// Delays that were not warned of yet.
+    delayed: BTreeMap<Duration, Delayed>,
+    next_warning: Moment,
 }
 
 impl Run {
@@ -117,6 +123,8 @@ impl Run {
             asked: VecDeque::new(),
             asking: FuturesUnordered::new(),
             ticks,
+            delayed: BTreeMap::new(),
+            next_warning: Moment::ZERO,
         })
     }
 
@@ -211,12 +219,19 @@ impl Run {
         let now = self.now();
         let tick = self.lock().tick(now);
         for delayed in tick.delayed {
-            tracing::warn!(
-                by_s = delayed.by.as_secs_f64(),
-                streams = delayed.streams,
-                example = %delayed.example,
-                "finals are delayed"
-            );
+            self.delayed.entry(delayed.by).or_insert(Delayed { streams: 0, ..delayed }).streams += delayed.streams;
+        }
+        // One warning a step of the ladder and second, however many finals there are.
+        if now >= self.next_warning {
+            for delayed in std::mem::take(&mut self.delayed).into_values() {
+                self.next_warning = now + WARNINGS;
+                tracing::warn!(
+                    by_s = delayed.by.as_secs_f64(),
+                    streams = delayed.streams,
+                    example = %delayed.example,
+                    "finals are delayed"
+                );
+            }
         }
         self.asked.extend(tick.overdue.into_iter().map(Question::Overdue));
     }
