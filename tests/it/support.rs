@@ -307,6 +307,11 @@ impl Drop for Process {
         if let Some(mut child) = self.child.take() {
             child.kill().ok();
             child.wait().ok();
+            if std::thread::panicking() {
+                let said = fs::read_to_string(&self.stderr).unwrap_or_default();
+                let lines: Vec<_> = said.lines().collect();
+                eprintln!("the last that it said:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+            }
         }
     }
 }
