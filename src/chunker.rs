@@ -70,6 +70,14 @@ const LAST_FINALS: Duration = Duration::from_secs(4);
 /// How often progress is logged.
 const PROGRESS: Duration = Duration::from_secs(10);
 
+/// How a run that began has ended.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub report: Report,
+    /// Why it ended before its time.
+    pub failure: Option<ChunkerError>,
+}
+
 /// Generates, publishes and verifies until all streams have ended or `stop`.
 pub async fn run(
     config: &Config,
@@ -77,10 +85,17 @@ pub async fn run(
     nats: &connect::Config,
     topology: &topology::Config,
     stop: CancellationToken,
-) -> Result<Report, ChunkerError> {
+) -> Result<Outcome, ChunkerError> {
     let stop = stop.child_token();
-    let connection = connect::connect(nats, "chunker").await?;
-    let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
+    let starting = async {
+        let connection = connect::connect(nats, "chunker").await?;
+        let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
+        Ok::<_, ChunkerError>((connection, topology))
+    };
+    let (connection, topology) = tokio::select! {
+        () = stop.cancelled() => return Ok(Outcome::default()),
+        started = starting => started?,
+    };
     if config.chunk_bytes > topology.max_chunk_bytes {
         return Err(ChunkerError::ChunkTooLarge { chunk_bytes: config.chunk_bytes, most: topology.max_chunk_bytes });
     }
@@ -124,8 +139,7 @@ pub async fn run(
     stop.cancel();
     generation.entries.close();
     while generators.join_next().await.is_some() {}
-    outcome?;
-    Ok(run.finish())
+    Ok(Outcome { report: run.finish(), failure: outcome.err() })
 }
 
 async fn drive(run: &mut Run, generators: &mut JoinSet<()>, stop: &CancellationToken) -> Result<(), ChunkerError> {
@@ -159,6 +173,19 @@ async fn drive(run: &mut Run, generators: &mut JoinSet<()>, stop: &CancellationT
     }
 }
 
+/// Chunks handed over that the ledger was not told of yet.
+#[derive(Default)]
+struct Made {
+    chunks: u64,
+    bytes: u64,
+}
+
+impl Made {
+    fn report(&mut self, ledger: &mut Ledger) {
+        ledger.produced(std::mem::take(&mut self.chunks), std::mem::take(&mut self.bytes));
+    }
+}
+
 /// What the generator threads of one run share.
 struct Generation {
     workload: Workload,
@@ -178,9 +205,14 @@ struct Generation {
 impl Generation {
     /// One generator thread: until all streams are closed, or the run ends.
     fn generate(&self, worker: u64) {
+        let mut made = Made::default();
+        self.make(worker, &mut made);
+        made.report(&mut lock(&self.ledger));
+    }
+
+    fn make(&self, worker: u64, made: &mut Made) {
         let mut streams = Interleaved::new(self.workload, worker);
         let mut all_opened = false;
-        let (mut chunks, mut bytes) = (0, 0);
         while !self.stop.is_cancelled() {
             while !all_opened && streams.live() < self.live_streams {
                 if self.wait_for_finals().is_none() {
@@ -199,11 +231,10 @@ impl Generation {
             }
             let Some(scheduled) = self.schedule() else { return };
             let Some((chunk, sum)) = streams.next_chunk() else { return };
-            chunks += 1;
-            bytes += chunk.data.len() as u64;
-            if sum.is_some() || chunks >= MOST_UNREPORTED {
+            let data = chunk.data.len() as u64;
+            if sum.is_some() || made.chunks >= MOST_UNREPORTED {
                 let mut ledger = lock(&self.ledger);
-                ledger.produced(std::mem::take(&mut chunks), std::mem::take(&mut bytes));
+                made.report(&mut ledger);
                 // Before it can be sent: its final must find the stream closed.
                 if let Some(sum) = sum {
                     ledger.close(sum, scheduled);
@@ -212,6 +243,8 @@ impl Generation {
             if self.entries.push(&chunk).is_err() {
                 return;
             }
+            made.chunks += 1;
+            made.bytes += data;
         }
     }
 

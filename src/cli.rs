@@ -188,6 +188,7 @@ impl CliError {
             Self::Summer(SummerError::NotOnceOnly { .. } | SummerError::NoSuchPartition { .. }) => Exit::Usage,
             Self::Summer(SummerError::Store(StoreError::Foreign { .. })) => Exit::Usage,
             Self::Summer(SummerError::Partition(error)) if error.is_violation() => Exit::Violation,
+            Self::Get(GetError::NoSums { .. }) => Exit::Usage,
             Self::Chunker(ChunkerError::ChunkTooLarge { .. } | ChunkerError::Run(RunError::RunTaken(_))) => Exit::Usage,
             _ => Exit::Failed,
         }
@@ -226,9 +227,7 @@ impl Cli {
 
     /// Reads the configuration, starts logging, and runs the command.
     pub async fn run(self) -> Result<Exit, CliError> {
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let config = Config::load(self.common.config.as_deref(), environment, &self.overrides())?;
+        let config = Config::load(self.common.config.as_deref(), std::env::vars_os(), &self.overrides())?;
         telemetry::start(&config.log);
         let mut out = io::stdout();
         match self.command {
@@ -256,12 +255,19 @@ impl Cli {
                 let choices = chunker::Choices { seed: args.seed, run: args.run };
                 // Opened first: a run of hours must not end with a report that can't be written.
                 let file = args.report.map(Destination::open).transpose()?;
-                let report = chunker::run(&config.chunker, choices, &config.nats, &config.topology, stop).await?;
-                write_ledger(&mut out, &report).map_err(CliError::Output)?;
-                if let Some(file) = file {
-                    file.write(&report)?;
+                let chunker::Outcome { report, failure } =
+                    chunker::run(&config.chunker, choices, &config.nats, &config.topology, stop).await?;
+                let written = file.map_or(Ok(()), |file| file.write(&report));
+                let printed = write_ledger(&mut out, &report).map_err(CliError::Output);
+                if report.counts.is_broken() {
+                    // Nothing that went wrong besides may hide this.
+                    for error in [failure.map(CliError::from), written.err(), printed.err()].into_iter().flatten() {
+                        complain(&error);
+                    }
+                    return Ok(Exit::Violation);
                 }
-                Ok(if report.counts.is_broken() { Exit::Violation } else { Exit::Done })
+                failure.map_or(Ok(()), |failure| Err(failure.into())).and(written).and(printed)?;
+                Ok(Exit::Done)
             }
             Command::Sum { files } => {
                 let stop = shutdown::on_signals().map_err(CliError::Signals)?;
@@ -286,6 +292,11 @@ impl Cli {
             }
         }
     }
+}
+
+/// Says what went wrong, in one sentence. Where nobody listens, the exit code has to do.
+pub fn complain(error: &CliError) {
+    writeln!(io::stderr(), "stream-sum: {error}").ok();
 }
 
 struct Destination {

@@ -13,13 +13,19 @@ use figment::error::Kind;
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Every key with its default and what it means.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
 const PREFIX: &str = "STREAM_SUM_";
+
+/// Longer than any duration needs to be, and short enough to be added to any time.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 const DEFAULT_LAYER: &str = "the defaults";
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,7 +75,7 @@ impl Config {
     /// Reads all layers; the later ones win.
     pub fn load(
         file: Option<&Path>,
-        environment: impl Iterator<Item = (String, String)>,
+        environment: impl Iterator<Item = (OsString, OsString)>,
         flags: &[Override],
     ) -> Result<Self, ConfigError> {
         let mut figment = Figment::from(toml_layer(DEFAULT_LAYER, DEFAULTS).expect("the defaults are TOML"));
@@ -78,18 +84,23 @@ impl Config {
                 .map_err(|error| ConfigError::NoFile { path: path.to_owned(), cause: error.to_string() })?;
             let layer = toml_layer(&format!("the file {}", path.display()), &text).map_err(|error| {
                 let at = error.span().map_or(0, |span| span.start);
-                let line = text[..at.min(text.len())].lines().count().max(1);
+                let line = text[..at.min(text.len())].matches('\n').count() + 1;
                 // The message alone: the whole error would show the line, and a secret in it.
                 ConfigError::NotToml { path: path.to_owned(), line, cause: error.message().to_owned() }
             })?;
             figment = figment.merge(layer);
         }
         for (name, value) in environment {
+            let Some(name) = name.to_str() else { continue };
             let Some(key) = name.strip_prefix(PREFIX) else { continue };
             // Others may set variables of this prefix: a Kubernetes Service makes STREAM_SUM_PORT.
             let Some((section, key)) = key.split_once("__") else { continue };
             let key = format!("{}.{}", section.to_lowercase(), key.to_lowercase());
-            figment = figment.merge(text_layer(format!("the environment variable {name}"), &key, &value));
+            let source_name = format!("the environment variable {name}");
+            let Some(value) = value.to_str() else {
+                return Err(ConfigError::BadValue { key, source_name, expected: "expected UTF-8".to_owned() });
+            };
+            figment = figment.merge(text_layer(source_name, &key, value));
         }
         for (key, value) in flags {
             figment = figment.merge(text_layer("the command line".to_owned(), key, value));
@@ -124,7 +135,8 @@ impl Config {
         let max_chunk = topology.max_chunk_bytes.0;
         must((1..=1 << 26).contains(&max_chunk), "topology.max_chunk_bytes", "from 1B to 64MiB")?;
         must((1..=1 << 26).contains(&chunker.chunk_bytes), "chunker.chunk_bytes", "from 1 to 67108864")?;
-        must((1..=1024).contains(&chunker.workers), "chunker.workers", "from 1 to 1024")?;
+        // Each is a blocking thread, of which the runtime has 512 for everybody.
+        must((1..=256).contains(&chunker.workers), "chunker.workers", "from 1 to 256")?;
         must((1..=1_000_000).contains(&chunker.live_streams), "chunker.live_streams", "from 1 to 1000000")?;
         must(chunker.batch_bytes.0 >= 1, "chunker.batch_bytes", "1B at least")?;
         must(summer.checkpoint_bytes.0 >= 1, "summer.checkpoint_bytes", "1B at least")?;
@@ -146,7 +158,8 @@ impl Config {
             ("chunker.deadline", chunker.deadline),
             ("summer.checkpoint_interval", summer.checkpoint_interval),
         ] {
-            must(!span.0.is_zero(), key, "longer than nothing")?;
+            let holds = !span.0.is_zero() && span.0 <= LONGEST;
+            must(holds, key, "longer than nothing, and ten years at the most")?;
         }
         Ok(())
     }
@@ -206,7 +219,7 @@ mod tests {
     fn load(file: &str, environment: &[(&str, &str)], flags: &[Override]) -> Result<Config, ConfigError> {
         let mut path = tempfile::NamedTempFile::new().unwrap();
         path.write_all(file.as_bytes()).unwrap();
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         Config::load(Some(path.path()), environment, flags)
     }
 

@@ -13,6 +13,8 @@ pub enum GetError {
     Connect(#[from] ConnectError),
     #[error("sums gives no answer ({0}): see that NATS is up and `stream-sum topology apply` was run")]
     NoAnswer(#[from] NoAnswer),
+    #[error("there is no stream {name} at {servers}: run `stream-sum topology apply` first")]
+    NoSums { name: String, servers: String },
     #[error("there is no final of stream {0}: it has not ended, or its final is older than sums keeps")]
     None(StreamId),
     #[error("what sums holds for stream {id} is no final: {cause}")]
@@ -23,9 +25,12 @@ pub enum GetError {
 pub async fn run(id: StreamId, nats: &connect::Config, names: &Names) -> Result<String, GetError> {
     let connection = connect::connect(nats, "get").await?;
     let subject = names.final_subject(id);
+    if read::stream(&connection.jetstream, &names.sums()).await?.is_none() {
+        return Err(GetError::NoSums { name: names.sums(), servers: nats.shown_addresses() });
+    }
     let found = read::message(&connection.jetstream, &names.sums(), Which::LastOf(&subject)).await?;
     let message = found.ok_or(GetError::None(id))?;
     let sum = codec::decode_final(&message.payload).map_err(|cause| GetError::NoFinal { id, cause })?;
-    let at = rfc3339(read::unix_nanos(message.time));
+    let at = rfc3339(message.time);
     Ok(format!("{}  {}  seq_no={}  {at}", sum.value, sum.id, sum.seq_no))
 }

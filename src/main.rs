@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use std::process::ExitCode;
-use stream_sum::cli::{Cli, Exit};
+use stream_sum::cli::{self, Cli, Exit};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         }
     };
     let exit = runtime.block_on(cli.run()).unwrap_or_else(|error| {
-        eprintln!("stream-sum: {error}");
+        cli::complain(&error);
         error.exit()
     });
     // Not waited for: a thread may be reading a terminal that nobody types at.

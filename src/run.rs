@@ -3,9 +3,10 @@
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
 use crate::bus::lanes::{LaneEntries, LaneError, Lanes, Patience};
+use crate::bus::publish::Throttle;
 use crate::bus::read::NoAnswer;
 use crate::bus::topology::{REJECT_HEADROOM, Topology};
-use crate::bus::watch::{Arrival, RunFinals};
+use crate::bus::watch::{Arrival, RunFinals, WatchError};
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::sum::Sum;
 use crate::verify::{Copies, Delayed, Ending, Ledger, Moment, Report, Seen};
@@ -34,6 +35,8 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 pub enum RunError {
     #[error("sums gives no answer ({0}): see that NATS is up")]
     NoAnswer(#[from] NoAnswer),
+    #[error("the finals in sums can't be watched ({0}): see that this user may create consumers on it")]
+    Watch(#[from] WatchError),
     #[error("sums holds finals of the run {0} already: name another with --run, or let one be drawn")]
     RunTaken(RunPrefix),
     #[error(transparent)]
@@ -58,6 +61,8 @@ pub struct Options {
 pub enum Step {
     /// It has ended, with what its final says.
     Ended { id: StreamId, ending: Ending, sum: Option<Sum> },
+    /// Time has passed, and every final that had arrived was looked at.
+    Tick,
     /// Nothing of note.
     Nothing,
 }
@@ -91,6 +96,7 @@ pub struct Run {
     /// Delays that were not warned of yet.
     delayed: BTreeMap<Duration, Delayed>,
     next_warning: Moment,
+    complaints: Arc<Throttle>,
 }
 
 impl Run {
@@ -125,6 +131,7 @@ impl Run {
             ticks,
             delayed: BTreeMap::new(),
             next_warning: Moment::ZERO,
+            complaints: Arc::default(),
         })
     }
 
@@ -164,16 +171,18 @@ impl Run {
         while self.asking.len() < MOST_QUESTIONS
             && let Some(question) = self.asked.pop_front()
         {
-            self.asking.push(ask(self.finals.clone(), question));
+            self.asking.push(ask(self.finals.clone(), question, self.complaints.clone()));
         }
         tokio::select! {
+            // What has arrived comes before the clock: a final that was in time must not be late because we were.
+            biased;
+            error = self.lanes.failed() => Err(error.into()),
             Some(arrival) = self.arrivals.recv() => Ok(self.arrived(&arrival)),
             Some(answer) = self.asking.next(), if !self.asking.is_empty() => Ok(self.answered(answer)),
             _ = self.ticks.tick() => {
                 self.tick();
-                Ok(Step::Nothing)
+                Ok(Step::Tick)
             }
-            error = self.lanes.failed() => Err(error.into()),
         }
     }
 
@@ -239,9 +248,18 @@ impl Run {
     /// Waits until every final that is stored by now has arrived, so that a duplicate at the very end is seen too.
     pub async fn catch_up(&mut self) -> Result<(), RunError> {
         let caught_up = async {
-            while let Some(stored) = self.finals.next_after(self.arrived).await? {
-                while self.arrived < stored {
-                    self.step().await?;
+            loop {
+                match self.finals.next_after(self.arrived).await {
+                    Ok(Some(stored)) => {
+                        while self.arrived < stored {
+                            self.step().await?;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(cause) => {
+                        tracing::debug!(%cause, "no answer about the last finals");
+                        tokio::time::sleep(TICK).await;
+                    }
                 }
             }
             while !self.is_settled() {
@@ -249,8 +267,13 @@ impl Run {
             }
             Ok(())
         };
-        // What the leader can't show within this time has been waited for in vain before.
-        timeout(CATCH_UP, caught_up).await.unwrap_or(Ok(()))
+        match timeout(CATCH_UP, caught_up).await {
+            Ok(done) => done,
+            Err(_) => {
+                tracing::warn!("sums does not say whether more finals are stored: a duplicate at the very end would not be seen");
+                Ok(())
+            }
+        }
     }
 
     pub fn report(&self) -> Report {
@@ -284,7 +307,7 @@ async fn choose(
 }
 
 /// Asks the leader until it answers.
-fn ask(finals: RunFinals, question: Question) -> BoxFuture<'static, Answer> {
+fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttle>) -> BoxFuture<'static, Answer> {
     async move {
         for pause in backoff::reopening() {
             let answer = match question {
@@ -293,7 +316,8 @@ fn ask(finals: RunFinals, question: Question) -> BoxFuture<'static, Answer> {
             };
             match answer {
                 Ok(answer) => return answer,
-                Err(cause) => tracing::debug!(%cause, "no answer about a final"),
+                Err(cause) if complaints.is_due() => tracing::warn!(%cause, "no answer from sums about a final: asking again"),
+                Err(_) => {}
             }
             tokio::time::sleep(pause).await;
         }

@@ -80,8 +80,15 @@ pub async fn run(
     out: &mut impl Write,
     stop: CancellationToken,
 ) -> Result<Outcome, SumError> {
-    let connection = connect::connect(nats, "sum").await?;
-    let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
+    let starting = async {
+        let connection = connect::connect(nats, "sum").await?;
+        let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
+        Ok::<_, SumError>((connection, topology))
+    };
+    let (connection, topology) = tokio::select! {
+        () = stop.cancelled() => return Err(SumError::Interrupted),
+        started = starting => started?,
+    };
     let options = run::Options {
         run: None,
         deadline: deadline.0,
@@ -149,10 +156,11 @@ impl Summing<'_> {
                     }
                 }
                 step = self.run.step() => {
-                    if let Step::Ended { id, ending, sum } = step? {
-                        self.ended(id, ending, sum);
+                    match step? {
+                        Step::Ended { id, ending, sum } => self.ended(id, ending, sum),
+                        Step::Tick => self.see_that_finals_come()?,
+                        Step::Nothing => {}
                     }
-                    self.see_that_finals_come()?;
                 }
             }
             self.print(out)?;
@@ -165,8 +173,15 @@ impl Summing<'_> {
         self.begun += 1;
         let id = StreamId::of_run(self.run.prefix, index as u64);
         lock(&self.ledger).open(id);
+        let name = self.files[index].clone();
+        let source = match name == "-" {
+            false => Source::File,
+            true if self.files[..index].contains(&name) => Source::StdinAgain,
+            true => Source::Stdin,
+        };
         let reader = Reader {
-            name: self.files[index].clone(),
+            name,
+            source,
             id,
             piece: self.piece,
             ledger: self.ledger.clone(),
@@ -199,10 +214,9 @@ impl Summing<'_> {
     fn see_that_finals_come(&self) -> Result<(), SumError> {
         let ledger = lock(&self.ledger);
         let longest = ledger.longest_wait(self.run.began().elapsed());
-        if longest.is_none_or(|longest| longest <= self.deadline.0) {
-            return Ok(());
-        }
-        let first = self.files.get(self.printed).map(|name| shown(name)).unwrap_or_default();
+        let Some((id, _)) = longest.filter(|(_, longest)| *longest > self.deadline.0) else { return Ok(()) };
+        let index = id.nth_of_run(self.run.prefix).and_then(|n| usize::try_from(n).ok());
+        let first = index.and_then(|index| self.files.get(index)).map(|name| shown(name)).unwrap_or_default();
         Err(SumError::NoFinal { deadline: self.deadline, files: ledger.awaited(), first })
     }
 
@@ -241,7 +255,7 @@ impl Summing<'_> {
 }
 
 fn complain(name: &OsStr, what: &str) {
-    eprintln!("stream-sum: {}: {what}", shown(name));
+    writeln!(io::stderr(), "stream-sum: {}: {what}", shown(name)).ok();
 }
 
 /// A file's name on one line, whatever is in it.
@@ -278,9 +292,18 @@ fn line(value: Value, name: &OsStr) -> Vec<u8> {
     line
 }
 
+#[derive(Clone, Copy)]
+enum Source {
+    File,
+    Stdin,
+    /// The first to name it has read it to its end.
+    StdinAgain,
+}
+
 /// Reads one file on a thread of its own and hands it on in chunks.
 struct Reader {
     name: OsString,
+    source: Source,
     id: StreamId,
     piece: usize,
     ledger: Arc<Mutex<Ledger>>,
@@ -290,14 +313,21 @@ struct Reader {
 
 impl Reader {
     fn read(&self) -> io::Result<Value> {
-        if self.name == "-" { self.send(&mut io::stdin().lock()) } else { self.send(&mut File::open(&self.name)?) }
+        match self.source {
+            Source::File => self.send(&mut File::open(&self.name)?),
+            Source::Stdin => self.send(&mut io::stdin().lock()),
+            Source::StdinAgain => self.send(&mut io::empty()),
+        }
     }
 
     fn send(&self, input: &mut impl Read) -> io::Result<Value> {
         let mut buffer = vec![0; self.piece];
         let mut sum: Option<RunningSum> = None;
+        let mut ended = false;
         loop {
-            let filled = fill(input, &mut buffer)?;
+            // After the end nothing is read again: a terminal or a pipe might have more to say.
+            let filled = if ended { 0 } else { fill(input, &mut buffer)? };
+            ended = filled < buffer.len();
             let data = &buffer[..filled];
             let seq_no = sum.as_ref().map_or(SeqNo::FIRST, |sum| sum.seq_no().next());
             let chunk = Chunk { id: self.id, seq_no, data };

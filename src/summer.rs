@@ -1,7 +1,7 @@
 //! The summer: folds the partitions that it is given until it is told to stop.
 
 use crate::bus::connect::{self, ConnectError, Connection};
-use crate::bus::source::{Log, pull_bytes, sources_per_connection};
+use crate::bus::source::{Life, Log, pull_bytes, sources_per_connection};
 use crate::bus::topology::{self, Admin, Topology, TopologyError};
 use crate::partition::counters::Counters;
 use crate::partition::{self, Partition, PartitionError};
@@ -155,18 +155,11 @@ pub async fn run(
     topology: &topology::Config,
     stop: CancellationToken,
 ) -> Result<(), SummerError> {
-    let connection = connect::connect(nats, "summer").await?;
-    let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
-    if !topology.once_only {
-        return Err(SummerError::NotOnceOnly { name: topology.names.sums() });
-    }
-    let partitions = choose(&config.partitions, topology.partitions)?;
-    store::create_data_dir(&config.data_dir)?;
-    let worker = worker_name(config)?;
     let counters = Arc::new(Counters::default());
-    let workers = open(config, nats, &topology, connection, &partitions, &worker, &counters).await?;
-
-    tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "summing");
+    let workers = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        workers = start(config, nats, topology, &counters) => workers?,
+    };
     let mut running = JoinSet::new();
     let stop_all = stop.child_token();
     for worker in workers {
@@ -183,6 +176,26 @@ pub async fn run(
     }
     counters.report("stopped");
     first_error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Everything up to the first pull.
+async fn start(
+    config: &Config,
+    nats: &connect::Config,
+    topology: &topology::Config,
+    counters: &Arc<Counters>,
+) -> Result<Vec<Partition>, SummerError> {
+    let connection = connect::connect(nats, "summer").await?;
+    let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
+    if !topology.once_only {
+        return Err(SummerError::NotOnceOnly { name: topology.names.sums() });
+    }
+    let partitions = choose(&config.partitions, topology.partitions)?;
+    store::create_data_dir(&config.data_dir)?;
+    let worker = worker_name(config)?;
+    let workers = open(config, nats, &topology, connection, &partitions, &worker, counters).await?;
+    tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "summing");
+    Ok(workers)
 }
 
 fn choose(set: &PartitionSet, partitions: u32) -> Result<BTreeSet<u32>, SummerError> {
@@ -218,6 +231,7 @@ async fn open(
     let a_connection = sources_per_connection(max_payload).min(partitions.len());
     let partitions: Vec<u32> = partitions.iter().copied().collect();
     let mut workers = Vec::with_capacity(partitions.len());
+    let life = Arc::new(Life::default());
     for group in partitions.chunks(a_connection) {
         let pulling = connect::connect(nats, "summer pull").await?;
         let bytes = pull_bytes(max_payload, group.len());
@@ -232,7 +246,7 @@ async fn open(
                 topology.rules(partition),
                 partition_config,
                 Arc::new(store),
-                Log::new(pulling.clone(), &topology.names, partition, worker, bytes),
+                Log::new(pulling.clone(), &topology.names, partition, worker, bytes, life.clone()),
                 connection.clone(),
                 topology.names.clone(),
                 counters.clone(),
@@ -249,15 +263,20 @@ fn worker_name(config: &Config) -> Result<String, StoreError> {
         return Ok(config.worker.0.clone());
     }
     let path = config.data_dir.join("worker-id");
-    let suffix = match fs::read_to_string(&path) {
-        Ok(text) => text.trim().to_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    let refuse = |source| StoreError::Folder { path: path.clone(), source };
+    let kept = || match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|suffix| !suffix.is_empty())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(refuse(error)),
+    };
+    let suffix = match kept()? {
+        Some(suffix) => suffix,
+        None => {
             let drawn = hex::encode(rand::random::<[u8; 4]>());
-            write_new(&path, &drawn).map_err(|source| StoreError::Folder { path: path.clone(), source })?;
-            // Of two processes that drew at once, the first to write has decided.
-            fs::read_to_string(&path).map_err(|source| StoreError::Folder { path: path.clone(), source })?
+            put(&path, &drawn).map_err(refuse)?;
+            // Of two processes that drew at once, the last to write has decided.
+            kept()?.unwrap_or(drawn)
         }
-        Err(source) => return Err(StoreError::Folder { path, source }),
     };
     let host: String = gethostname::gethostname()
         .to_string_lossy()
@@ -268,12 +287,11 @@ fn worker_name(config: &Config) -> Result<String, StoreError> {
     Ok(format!("{host}-{suffix}"))
 }
 
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    match fs::OpenOptions::new().write(true).create_new(true).open(path) {
-        Ok(mut file) => io::Write::write_all(&mut file, text.as_bytes()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-    }
+/// Writes a small file whole or not at all.
+fn put(path: &Path, text: &str) -> io::Result<()> {
+    let fresh = path.with_extension(std::process::id().to_string());
+    fs::write(&fresh, text)?;
+    fs::rename(&fresh, path)
 }
 
 #[cfg(test)]

@@ -31,9 +31,11 @@ impl FromStr for Filter {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
-        EnvFilter::try_new(text)
-            .map(|_| Self(text.to_owned()))
-            .map_err(|_| "a level: error, warn, info, debug or trace, or a list of filters")
+        const EXPECTED: &str = "a level: off, error, warn, info, debug or trace, or filters such as info,stream_sum=debug";
+        // A filter takes any word for the name of a module, and would then show nothing but what that one says.
+        let words = text.split(',').filter(|part| !part.contains('='));
+        let all_levels = words.map(str::trim).all(|word| word.parse::<tracing::level_filters::LevelFilter>().is_ok());
+        if all_levels && EnvFilter::try_new(text).is_ok() { Ok(Self(text.to_owned())) } else { Err(EXPECTED) }
     }
 }
 
@@ -70,9 +72,11 @@ serde_as_text!(Filter, Format);
 
 /// Starts logging for the whole process.
 pub fn start(config: &Config) {
-    let filter = EnvFilter::try_new(&config.level.0).expect("a filter is checked when it is read");
-    // The client reports every reconnect as an event, which this program logs in its own words.
-    let filter = filter.add_directive("async_nats=error".parse().expect("a plain directive"));
+    let mut filter = EnvFilter::try_new(&config.level.0).expect("a filter is checked when it is read");
+    if !config.level.0.contains("async_nats") {
+        // The client reports every reconnect as an event, which this program logs in its own words.
+        filter = filter.add_directive("async_nats=error".parse().expect("a plain directive"));
+    }
     let terminal = io::stderr().is_terminal();
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);

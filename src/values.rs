@@ -125,7 +125,7 @@ where
         }
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-            text.trim().parse().map_err(|error: T::Err| E::custom(format_args!("expected {}", error.expectation())))
+            text.parse().map_err(|error: T::Err| E::custom(format_args!("expected {}", error.expectation())))
         }
 
         fn visit_u64<E: de::Error>(self, n: u64) -> Result<T, E> {
@@ -211,6 +211,38 @@ impl fmt::Debug for Secret {
 
 serde_as_text!(Secret);
 
+/// The path of a file with credentials. Should the credentials themselves stand here, they are never printed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecretPath(Secret);
+
+impl SecretPath {
+    pub fn reveal(&self) -> &str {
+        self.0.reveal()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromStr for SecretPath {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for SecretPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.reveal();
+        let is_seed = text.len() >= 58 && text.starts_with('S') && text.bytes().all(|b| b.is_ascii_alphanumeric());
+        if is_seed || text.contains("-----") || text.contains('\n') { self.0.fmt(f) } else { f.write_str(text) }
+    }
+}
+
+serde_as_text!(SecretPath);
+
 /// A server's URL as it may be shown: without the user, password or token in it.
 pub fn redact_url(url: &str) -> String {
     // By hand rather than through a URL parser: what does not parse may hold a password too.
@@ -246,6 +278,14 @@ mod tests {
             let span: Span = text.parse().unwrap();
             assert_eq!(span.to_string().parse(), Ok(span));
         }
+    }
+
+    #[test]
+    fn a_seed_in_place_of_a_path_is_never_shown() {
+        let shown = |text: &str| text.parse::<SecretPath>().unwrap().to_string();
+        assert_eq!(shown("/run/secrets/user.nk"), "/run/secrets/user.nk");
+        assert_eq!(shown(&format!("SU{}", "A".repeat(56))), "[redacted]");
+        assert_eq!(shown("-----BEGIN USER NKEY SEED-----"), "[redacted]");
     }
 
     #[test]

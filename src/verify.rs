@@ -65,7 +65,7 @@ pub struct Latency {
 }
 
 /// A run's end, as `--report` writes it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
     #[serde(flatten)]
     pub counts: Counts,
@@ -96,8 +96,9 @@ pub enum Ending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Copies {
     Several,
-    /// At most one, and it says this, where it is a final at all.
+    /// One, and it says this, where it is a final at all.
     One(Option<Sum>),
+    None,
 }
 
 /// Finals that have been waited for longer than a step of the ladder.
@@ -146,7 +147,7 @@ pub struct Ledger {
 impl Ledger {
     pub fn new(run: RunPrefix, deadline: Duration) -> Self {
         let ladder = LADDER_MS.map(Duration::from_millis).into_iter().filter(|rung| *rung < deadline);
-        let rungs = ladder.chain([deadline, deadline * 2]).map(|rung| (rung, VecDeque::new())).collect();
+        let rungs = ladder.chain([deadline, deadline.saturating_mul(2)]).map(|rung| (rung, VecDeque::new())).collect();
         // An hour at a microsecond, with three digits: 184 KiB.
         let latency_us = Histogram::new_with_max(3_600_000_000, 3).expect("bounds that a histogram takes");
         Self {
@@ -171,9 +172,10 @@ impl Ledger {
         self.awaited.len()
     }
 
-    /// How long the stream that has waited longest for its final has done so; `None` where none waits.
-    pub fn longest_wait(&self, now: Moment) -> Option<Duration> {
-        self.awaited.values().filter_map(|awaited| awaited.since).min().map(|since| now.saturating_sub(since))
+    /// The stream that has waited longest for its final, and how long; `None` where none waits.
+    pub fn longest_wait(&self, now: Moment) -> Option<(StreamId, Duration)> {
+        let waiting = self.awaited.iter().filter_map(|(id, awaited)| Some((awaited.since?, *id)));
+        waiting.min().map(|(since, id)| (id, now.saturating_sub(since)))
     }
 
     /// Whether every stream that was opened has ended.
@@ -261,20 +263,22 @@ impl Ledger {
 
     /// What the leader says of a stream whose final came again. `expected` is what its sum must be.
     pub fn came_again(&mut self, id: StreamId, copies: Copies, expected: Option<Sum>) -> Option<Ending> {
-        let ending = match copies {
-            Copies::Several => Ending::Duplicate,
-            Copies::One(found) if found.is_some() && expected.is_some() && found != expected => Ending::Mismatched,
-            Copies::One(_) => {
-                self.counts.republished += 1;
-                return None;
-            }
-        };
         let before = self.badly.get(&id).copied().unwrap_or(Ending::Verified);
         // A stream ends as one thing: the first violation stands.
         if before != Ending::Verified && before != Ending::Late {
             return None;
         }
-        *self.counter(before) -= 1;
+        let ending = match copies {
+            Copies::Several => Ending::Duplicate,
+            Copies::One(found) if found.is_none() || expected.is_some() && found != expected => Ending::Mismatched,
+            Copies::One(_) => {
+                self.counts.republished += 1;
+                return None;
+            }
+            // Forgotten again, or expired since.
+            Copies::None => return None,
+        };
+        *self.counter(before) = self.counter(before).saturating_sub(1);
         self.end(id, ending);
         Some(ending)
     }
@@ -473,6 +477,17 @@ mod tests {
         ledger.arrived(Some(id(0)), Some(sum(0)), s(2.0));
         assert_eq!(ledger.came_again(id(0), Copies::One(Some(sum(7))), Some(sum(0))), Some(Ending::Mismatched));
         assert_eq!(ledger.finish(s(3.0)).counts, Counts { streams: 1, mismatched: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn what_comes_again_after_a_bad_end_changes_nothing() {
+        let mut ledger = closed(2);
+        ledger.overdue_answered(id(0), None, s(82.0));
+        assert_eq!(ledger.came_again(id(0), Copies::One(Some(sum(0))), Some(sum(0))), None);
+        ledger.arrived(Some(id(1)), Some(sum(1)), s(2.0));
+        assert_eq!(ledger.came_again(id(1), Copies::None, Some(sum(1))), None);
+        assert_eq!((ledger.counts().missing, ledger.counts().republished), (1, 0));
+        assert_eq!(ledger.came_again(id(1), Copies::One(None), Some(sum(1))), Some(Ending::Mismatched));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Connecting: servers, credentials, and what a server must be able to do.
 
-use crate::values::{Secret, Span, list, parsed, redact_url, redacted_urls};
+use crate::values::{Secret, SecretPath, Span, list, parsed, redact_url, redacted_urls};
 use async_nats::jetstream;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -15,10 +15,8 @@ use tokio::time::Instant;
 pub struct Config {
     #[serde(deserialize_with = "list", serialize_with = "redacted_urls")]
     pub servers: Vec<String>,
-    #[serde(deserialize_with = "parsed")]
-    pub creds: String,
-    #[serde(deserialize_with = "parsed")]
-    pub nkey: String,
+    pub creds: SecretPath,
+    pub nkey: SecretPath,
     #[serde(deserialize_with = "parsed")]
     pub user: String,
     pub password: Secret,
@@ -143,11 +141,11 @@ async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> R
             async move { note(event, &connects) }
         });
     if !config.creds.is_empty() {
-        let creds = read("nats.creds", &config.creds)?;
-        options = options.credentials(&creds).map_err(|error| bad_file("nats.creds", &config.creds, error))?;
+        let creds = read("nats.creds", config.creds.reveal(), &config.creds)?;
+        options = options.credentials(&creds).map_err(|error| bad_file("nats.creds", &config.creds, &error))?;
     }
     if !config.nkey.is_empty() {
-        options = options.nkey(read("nats.nkey", &config.nkey)?.trim().to_owned());
+        options = options.nkey(read("nats.nkey", config.nkey.reveal(), &config.nkey)?.trim().to_owned());
     }
     if !config.user.is_empty() {
         options = options.user_and_password(config.user.clone(), config.password.reveal().to_owned());
@@ -156,12 +154,12 @@ async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> R
         options = options.token(config.token.reveal().to_owned());
     }
     if !config.tls_ca.is_empty() {
-        read("nats.tls_ca", &config.tls_ca)?;
+        read("nats.tls_ca", &config.tls_ca, &config.tls_ca)?;
         options = options.add_root_certificates(config.tls_ca.clone().into()).require_tls(true);
     }
     if !config.tls_cert.is_empty() {
-        read("nats.tls_cert", &config.tls_cert)?;
-        read("nats.tls_key", &config.tls_key)?;
+        read("nats.tls_cert", &config.tls_cert, &config.tls_cert)?;
+        read("nats.tls_key", &config.tls_key, &config.tls_key)?;
         options = options
             .add_client_certificate(config.tls_cert.clone().into(), config.tls_key.clone().into())
             .require_tls(true);
@@ -172,12 +170,12 @@ async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> R
     Ok(options)
 }
 
-fn read(key: &'static str, path: &str) -> Result<String, ConnectError> {
-    std::fs::read_to_string(Path::new(path)).map_err(|error| bad_file(key, path, error))
+fn read(key: &'static str, path: &str, shown: &dyn fmt::Display) -> Result<String, ConnectError> {
+    std::fs::read_to_string(path).map_err(|error| bad_file(key, shown, &error))
 }
 
-fn bad_file(key: &'static str, path: &str, cause: io::Error) -> ConnectError {
-    ConnectError::BadFile { key, path: path.to_owned(), cause: cause.to_string() }
+fn bad_file(key: &'static str, shown: &dyn fmt::Display, cause: &io::Error) -> ConnectError {
+    ConnectError::BadFile { key, path: shown.to_string(), cause: cause.to_string() }
 }
 
 /// From 0.1 s, doubling to 2 s, each shortened by up to a half: many clients that lost one server come back spread out.

@@ -10,6 +10,7 @@ use crate::checkpoint::SumsMark;
 use crate::codec;
 use crate::reject::RejectedBatch;
 use crate::row::UnixNanos;
+use crate::stream_id::StreamId;
 use crate::sum::{Sum, Value};
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -30,8 +31,8 @@ pub const REJECT_PAYLOAD: &str = "Reject-Payload";
 /// An effect that is out for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Confirmed {
-    /// The sequence of a final in `sums`; `None` for a reject.
-    pub final_sequence: Option<u64>,
+    /// Where a final is; `None` for a reject.
+    pub place: Option<Place>,
     /// It was there before: an earlier fold, or another worker, has published it.
     pub already_there: bool,
     /// A reject that was there differs from this one.
@@ -75,11 +76,12 @@ impl Effects {
         let once = publish_once(&self.connection, &self.sums, &subject, None, payload, &self.complaints).await;
         match once {
             Once::Stored(sequence) => {
-                Ok(Confirmed { final_sequence: Some(sequence), already_there: false, differs: false })
+                Ok(Confirmed { place: Some(Place { sequence, id: sum.id }), already_there: false, differs: false })
             }
             Once::Found(message) => match codec::decode_final(&message.payload) {
                 Ok(found) if found == sum => {
-                    Ok(Confirmed { final_sequence: Some(message.sequence), already_there: true, differs: false })
+                    let place = Place { sequence: message.sequence, id: sum.id };
+                    Ok(Confirmed { place: Some(place), already_there: true, differs: false })
                 }
                 found => Err(ConflictingFinal { ours: sum, subject, sequence: message.sequence, found: say(found) }),
             },
@@ -102,30 +104,39 @@ impl Effects {
         )
         .await;
         match once {
-            Once::Stored(_) => Confirmed { final_sequence: None, already_there: false, differs: false },
+            Once::Stored(_) => Confirmed { place: None, already_there: false, differs: false },
             Once::Found(found) => {
                 let differs = found.payload != payload
                     || [REJECT_REASON, REJECT_COUNT, REJECT_CHUNKS]
                         .iter()
-                        .any(|name| found.headers.get(*name) != headers.get(*name));
-                Confirmed { final_sequence: None, already_there: true, differs }
+                        .any(|name| found.header(name) != headers.get(*name).map(|value| value.as_str()));
+                Confirmed { place: None, already_there: true, differs }
             }
         }
     }
 
-    /// Whether the leader still has the final that it acknowledged at `sequence`.
-    pub async fn furthest(&self, sequence: u64) -> Result<Furthest, NoAnswer> {
+    /// Whether the leader still has the final of stream `id` where it was confirmed.
+    pub async fn furthest(&self, Place { sequence, id }: Place) -> Result<Furthest, NoAnswer> {
         let jetstream = &self.connection.jetstream;
         let Some(info) = read::stream(jetstream, &self.sums).await? else { return Ok(Furthest::Forgotten) };
-        Ok(match read::message(jetstream, &self.sums, Which::At(sequence)).await? {
-            Some(message) => {
+        let found = read::message(jetstream, &self.sums, Which::At(sequence)).await?;
+        Ok(match found {
+            // Another stream's final in its place: the tail of `sums` was lost, and has grown again.
+            Some(message) if message.subject.as_str() == self.names.final_subject(id) => {
                 let created = read::unix_nanos(info.created);
-                Furthest::There(SumsMark { created, sequence, time: read::unix_nanos(message.time) })
+                Furthest::There(SumsMark { created, sequence, time: message.time })
             }
             None if info.state.first_sequence > sequence => Furthest::Expired,
-            None => Furthest::Forgotten,
+            _ => Furthest::Forgotten,
         })
     }
+}
+
+/// Where in `sums` the final of a stream was confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub sequence: u64,
+    pub id: StreamId,
 }
 
 /// What became of the furthest final of a transaction.

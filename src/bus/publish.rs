@@ -2,11 +2,10 @@
 
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
-use crate::bus::read::{self, Which};
+use crate::bus::read::{self, StoredMessage, Which};
 use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::message::StreamMessage;
 use bytes::Bytes;
 use std::error::Error;
 use std::sync::Mutex;
@@ -102,7 +101,7 @@ pub enum Once {
     /// This publish stored it, at this sequence.
     Stored(u64),
     /// It was there before, and was read back from the leader.
-    Found(StreamMessage),
+    Found(StoredMessage),
 }
 
 /// Publishes to a stream that takes one message a subject, until the leader shows that there is one.

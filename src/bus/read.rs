@@ -5,10 +5,15 @@
 
 use crate::checkpoint::{LogState, MessageMark, Position};
 use crate::row::UnixNanos;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::Context;
-use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::stream::{Info, RawMessageErrorKind};
+use async_nats::jetstream::stream::Info;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use time::format_description::well_known::Rfc3339;
 
 /// Nobody answered, or the answer says nothing about what was asked: asking again may help.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -37,22 +42,82 @@ pub enum Which<'a> {
     NextOf(Position, &'a str),
 }
 
-/// One message; `None` where the leader says that there is none.
-pub async fn message(jetstream: &Context, stream: &str, which: Which<'_>) -> Result<Option<StreamMessage>, NoAnswer> {
-    let handle = jetstream.get_stream_no_info(stream).await.map_err(|error| NoAnswer(error.to_string()))?;
-    let request = handle.raw_message_builder();
-    let request = match which {
-        Which::At(position) => request.sequence(position),
-        Which::LastOf(subject) => request.last_by_subject(subject),
-        Which::NextOf(position, subject) => request.sequence(position).next_by_subject(subject),
-    };
-    match request.send().await {
-        Ok(message) => Ok(Some(message)),
-        Err(error) => match error.kind() {
-            RawMessageErrorKind::NoMessageFound => Ok(None),
-            _ => Err(NoAnswer(error.to_string())),
-        },
+/// A message as its stream holds it.
+#[derive(Clone, Debug)]
+pub struct StoredMessage {
+    pub subject: String,
+    pub sequence: Position,
+    pub time: UnixNanos,
+    pub payload: Bytes,
+    /// As they were sent; empty where there are none. A foreign client may have sent anything at all.
+    headers: Vec<u8>,
+}
+
+impl StoredMessage {
+    pub fn mark(&self) -> MessageMark {
+        MessageMark { position: self.sequence, time: self.time }
     }
+
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.headers.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+        let mut pairs = lines.filter_map(|line| line.split_once(':'));
+        pairs.find(|(found, _)| *found == name).map(|(_, value)| value.trim())
+    }
+}
+
+#[derive(Default, Serialize)]
+struct Request<'a> {
+    #[serde(rename = "seq", skip_serializing_if = "Option::is_none")]
+    sequence: Option<Position>,
+    #[serde(rename = "last_by_subj", skip_serializing_if = "Option::is_none")]
+    last_of: Option<&'a str>,
+    #[serde(rename = "next_by_subj", skip_serializing_if = "Option::is_none")]
+    next_of: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    message: Raw,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    subject: String,
+    #[serde(rename = "seq")]
+    sequence: Position,
+    #[serde(default)]
+    data: String,
+    #[serde(default, rename = "hdrs")]
+    headers: String,
+    time: String,
+}
+
+/// One message; `None` where the leader says that there is none.
+///
+/// The client's own reading of messages fails on headers that break its rules, which a server stores all the same: so
+/// they are not parsed here.
+pub async fn message(jetstream: &Context, stream: &str, which: Which<'_>) -> Result<Option<StoredMessage>, NoAnswer> {
+    let request = match which {
+        Which::At(position) => Request { sequence: Some(position), ..Request::default() },
+        Which::LastOf(subject) => Request { last_of: Some(subject), ..Request::default() },
+        Which::NextOf(position, subject) => Request { sequence: Some(position), next_of: Some(subject), last_of: None },
+    };
+    let raw = match jetstream.request(format!("STREAM.MSG.GET.{stream}"), &request).await {
+        Ok(Response::Ok(Found { message })) => message,
+        Ok(Response::Err { error }) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => return Ok(None),
+        Ok(Response::Err { error }) => return Err(NoAnswer(error.to_string())),
+        Err(error) => return Err(NoAnswer(error.to_string())),
+    };
+    let undecoded = |error: base64::DecodeError| NoAnswer(error.to_string());
+    let time = time::OffsetDateTime::parse(&raw.time, &Rfc3339).map_err(|error| NoAnswer(error.to_string()))?;
+    Ok(Some(StoredMessage {
+        subject: raw.subject,
+        sequence: raw.sequence,
+        time: unix_nanos(time),
+        payload: STANDARD.decode(raw.data).map_err(undecoded)?.into(),
+        headers: STANDARD.decode(raw.headers).map_err(undecoded)?,
+    }))
 }
 
 /// Nanoseconds since the Unix epoch.
@@ -67,8 +132,4 @@ pub fn log_state(info: &Info) -> LogState {
         last: info.state.last_sequence,
         last_time: unix_nanos(info.state.last_timestamp),
     }
-}
-
-pub fn mark(message: &StreamMessage) -> MessageMark {
-    MessageMark { position: message.sequence, time: unix_nanos(message.time) }
 }

@@ -5,21 +5,24 @@
 //! pull ends at once.
 //!
 //! A source ends, and has to be opened again, on: a reconnect, a missed heartbeat, any error of the pull, a position
-//! that is not the next, and a log that is ahead while nothing arrives.
+//! that is not the next, and a consumer that has more while nothing arrives.
 
 use crate::bus::connect::Connection;
 use crate::bus::names::Names;
-use crate::bus::read::{self, NoAnswer, Which};
+use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
 use crate::checkpoint::{Checkpoint, LogReading, LogState, NextMessage, Position};
 use crate::transaction::Batch;
 use async_nats::jetstream::consumer::pull::{self, MessagesErrorKind};
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::context::Context;
+use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -47,6 +50,9 @@ const IDLE_CHECK: Duration = Duration::from_secs(1);
 /// A durable that nobody pulls from is cleared away after this long.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
 
+/// Messages that a source reads one by one, so that it gets past one that can't be pulled.
+const ONE_BY_ONE: u32 = 64;
+
 const INCARNATION_KEY: &str = "stream-sum.incarnation";
 const NONCE_KEY: &str = "stream-sum.nonce";
 
@@ -71,16 +77,6 @@ struct Incarnation {
 }
 
 impl Incarnation {
-    /// Above whatever was found, so that a starting process never gives way, whatever its clock says.
-    fn above(found: Option<&Incarnation>) -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        Self {
-            number: found.map_or(now, |found| now.max(found.number.saturating_add(1))),
-            nonce: hex::encode(rand::random::<[u8; 8]>()),
-        }
-    }
-
     fn of(metadata: &HashMap<String, String>) -> Option<Self> {
         let number = metadata.get(INCARNATION_KEY)?.parse().ok()?;
         Some(Self { number, nonce: metadata.get(NONCE_KEY)?.clone() })
@@ -91,6 +87,35 @@ impl Incarnation {
             (INCARNATION_KEY.to_owned(), self.number.to_string()),
             (NONCE_KEY.to_owned(), self.nonce.clone()),
         ])
+    }
+}
+
+/// The life that this process is, for all the logs that it reads.
+///
+/// Two processes of one name that start together meet on each log in another order. Because a number that one of them
+/// raises counts for all of its logs, one comes out above the other everywhere.
+#[derive(Debug)]
+pub struct Life {
+    number: AtomicU64,
+    nonce: String,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX / 2);
+        Self { number: AtomicU64::new(now), nonce: hex::encode(rand::random::<[u8; 8]>()) }
+    }
+}
+
+impl Life {
+    /// Rises above another life, whatever the clock says: a starting process never gives way.
+    fn rise_above(&self, other: &Incarnation) {
+        self.number.fetch_max(other.number.saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        Incarnation { number: self.number.load(Ordering::Relaxed), nonce: self.nonce.clone() }
     }
 }
 
@@ -119,8 +144,10 @@ pub enum Lost {
     PullFailed(String),
     #[error("position {found} came where {expected} was next")]
     OutOfSequence { expected: Position, found: Position },
-    #[error("the log is at {last}, but nothing has come after {position}")]
-    Behind { position: Position, last: Position },
+    #[error("nothing has come after {position}, though there is more")]
+    Behind { position: Position },
+    #[error("the next few batches were read one by one")]
+    EndOfReading,
 }
 
 /// One partition log as one worker reads it.
@@ -129,8 +156,11 @@ pub struct Log {
     name: String,
     subject: String,
     durable: String,
+    /// What each pull asks for at least.
     pull_bytes: usize,
-    incarnation: Option<Incarnation>,
+    life: Arc<Life>,
+    /// This process has opened the log before.
+    has_opened: bool,
 }
 
 /// A freshly opened source.
@@ -141,14 +171,22 @@ pub struct Opened {
 }
 
 impl Log {
-    pub fn new(connection: Connection, names: &Names, partition: u32, worker: &str, pull_bytes: usize) -> Self {
+    pub fn new(
+        connection: Connection,
+        names: &Names,
+        partition: u32,
+        worker: &str,
+        pull_bytes: usize,
+        life: Arc<Life>,
+    ) -> Self {
         Self {
             connection,
             name: names.log(partition),
             subject: names.log_subject(partition),
             durable: names.durable(worker),
             pull_bytes,
-            incarnation: None,
+            life,
+            has_opened: false,
         }
     }
 
@@ -181,7 +219,7 @@ impl Log {
         let position = checkpoint.position;
         let at_position = if position > 0 && state.first <= position && position <= state.last {
             let found = read::message(self.jetstream(), &self.name, Which::At(position)).await?;
-            found.as_ref().map(read::mark)
+            found.as_ref().map(StoredMessage::mark)
         } else {
             None
         };
@@ -189,11 +227,29 @@ impl Log {
             Some(expected) => {
                 let which = Which::NextOf(expected, &self.subject);
                 let found = read::message(self.jetstream(), &self.name, which).await?;
-                Some(NextMessage { expected, found: found.as_ref().map(read::mark) })
+                Some(NextMessage { expected, found: found.as_ref().map(StoredMessage::mark) })
             }
             None => None,
         };
         Ok(Some(LogReading { state, at_position, next }))
+    }
+
+    /// A source that reads the next few messages one by one, past one that the client can't be sent: its headers break
+    /// the client's rules, and would end the connection again and again.
+    pub fn open_one_by_one(&self, position: Position) -> Source {
+        let mut connects = self.connection.connects();
+        connects.mark_unchanged();
+        Source {
+            jetstream: self.jetstream().clone(),
+            log: self.name.clone(),
+            durable: self.durable.clone(),
+            messages: Messages::OneByOne { left: ONE_BY_ONE, subject: self.subject.clone() },
+            connects,
+            position,
+            next_check: Instant::now() + IDLE_CHECK,
+            check: None,
+            was_ahead: false,
+        }
     }
 
     /// Opens the source at the position after `position`, and ousts whoever pulled under the same name.
@@ -207,13 +263,15 @@ impl Log {
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
-        let found_incarnation = found.as_ref().and_then(|info| Incarnation::of(&info.config.metadata));
-        let incarnation = match (&self.incarnation, &found_incarnation) {
-            (Some(ours), Some(found)) if found > ours => return Err(OpenError::Superseded),
-            (Some(ours), _) => ours.clone(),
-            (None, found) => Incarnation::above(found.as_ref()),
-        };
-        self.incarnation = Some(incarnation.clone());
+        if let Some(other) = found.as_ref().and_then(|info| Incarnation::of(&info.config.metadata))
+            && other > self.life.incarnation()
+        {
+            if self.has_opened {
+                return Err(OpenError::Superseded);
+            }
+            self.life.rise_above(&other);
+        }
+        let incarnation = self.life.incarnation();
         if found.is_some() {
             match stream.delete_consumer(&self.durable).await {
                 Ok(_) => {}
@@ -232,9 +290,12 @@ impl Log {
         };
         // Strict: where another life has made the durable meanwhile, this fails, and the next try reads whose it is.
         let consumer = stream.create_consumer_strict(config).await.map_err(failed)?;
+        self.has_opened = true;
+        // A server that was told to take larger messages since would send none into a pull that has no room for them.
+        let largest = self.connection.client.server_info().max_payload + PULL_HEADROOM;
         let messages = consumer
             .stream()
-            .max_bytes_per_batch(self.pull_bytes)
+            .max_bytes_per_batch(self.pull_bytes.max(largest))
             .max_messages_per_batch(MOST_MESSAGES)
             .expires(PULL_EXPIRES)
             .heartbeat(HEARTBEAT)
@@ -244,7 +305,8 @@ impl Log {
         let source = Source {
             jetstream: self.jetstream().clone(),
             log: self.name.clone(),
-            messages,
+            durable: self.durable.clone(),
+            messages: Messages::Pulled(Box::new(messages)),
             connects,
             position,
             next_check: Instant::now() + IDLE_CHECK,
@@ -267,15 +329,21 @@ fn is_not_found(kind: &ConsumerErrorKind) -> bool {
 pub struct Source {
     jetstream: Context,
     log: String,
-    messages: pull::Stream,
+    durable: String,
+    messages: Messages,
     connects: watch::Receiver<u64>,
     /// Of the last batch that came.
     position: Position,
     next_check: Instant,
-    /// A read of the log's state, sent on the pull's own connection after the last batch came.
-    check: Option<BoxFuture<'static, Result<Option<LogState>, NoAnswer>>>,
-    /// A read since the last batch has found the log ahead.
+    /// A question to whoever delivers, sent on the pull's own connection after the last batch came: is there more?
+    check: Option<BoxFuture<'static, Option<bool>>>,
+    /// An answer since the last batch was that there is.
     was_ahead: bool,
+}
+
+enum Messages {
+    Pulled(Box<pull::Stream>),
+    OneByOne { left: u32, subject: String },
 }
 
 impl Source {
@@ -283,56 +351,87 @@ impl Source {
     pub async fn next(&mut self) -> Result<Batch, Lost> {
         loop {
             tokio::select! {
-                // Batches first: a connection is first in, first out, so whatever was under way when the state was
-                // read has arrived before the answer, and must be seen before it.
+                // Batches before answers: a connection is first in, first out, so whatever was under way when a
+                // question was answered has arrived before the answer, and must be seen before it.
                 biased;
                 changed = self.connects.changed() => {
                     changed.ok();
                     return Err(Lost::Reconnected);
                 }
-                message = self.messages.next() => {
-                    let message = message.ok_or(Lost::ConsumerDeleted)?.map_err(|error| match error.kind() {
-                        MessagesErrorKind::ConsumerDeleted => Lost::ConsumerDeleted,
-                        MessagesErrorKind::MissingHeartbeat => Lost::MissedHeartbeat,
-                        _ => Lost::PullFailed(error.to_string()),
-                    })?;
+                batch = next_message(&mut self.messages, &self.jetstream, &self.log, self.position) => {
+                    let batch = batch?;
                     self.next_check = Instant::now() + IDLE_CHECK;
                     self.check = None;
                     self.was_ahead = false;
-                    return self.accept(message);
+                    let expected = self.position + 1;
+                    if batch.position != expected {
+                        return Err(Lost::OutOfSequence { expected, found: batch.position });
+                    }
+                    self.position = expected;
+                    return Ok(batch);
                 }
-                state = async { self.check.as_mut().expect("guarded").await }, if self.check.is_some() => {
+                ahead = async { self.check.as_mut().expect("guarded").await }, if self.check.is_some() => {
                     self.check = None;
                     self.next_check = Instant::now() + IDLE_CHECK;
-                    // Two reads in a row, and nothing in between: a batch that was stored a moment ago gets the time
-                    // to arrive. No answer says nothing.
-                    if let Ok(Some(LogState { last, .. })) = state {
-                        let ahead = last > self.position;
-                        if ahead && self.was_ahead {
-                            return Err(Lost::Behind { position: self.position, last });
-                        }
-                        self.was_ahead = ahead;
+                    // Two answers in a row, and nothing in between: a batch that was stored a moment ago gets the
+                    // time to arrive. No answer says nothing.
+                    match ahead {
+                        Some(true) if self.was_ahead => return Err(Lost::Behind { position: self.position }),
+                        Some(ahead) => self.was_ahead = ahead,
+                        None => {}
                     }
                 }
                 () = sleep_until(self.next_check), if self.check.is_none() => {
-                    let (jetstream, log) = (self.jetstream.clone(), self.log.clone());
-                    self.check = Some(
-                        async move { Ok(read::stream(&jetstream, &log).await?.as_ref().map(read::log_state)) }.boxed(),
-                    );
+                    let (jetstream, log, durable) = (self.jetstream.clone(), self.log.clone(), self.durable.clone());
+                    let position = self.position;
+                    self.check = Some(async move { is_ahead(&jetstream, &log, &durable, position).await }.boxed());
                 }
             }
         }
     }
+}
 
-    fn accept(&mut self, message: async_nats::jetstream::Message) -> Result<Batch, Lost> {
-        let info = message.info().map_err(|error| Lost::PullFailed(error.to_string()))?;
-        let (found, time) = (info.stream_sequence, read::unix_nanos(info.published));
-        let expected = self.position + 1;
-        if found != expected {
-            return Err(Lost::OutOfSequence { expected, found });
+/// Whether the consumer has more than what came through `position`. It is the consumer that is asked, not the log: it
+/// delivers, so its answer takes the way that the batches take. `None` where there is no answer.
+async fn is_ahead(jetstream: &Context, log: &str, durable: &str, position: Position) -> Option<bool> {
+    match jetstream.request(format!("CONSUMER.INFO.{log}.{durable}"), &()).await.ok()? {
+        Response::Ok(consumer::Info { num_pending, delivered, .. }) => {
+            Some(num_pending > 0 || delivered.stream_sequence > position)
         }
-        self.position = found;
-        Ok(Batch { position: found, time, payload: message.message.payload })
+        // Gone, and its last word did not reach us.
+        Response::Err { error } => (error.code() == 404).then_some(true),
+    }
+}
+
+/// The next message of the log. Cancel-safe.
+async fn next_message(
+    messages: &mut Messages,
+    jetstream: &Context,
+    log: &str,
+    position: Position,
+) -> Result<Batch, Lost> {
+    match messages {
+        Messages::Pulled(pulled) => {
+            let message = pulled.next().await.ok_or(Lost::ConsumerDeleted)?.map_err(|error| match error.kind() {
+                MessagesErrorKind::ConsumerDeleted => Lost::ConsumerDeleted,
+                MessagesErrorKind::MissingHeartbeat => Lost::MissedHeartbeat,
+                _ => Lost::PullFailed(error.to_string()),
+            })?;
+            let info = message.info().map_err(|error| Lost::PullFailed(error.to_string()))?;
+            let (position, time) = (info.stream_sequence, read::unix_nanos(info.published));
+            Ok(Batch { position, time, payload: message.message.payload })
+        }
+        Messages::OneByOne { left: 0, .. } => Err(Lost::EndOfReading),
+        Messages::OneByOne { left, subject } => {
+            let found = read::message(jetstream, log, Which::NextOf(position + 1, subject)).await;
+            match found.map_err(|cause| Lost::PullFailed(cause.to_string()))? {
+                Some(StoredMessage { sequence, time, payload, .. }) => {
+                    *left -= 1;
+                    Ok(Batch { position: sequence, time, payload })
+                }
+                None => Err(Lost::EndOfReading),
+            }
+        }
     }
 }
 
@@ -356,9 +455,11 @@ mod tests {
     #[test]
     fn a_starting_process_is_above_whatever_it_finds() {
         let far_ahead = Incarnation { number: u64::MAX / 2, nonce: "f".into() };
-        assert!(Incarnation::above(Some(&far_ahead)) > far_ahead);
-        let first = Incarnation::above(None);
-        assert_eq!(Incarnation::of(&first.metadata()), Some(first));
+        let life = Life::default();
+        assert!(life.incarnation() < far_ahead);
+        life.rise_above(&far_ahead);
+        assert!(life.incarnation() > far_ahead);
+        assert_eq!(Incarnation::of(&life.incarnation().metadata()), Some(life.incarnation()));
         assert_eq!(Incarnation::of(&HashMap::new()), None);
     }
 }

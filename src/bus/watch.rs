@@ -3,7 +3,9 @@
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
 use crate::bus::names::Names;
+use crate::bus::publish::Throttle;
 use crate::bus::read::{self, NoAnswer, Which};
+use crate::checkpoint::MessageMark;
 use crate::codec;
 use crate::row::UnixNanos;
 use crate::stream_id::{RunPrefix, StreamId};
@@ -72,14 +74,9 @@ impl RunFinals {
         let last = read::message(jetstream, &self.sums, Which::LastOf(&subject)).await?;
         Ok(match (first, last) {
             (Some(first), Some(last)) if first.sequence != last.sequence => Copies::Several,
-            (_, last) => Copies::One(last.and_then(|message| codec::decode_final(&message.payload).ok())),
+            (_, Some(last)) => Copies::One(codec::decode_final(&last.payload).ok()),
+            (_, None) => Copies::None,
         })
-    }
-
-    /// The last sequence of `sums`, and when that stream was created.
-    async fn head(&self) -> Result<Option<(u64, UnixNanos)>, NoAnswer> {
-        let info = read::stream(&self.connection.jetstream, &self.sums).await?;
-        Ok(info.map(|info| (info.state.last_sequence, read::unix_nanos(info.created))))
     }
 
     /// The sequence of the first final of the run after a sequence.
@@ -89,93 +86,146 @@ impl RunFinals {
     }
 
     /// Watches from the head of `sums` on, which comes first. Ends when the receiver is dropped.
-    pub async fn watch(self) -> Result<(u64, mpsc::Receiver<Arrival>), NoAnswer> {
-        let (head, created) = self.head().await?.unwrap_or_default();
+    pub async fn watch(self) -> Result<(u64, mpsc::Receiver<Arrival>), WatchError> {
+        let info = read::stream(&self.connection.jetstream, &self.sums).await?.ok_or(WatchError::NoSums)?;
         let (arrivals, receiver) = mpsc::channel(QUEUED);
-        let watch = Watch { finals: self, last: head, created, arrivals };
-        tokio::spawn(watch.run());
-        Ok((head, receiver))
+        let head = MessageMark {
+            position: info.state.last_sequence,
+            time: read::unix_nanos(info.state.last_timestamp),
+        };
+        let created = read::unix_nanos(info.created);
+        let mut watch = Watch { finals: self, last: head, created, arrivals, complaints: Throttle::default() };
+        // What can't be watched at all is said before anything is sent.
+        let messages = watch.open().await?;
+        tokio::spawn(watch.run(messages));
+        Ok((head.position, receiver))
     }
+}
+
+/// Why finals can't be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    #[error("{0}")]
+    NoAnswer(#[from] NoAnswer),
+    #[error("there is no such stream")]
+    NoSums,
+    #[error("{0}")]
+    Failed(String),
+    #[error("the connection was made anew")]
+    Reconnected,
+    #[error("the run has ended")]
+    Ended,
+}
+
+fn failed(error: impl std::fmt::Display) -> WatchError {
+    WatchError::Failed(error.to_string())
 }
 
 struct Watch {
     finals: RunFinals,
-    /// The last sequence of `sums` that was seen.
-    last: u64,
+    /// The last message that was seen.
+    last: MessageMark,
     created: UnixNanos,
     arrivals: mpsc::Sender<Arrival>,
+    complaints: Throttle,
 }
 
 impl Watch {
-    async fn run(mut self) {
+    async fn run(mut self, messages: pull::Stream) {
+        let mut connects = self.finals.connection.connects();
         let mut pauses = backoff::reopening();
-        while !self.arrivals.is_closed() {
-            let before = self.last;
-            if let Err(cause) = self.follow().await {
-                tracing::debug!(cause, "watching the finals anew");
+        let mut followed = self.follow(messages).await;
+        loop {
+            let cause = match followed {
+                Ok(()) | Err(WatchError::Ended) => return,
+                Err(cause) => cause,
+            };
+            if self.complaints.is_due() {
+                tracing::warn!(%cause, "watching the finals anew");
             }
-            if self.last > before {
-                pauses = backoff::reopening();
-            }
-            let pause = pauses.next().expect("the pauses never end");
             tokio::select! {
                 () = self.arrivals.closed() => return,
-                () = tokio::time::sleep(pause) => {}
+                // What failed while NATS was away is tried again as soon as it is back.
+                _ = connects.changed() => pauses = backoff::reopening(),
+                () = tokio::time::sleep(pauses.next().expect("the pauses never end")) => {}
             }
+            connects.mark_unchanged();
+            let opened = tokio::select! {
+                _ = connects.changed() => Err(WatchError::Reconnected),
+                opened = self.open() => opened,
+            };
+            followed = match opened {
+                Ok(messages) => {
+                    pauses = backoff::reopening();
+                    self.follow(messages).await
+                }
+                Err(cause) => Err(cause),
+            };
         }
     }
 
-    /// Hands on finals from the last one seen until something goes wrong.
-    async fn follow(&mut self) -> Result<(), String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
+    /// Where to go on: after the last message seen, or, where `sums` was made anew or rolled back, after its time: then
+    /// sequences are given again, but what is stored from now on is younger.
+    async fn start(&mut self) -> Result<DeliverPolicy, WatchError> {
+        let jetstream = &self.finals.connection.jetstream;
+        let info = read::stream(jetstream, &self.finals.sums).await?.ok_or(WatchError::NoSums)?;
+        let created = read::unix_nanos(info.created);
+        let kept = info.state.first_sequence..=info.state.last_sequence;
+        let mut same = created == self.created && info.state.last_sequence >= self.last.position;
+        if same && self.last.position > 0 && kept.contains(&self.last.position) {
+            let which = Which::At(self.last.position);
+            let found = read::message(jetstream, &self.finals.sums, which).await?;
+            // One that was deleted says nothing.
+            same = found.is_none_or(|found| found.mark() == self.last);
+        }
+        if same {
+            return Ok(DeliverPolicy::ByStartSequence { start_sequence: self.last.position + 1 });
+        }
+        tracing::error!("sums is not what it was: it was made anew or rolled back, and may have forgotten finals");
+        (self.created, self.last.position) = (created, 0);
+        let after = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.last.time) + 1).map_err(failed)?;
+        Ok(DeliverPolicy::ByStartTime { start_time: after })
+    }
+
+    async fn open(&mut self) -> Result<pull::Stream, WatchError> {
+        let deliver_policy = self.start().await?;
+        let stream = self.finals.connection.jetstream.get_stream_no_info(&self.finals.sums).await.map_err(failed)?;
+        let config = pull::Config {
+            deliver_policy,
+            filter_subject: self.finals.filter.clone(),
+            ack_policy: AckPolicy::None,
+            replay_policy: ReplayPolicy::Instant,
+            inactive_threshold: INACTIVE_THRESHOLD,
+            num_replicas: 1,
+            memory_storage: true,
+            ..pull::Config::default()
+        };
+        let consumer = stream.create_consumer(config).await.map_err(failed)?;
+        let pull = consumer.stream().max_messages_per_batch(MOST_MESSAGES).expires(PULL_EXPIRES).heartbeat(HEARTBEAT);
+        pull.messages().await.map_err(failed)
+    }
+
+    /// Hands on finals until something goes wrong, or nobody wants them any more.
+    async fn follow(&mut self, mut messages: pull::Stream) -> Result<(), WatchError> {
         let mut connects = self.finals.connection.connects();
         connects.mark_unchanged();
-        let head = self.finals.head().await.map_err(|error| text(&error))?;
-        let (head, created) = head.ok_or("there is no such stream")?;
-        // Made anew, or rolled back: sequences below the last one seen are given again, so it is read from its start.
-        if created != self.created || head < self.last {
-            (self.last, self.created) = (0, created);
-        }
-        let stream = self.finals.connection.jetstream.get_stream_no_info(&self.finals.sums).await;
-        let consumer = stream
-            .map_err(|error| text(&error))?
-            .create_consumer(pull::Config {
-                deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.last + 1 },
-                filter_subject: self.finals.filter.clone(),
-                ack_policy: AckPolicy::None,
-                replay_policy: ReplayPolicy::Instant,
-                inactive_threshold: INACTIVE_THRESHOLD,
-                num_replicas: 1,
-                memory_storage: true,
-                ..pull::Config::default()
-            })
-            .await
-            .map_err(|error| text(&error))?;
-        let mut messages = consumer
-            .stream()
-            .max_messages_per_batch(MOST_MESSAGES)
-            .expires(PULL_EXPIRES)
-            .heartbeat(HEARTBEAT)
-            .messages()
-            .await
-            .map_err(|error| text(&error))?;
         loop {
             let message = tokio::select! {
                 biased;
-                _ = connects.changed() => return Err("the connection was made anew".to_owned()),
+                _ = connects.changed() => return Err(WatchError::Reconnected),
                 () = self.arrivals.closed() => return Ok(()),
-                message = messages.next() => message.ok_or("the pull has ended")?.map_err(|error| text(&error))?,
+                message = messages.next() => message.ok_or_else(|| failed("the pull has ended"))?.map_err(failed)?,
             };
             let at = Instant::now();
-            let sequence = message.info().map_err(|error| text(&error))?.stream_sequence;
+            let info = message.info().map_err(failed)?;
+            let mark = MessageMark { position: info.stream_sequence, time: read::unix_nanos(info.published) };
             let subject = message.message.subject.to_string();
             let id = self.finals.names.stream_of_final(&subject);
             // The subject says whose final it is; a payload that says another is a wrong one.
             let sum = codec::decode_final(&message.message.payload).ok().filter(|sum| Some(sum.id) == id);
-            if self.arrivals.send(Arrival { subject, id, sum, sequence, at }).await.is_err() {
-                return Ok(());
-            }
-            self.last = sequence;
+            let arrival = Arrival { subject, id, sum, sequence: mark.position, at };
+            self.arrivals.send(arrival).await.map_err(|_| WatchError::Ended)?;
+            self.last = mark;
         }
     }
 }

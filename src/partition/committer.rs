@@ -5,8 +5,9 @@
 
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
-use crate::bus::finals::{Confirmed, ConflictingFinal, Effects, Furthest};
-use crate::bus::read;
+use crate::bus::finals::{Confirmed, ConflictingFinal, Effects, Furthest, Place};
+use crate::bus::publish::Throttle;
+use crate::bus::read::{self, NoAnswer};
 use crate::checkpoint::{Checkpoint, SumsMark, judge_before_commit};
 use crate::crash_point;
 use crate::partition::counters::Counters;
@@ -68,13 +69,14 @@ pub struct Committer {
 }
 
 /// A transaction whose effects are being confirmed.
-#[derive(Default)]
 struct Pending {
     unconfirmed: usize,
     already_there: u64,
-    /// The highest sequence in `sums` of its finals.
-    furthest: Option<u64>,
+    /// The final of it that is furthest on in `sums`.
+    furthest: Option<Place>,
     sealed: Option<Box<Transaction>>,
+    /// How often the connection had been made when the transaction was opened.
+    connects: u64,
 }
 
 enum Effect {
@@ -96,7 +98,7 @@ impl Committer {
         let mut queue: VecDeque<Numbered<Effect>> = VecDeque::new();
         let mut in_flight = InFlight::new();
         // Sealed transactions, and the open one last.
-        let mut pending = VecDeque::from([Pending::default()]);
+        let mut pending = VecDeque::from([self.pending()]);
         let mut first = self.committed.borrow().transaction + 1;
         let mut checking: Option<BoxFuture<'static, Checked>> = None;
         let mut writing: Option<JoinHandle<Result<Committed, StoreError>>> = None;
@@ -114,7 +116,7 @@ impl Committer {
                 && let Some(transaction) = front.sealed.take()
             {
                 crash_point::reached("effects-confirmed");
-                checking = Some(self.check(transaction, front.furthest));
+                checking = Some(self.check(transaction, front));
             }
             let idle = queue.is_empty() && in_flight.is_empty() && checking.is_none() && writing.is_none();
             if hung_up && idle {
@@ -149,7 +151,12 @@ impl Committer {
                 }
                 Some((number, outcome)) = in_flight.next(), if !in_flight.is_empty() => {
                     let place = usize::try_from(number - first).expect("two transactions at most");
-                    self.confirmed(&mut pending[place], outcome)?;
+                    if let Err(error) = self.confirmed(&mut pending[place], outcome) {
+                        if let Some(writing) = writing {
+                            self.written(joined(writing.await)?);
+                        }
+                        return Err(error);
+                    }
                 }
                 received = work.recv(), if !hung_up && queue.is_empty() => match received {
                     None => hung_up = true,
@@ -162,11 +169,16 @@ impl Committer {
                     }
                     Some(Work::Seal(transaction)) => {
                         pending.back_mut().expect("an open transaction").sealed = Some(transaction);
-                        pending.push_back(Pending::default());
+                        pending.push_back(self.pending());
                     }
                 },
             }
         }
+    }
+
+    fn pending(&self) -> Pending {
+        let connects = *self.connection.connects().borrow();
+        Pending { unconfirmed: 0, already_there: 0, furthest: None, sealed: None, connects }
     }
 
     fn publish(&self, number: u64, effect: Effect) -> BoxFuture<'static, Numbered<Outcome>> {
@@ -185,7 +197,7 @@ impl Committer {
         let counters = &self.counters;
         match outcome {
             Ok(confirmed) => {
-                let counter = match (confirmed.final_sequence, confirmed.already_there) {
+                let counter = match (confirmed.place, confirmed.already_there) {
                     (Some(_), false) => &counters.finals_published,
                     (Some(_), true) => &counters.finals_already_there,
                     (None, false) => &counters.rejects_published,
@@ -194,7 +206,7 @@ impl Committer {
                 counter.add(1);
                 counters.rejects_differing.add(u64::from(confirmed.differs));
                 pending.already_there += u64::from(confirmed.already_there);
-                pending.furthest = pending.furthest.max(confirmed.final_sequence);
+                pending.furthest = pending.furthest.max(confirmed.place);
             }
             Err(conflict) if self.halt => return Err(CommitError::Conflict(conflict)),
             Err(conflict) => {
@@ -208,47 +220,21 @@ impl Committer {
 
     /// Reads back the furthest final, and sees that the log still reaches the position. Waits for answers as long as
     /// it takes: without them nothing is committed.
-    fn check(&self, mut transaction: Box<Transaction>, mut furthest: Option<u64>) -> BoxFuture<'static, Checked> {
-        let (effects, connection, log) = (self.effects.clone(), self.connection.clone(), self.log.clone());
-        let before: Option<SumsMark> = self.committed.borrow().checkpoint.sums;
+    fn check(&self, mut transaction: Box<Transaction>, pending: &Pending) -> BoxFuture<'static, Checked> {
+        let before = self.committed.borrow().checkpoint.sums;
+        let lost_since = *self.connection.connects().borrow() != pending.connects;
+        let check = Check {
+            connection: self.connection.clone(),
+            log: self.log.clone(),
+            effects: self.effects.clone(),
+            halt: self.halt,
+            complaints: Throttle::default(),
+        };
+        let furthest = pending.furthest;
         async move {
-            let mut republished = 0;
-            transaction.checkpoint.sums = before;
-            for pause in backoff::reopening() {
-                let Some(sequence) = furthest else { break };
-                match effects.furthest(sequence).await {
-                    Ok(Furthest::There(mark)) => {
-                        transaction.checkpoint.sums = Some(mark);
-                        break;
-                    }
-                    Ok(Furthest::Expired) => break,
-                    Ok(Furthest::Forgotten) => {
-                        tracing::error!(%log, sequence, "sums has lost a final that it acknowledged: publishing those of this transaction again");
-                        for (id, row) in &transaction.rows {
-                            if let Some(sum) = row.final_sum(*id) {
-                                let confirmed = effects.publish_final(sum).await.map_err(|c| CommitError::Conflict(Box::new(c)))?;
-                                furthest = furthest.max(confirmed.final_sequence);
-                                republished += u64::from(!confirmed.already_there);
-                            }
-                        }
-                    }
-                    Err(cause) => tracing::debug!(%log, %cause, "no answer from sums before a commit"),
-                }
-                tokio::time::sleep(pause).await;
-            }
-            for pause in backoff::reopening() {
-                match read::stream(&connection.jetstream, &log).await {
-                    Ok(Some(info)) => {
-                        let state = read::log_state(&info);
-                        judge_before_commit(&transaction.checkpoint, &state)
-                            .map_err(|verdict| CommitError::Doubt(verdict.to_string()))?;
-                        break;
-                    }
-                    Ok(None) => return Err(CommitError::Doubt("there is no such stream".to_owned())),
-                    Err(cause) => tracing::debug!(%log, %cause, "no answer from the log before a commit"),
-                }
-                tokio::time::sleep(pause).await;
-            }
+            let (mark, republished) = check.finals(&transaction, furthest, lost_since).await?;
+            transaction.checkpoint.sums = highest(before, mark);
+            check.log_reaches(&transaction.checkpoint).await?;
             Ok((transaction, republished))
         }
         .boxed()
@@ -268,6 +254,103 @@ impl Committer {
     fn written(&self, committed: Committed) {
         tracing::debug!(log = %self.log, position = committed.checkpoint.position, "committed");
         self.committed.send_replace(committed);
+    }
+}
+
+/// The checks of one transaction before it is committed.
+struct Check {
+    connection: Connection,
+    log: String,
+    effects: Arc<Effects>,
+    halt: bool,
+    complaints: Throttle,
+}
+
+impl Check {
+    /// Sees that the furthest final is still where it was confirmed. Where it is not, or where the connection was lost
+    /// since the first was (whoever kept `sums` may have lost its tail with it), all are published again.
+    async fn finals(
+        &self,
+        transaction: &Transaction,
+        mut furthest: Option<Place>,
+        lost_since: bool,
+    ) -> Result<(Option<SumsMark>, u64), CommitError> {
+        let mut republished = 0;
+        if lost_since && furthest.is_some() {
+            furthest = self.publish_again(transaction, &mut republished).await?;
+        }
+        let mut doubted = None;
+        for pause in backoff::reopening() {
+            let Some(place) = furthest else { return Ok((None, republished)) };
+            match self.effects.furthest(place).await {
+                Ok(Furthest::There(mark)) => return Ok((Some(mark), republished)),
+                Ok(Furthest::Expired) => return Ok((None, republished)),
+                Ok(Furthest::Forgotten) if doubted != Some(place) => doubted = Some(place),
+                Ok(Furthest::Forgotten) => {
+                    tracing::error!(
+                        log = %self.log, sequence = place.sequence,
+                        "sums has lost a final that it acknowledged: publishing those of this transaction again"
+                    );
+                    furthest = self.publish_again(transaction, &mut republished).await?;
+                }
+                Err(cause) => self.complain("no answer from sums: nothing is committed until it comes", &cause),
+            }
+            tokio::time::sleep(pause).await;
+        }
+        unreachable!("the pauses never end")
+    }
+
+    /// Publishes the finals of the transaction again, and says which is the furthest now.
+    async fn publish_again(
+        &self,
+        transaction: &Transaction,
+        republished: &mut u64,
+    ) -> Result<Option<Place>, CommitError> {
+        let finals: Vec<Sum> = transaction.rows.iter().filter_map(|(id, row)| row.final_sum(*id)).collect();
+        let mut publishing =
+            futures_util::stream::iter(finals.into_iter().map(|sum| self.effects.publish_final(sum))).buffer_unordered(WINDOW);
+        let mut furthest = None;
+        while let Some(confirmed) = publishing.next().await {
+            match confirmed {
+                Ok(confirmed) => {
+                    furthest = furthest.max(confirmed.place);
+                    *republished += u64::from(!confirmed.already_there);
+                }
+                Err(conflict) if self.halt => return Err(CommitError::Conflict(Box::new(conflict))),
+                // Said and counted when it was first published.
+                Err(_) => {}
+            }
+        }
+        Ok(furthest)
+    }
+
+    async fn log_reaches(&self, checkpoint: &Checkpoint) -> Result<(), CommitError> {
+        for pause in backoff::reopening() {
+            match read::stream(&self.connection.jetstream, &self.log).await {
+                Ok(Some(info)) => {
+                    return judge_before_commit(checkpoint, &read::log_state(&info))
+                        .map_err(|verdict| CommitError::Doubt(verdict.to_string()));
+                }
+                Ok(None) => return Err(CommitError::Doubt("there is no such stream".to_owned())),
+                Err(cause) => self.complain("no answer from the log: nothing is committed until it comes", &cause),
+            }
+            tokio::time::sleep(pause).await;
+        }
+        unreachable!("the pauses never end")
+    }
+
+    fn complain(&self, what: &str, cause: &NoAnswer) {
+        if self.complaints.is_due() {
+            tracing::warn!(log = %self.log, %cause, "{what}");
+        }
+    }
+}
+
+/// The mark that reaches further; that of another `sums` never counts against the new one.
+fn highest(before: Option<SumsMark>, found: Option<SumsMark>) -> Option<SumsMark> {
+    match (before, found) {
+        (Some(before), Some(found)) if before.created == found.created && before.sequence > found.sequence => Some(before),
+        (before, found) => found.or(before),
     }
 }
 

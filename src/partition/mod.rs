@@ -14,8 +14,9 @@ use crate::bus::backoff;
 use crate::bus::connect::Connection;
 use crate::bus::finals::{ConflictingFinal, Effects};
 use crate::bus::names::Names;
+use crate::bus::publish::Throttle;
 use crate::bus::read::NoAnswer;
-use crate::bus::source::{Log, Lost, OpenError, Source};
+use crate::bus::source::{Log, Lost, OpenError, Opened, Source};
 use crate::checkpoint::{Checkpoint, LogReading, Position, Verdict, judge};
 use crate::chunk::SeqNo;
 use crate::shutdown;
@@ -38,6 +39,10 @@ const IDENTITY_CHECK: Duration = Duration::from_secs(5);
 /// How long a verdict must stand, over reads that were answered, before it is believed: an R3 leader that has lost
 /// its peers goes on answering for up to 20 s.
 const VERDICT_STANDS: Duration = Duration::from_secs(30);
+
+/// After this many sessions without a commit, the next few batches are read one by one instead of pulled: one of them
+/// may be what ends the connection.
+const MOST_FRUITLESS: u32 = 3;
 
 /// Rows to look up at once without leaving the async thread.
 const FEW_ROWS: usize = 64;
@@ -106,6 +111,9 @@ pub struct Partition {
     /// The position that did not come when it was next. It may lie well after the checkpoint, so it is remembered, or
     /// a hole there would never be seen as one.
     skipped: Option<Position>,
+    /// Sessions in a row that were lost before anything was committed.
+    fruitless: u32,
+    complaints: Throttle,
 }
 
 /// How a session ended without a reason to give up.
@@ -116,6 +124,14 @@ enum Ended {
         why: String,
         progressed: bool,
     },
+}
+
+/// How the work of a session is over.
+enum Over {
+    Stopped,
+    /// The few batches that were to be read one by one are folded.
+    Read,
+    Lost(String),
 }
 
 /// A session's working parts.
@@ -145,7 +161,7 @@ impl Partition {
         names: Names,
         counters: Arc<Counters>,
     ) -> Self {
-        Self { rules, config, store, log, connection, names, counters, doubt: None, skipped: None }
+        Self { rules, config, store, log, connection, names, counters, doubt: None, skipped: None, fruitless: 0, complaints: Throttle::default() }
     }
 
     /// Folds until told to stop.
@@ -188,21 +204,22 @@ impl Partition {
             Ok(session) => session,
             Err(why) => return Ok(Ended::Lost { why, progressed: false }),
         };
-        let began = *session.committed.borrow();
-        let ended = self.work(&mut session, stop).await;
+        let began = session.committed.borrow().transaction;
+        let over = self.work(&mut session, stop).await;
         self.skipped = session.skipped;
         let position = session.fold.position();
-        let last = match ended {
-            Ok(None) => self.drain(session).await,
-            _ => self.abandon(session).await,
+        let last = match over {
+            // What was read one by one has to be committed, or it would be to read again.
+            Ok(Over::Stopped | Over::Read) => self.drain(session).await,
+            Ok(Over::Lost(_)) | Err(_) => self.abandon(session).await,
         };
-        match (ended?, last) {
+        match (over?, last) {
             (_, Err(CommitError::Store(error))) => Err(error.into()),
             (_, Err(CommitError::Conflict(conflict))) => {
                 Err(PartitionError::Conflict { partition: self.rules.partition, conflict })
             }
-            (None, Ok(committed)) => {
-                let uncommitted = position - committed.checkpoint.position;
+            (Over::Stopped, last) => {
+                let uncommitted = last.map_or(0, |committed| position - committed.checkpoint.position);
                 if uncommitted > 0 {
                     tracing::warn!(
                         log = self.log.name(),
@@ -212,12 +229,14 @@ impl Partition {
                 }
                 Ok(Ended::Stopped)
             }
-            (None, Err(CommitError::Doubt(_))) => Ok(Ended::Stopped),
-            (Some(why), Ok(committed)) => {
-                Ok(Ended::Lost { why, progressed: committed.transaction > began.transaction })
-            }
-            (Some(_), Err(error @ CommitError::Doubt(_))) => {
+            (Over::Read | Over::Lost(_), Err(error @ CommitError::Doubt(_))) => {
                 Ok(Ended::Lost { why: error.to_string(), progressed: false })
+            }
+            (Over::Read, Ok(_)) => Ok(Ended::Lost { why: Lost::EndOfReading.to_string(), progressed: true }),
+            (Over::Lost(why), Ok(committed)) => {
+                let progressed = committed.transaction > began;
+                self.fruitless = if progressed { 0 } else { self.fruitless + 1 };
+                Ok(Ended::Lost { why, progressed })
             }
         }
     }
@@ -249,15 +268,21 @@ impl Partition {
                 }
             },
         }
-        let opened = match self.log.open(checkpoint.position).await {
-            Ok(opened) => opened,
-            Err(OpenError::Superseded) => {
-                return Err(PartitionError::Superseded { partition: self.rules.partition });
+        let (source, refolding) = if self.fruitless >= MOST_FRUITLESS {
+            self.fruitless = 0;
+            (self.log.open_one_by_one(checkpoint.position), 0)
+        } else {
+            match self.log.open(checkpoint.position).await {
+                Ok(Opened { source, sent_before }) => {
+                    (source, sent_before.map_or(0, |sent| sent.saturating_sub(checkpoint.position)))
+                }
+                Err(OpenError::Superseded) => {
+                    return Err(PartitionError::Superseded { partition: self.rules.partition });
+                }
+                Err(error) => return Ok(Err(error.to_string())),
             }
-            Err(error) => return Ok(Err(error.to_string())),
         };
         self.counters.opened.add(1);
-        let refolding = opened.sent_before.map_or(0, |sent| sent.saturating_sub(checkpoint.position));
         tracing::info!(log = self.log.name(), position = checkpoint.position, refolding, "opened the log");
 
         let (work, queue) = mpsc::channel(QUEUED_BATCHES);
@@ -276,7 +301,7 @@ impl Partition {
         };
         Ok(Ok(Session {
             fold: Fold::new(self.rules, checkpoint),
-            source: opened.source,
+            source,
             work,
             committed,
             committer: tokio::spawn(committer.run(queue, cancel.clone())),
@@ -309,8 +334,8 @@ impl Partition {
         Ok(format!("the log is in doubt: {name}"))
     }
 
-    /// Pulls and folds. Ends with `None` when told to stop, or with the reason to open the log again.
-    async fn work(&self, session: &mut Session, stop: &CancellationToken) -> Result<Option<String>, PartitionError> {
+    /// Pulls and folds until told to stop, or until the log has to be opened again.
+    async fn work(&self, session: &mut Session, stop: &CancellationToken) -> Result<Over, PartitionError> {
         let mut next_check = Instant::now() + IDENTITY_CHECK;
         let mut check: Option<BoxFuture<'_, IdentityCheck>> = None;
         loop {
@@ -320,9 +345,9 @@ impl Partition {
             let seal_at = if full { Instant::now() } else { session.seal_at };
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(None),
+                () = stop.cancelled() => return Ok(Over::Stopped),
                 // The committer ends by itself only where it can't go on; `drain` and `abandon` say why.
-                () = session.work.closed() => return Ok(Some("committing has ended".to_owned())),
+                () = session.work.closed() => return Ok(Over::Lost("committing has ended".to_owned())),
                 _ = session.committed.changed() => {
                     let transaction = session.committed.borrow_and_update().transaction;
                     if session.sealed == Some(transaction) {
@@ -348,11 +373,14 @@ impl Partition {
                     match reading {
                         Ok(Some(reading)) => {
                             if let Err(verdict) = judge(&checkpoint, &reading) {
-                                return Ok(Some(verdict.to_string()));
+                                return Ok(Over::Lost(verdict.to_string()));
                             }
                         }
-                        Ok(None) => return Ok(Some("there is no such stream".to_owned())),
-                        Err(cause) => tracing::debug!(log = self.log.name(), %cause, "no answer to an identity check"),
+                        Ok(None) => return Ok(Over::Lost("there is no such stream".to_owned())),
+                        Err(cause) if self.complaints.is_due() => {
+                            tracing::warn!(log = self.log.name(), %cause, "no answer to an identity check");
+                        }
+                        Err(_) => {}
                     }
                 }
                 () = sleep_until(next_check), if check.is_none() => {
@@ -364,11 +392,12 @@ impl Partition {
                     let Some((permit, batch)) = pulled else { continue };
                     let batch = match batch {
                         Ok(batch) => batch,
+                        Err(Lost::EndOfReading) => return Ok(Over::Read),
                         Err(lost) => {
                             if let Lost::OutOfSequence { expected, .. } = lost {
                                 session.skipped = Some(expected);
                             }
-                            return Ok(Some(lost.to_string()));
+                            return Ok(Over::Lost(lost.to_string()));
                         }
                     };
                     if session.fold.open_batches() == 0 {

@@ -40,7 +40,7 @@ fn chunker(server: &Server, streams: u64, report: &Path) -> Process {
         &format!("chunker --streams {streams} --chunks 2 --chunk-bytes 8 --seed 7 --run {RUN} --report"),
     )
     .arg(report)
-    .env("STREAM_SUM_CHUNKER__DEADLINE", "2s")
+    .env("STREAM_SUM_CHUNKER__DEADLINE", "8s")
     .spawn()
 }
 
@@ -93,7 +93,7 @@ async fn each_broken_guarantee_is_named_and_the_exit_code_is_3() {
     say(&jetstream, id(6), right(0)).await;
     chunking.wait_for_log("finals are delayed", 1);
     crate::support::wait_for("the deadline", || {
-        chunking.log().iter().any(|entry| entry["message"] == "finals are delayed" && entry["by_s"] == 2.0)
+        chunking.log().iter().any(|entry| entry["message"] == "finals are delayed" && entry["by_s"] == 8.0)
     });
     say(&jetstream, id(4), right(4)).await;
 

@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use stream_sum::chunk::{Chunk, SeqNo};
-use stream_sum::codec::encode_chunk;
 use stream_sum::nats_server;
 use stream_sum::stream_id::StreamId;
 use tempfile::TempDir;
@@ -57,7 +55,8 @@ impl Server {
         let jetstream = if self.extra.contains("jetstream") {
             String::new()
         } else {
-            format!("jetstream {{ store_dir: {:?} }}\n", self.store())
+            // More than any disk here: what is reserved is not what is used.
+            format!("jetstream {{ store_dir: {:?}, max_file_store: 1TB }}\n", self.store())
         };
         fs::write(
             &config,
@@ -228,6 +227,11 @@ impl Program {
         Process { child: Some(child), _folder: self.folder, stdout, stderr }
     }
 
+    pub fn env_bytes(mut self, name: &str, value: &[u8]) -> Self {
+        self.command.env(name, std::os::unix::ffi::OsStrExt::from_bytes(value) as &std::ffi::OsStr);
+        self
+    }
+
     /// Runs it to its end.
     pub fn run(self) -> Ended {
         self.spawn().wait()
@@ -282,14 +286,20 @@ impl Process {
     }
 
     /// Ends it without a chance to clean up, and gives back what it had logged.
-    pub fn kill(self) -> Vec<Value> {
-        self.signal(Signal::SIGKILL);
+    pub fn kill(mut self) -> Vec<Value> {
+        if self.is_running() {
+            self.signal(Signal::SIGKILL);
+        }
         parse_log(&self.wait().stderr)
     }
 
     /// What it has logged so far.
     pub fn log(&self) -> Vec<Value> {
         parse_log(&String::from_utf8_lossy(&fs::read(&self.stderr).unwrap()))
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_none()
     }
 
     pub fn stdout_so_far(&self) -> Vec<u8> {
@@ -365,11 +375,21 @@ pub fn count(report: &Value, field: &str) -> u64 {
     report[field].as_u64().unwrap_or_else(|| panic!("no {field} in {report}"))
 }
 
-/// A chunk batch.
+/// A chunk batch, byte by byte as a foreign client would write it.
 pub fn batch(chunks: &[(StreamId, u64, &[u8])]) -> Vec<u8> {
     let mut payload = Vec::new();
     for (id, seq_no, data) in chunks {
-        encode_chunk(&mut payload, &Chunk { id: *id, seq_no: SeqNo::new(*seq_no).unwrap(), data });
+        payload.extend([0x93, 0xc4, 16]);
+        payload.extend(id.as_bytes());
+        payload.push(u8::try_from(*seq_no).ok().filter(|n| *n < 128).expect("a fixint"));
+        match u8::try_from(data.len()) {
+            Ok(len) => payload.extend([0xc4, len]),
+            Err(_) => {
+                payload.push(0xc6);
+                payload.extend(u32::try_from(data.len()).unwrap().to_be_bytes());
+            }
+        }
+        payload.extend(*data);
     }
     payload
 }
