@@ -270,7 +270,9 @@ impl Run {
         match timeout(CATCH_UP, caught_up).await {
             Ok(done) => done,
             Err(_) => {
-                tracing::warn!("sums does not say whether more finals are stored: a duplicate at the very end would not be seen");
+                tracing::warn!(
+                    "sums does not say whether more finals are stored: a duplicate at the very end would not be seen"
+                );
                 Ok(())
             }
         }
@@ -316,7 +318,9 @@ fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttle>) -> BoxF
             };
             match answer {
                 Ok(answer) => return answer,
-                Err(cause) if complaints.is_due() => tracing::warn!(%cause, "no answer from sums about a final: asking again"),
+                Err(cause) if complaints.is_due() => {
+                    tracing::warn!(%cause, "no answer from sums about a final: asking again")
+                }
                 Err(_) => {}
             }
             tokio::time::sleep(pause).await;

@@ -31,7 +31,8 @@ impl FromStr for Filter {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
-        const EXPECTED: &str = "a level: off, error, warn, info, debug or trace, or filters such as info,stream_sum=debug";
+        const EXPECTED: &str =
+            "a level: off, error, warn, info, debug or trace, or filters such as info,stream_sum=debug";
         // A filter takes any word for the name of a module, and would then show nothing but what that one says.
         let words = text.split(',').filter(|part| !part.contains('='));
         let all_levels = words.map(str::trim).all(|word| word.parse::<tracing::level_filters::LevelFilter>().is_ok());

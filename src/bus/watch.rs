@@ -89,10 +89,8 @@ impl RunFinals {
     pub async fn watch(self) -> Result<(u64, mpsc::Receiver<Arrival>), WatchError> {
         let info = read::stream(&self.connection.jetstream, &self.sums).await?.ok_or(WatchError::NoSums)?;
         let (arrivals, receiver) = mpsc::channel(QUEUED);
-        let head = MessageMark {
-            position: info.state.last_sequence,
-            time: read::unix_nanos(info.state.last_timestamp),
-        };
+        let head =
+            MessageMark { position: info.state.last_sequence, time: read::unix_nanos(info.state.last_timestamp) };
         let created = read::unix_nanos(info.created);
         let mut watch = Watch { finals: self, last: head, created, arrivals, complaints: Throttle::default() };
         // What can't be watched at all is said before anything is sent.

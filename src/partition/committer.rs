@@ -307,8 +307,8 @@ impl Check {
         republished: &mut u64,
     ) -> Result<Option<Place>, CommitError> {
         let finals: Vec<Sum> = transaction.rows.iter().filter_map(|(id, row)| row.final_sum(*id)).collect();
-        let mut publishing =
-            futures_util::stream::iter(finals.into_iter().map(|sum| self.effects.publish_final(sum))).buffer_unordered(WINDOW);
+        let mut publishing = futures_util::stream::iter(finals.into_iter().map(|sum| self.effects.publish_final(sum)))
+            .buffer_unordered(WINDOW);
         let mut furthest = None;
         while let Some(confirmed) = publishing.next().await {
             match confirmed {
@@ -349,7 +349,9 @@ impl Check {
 /// The mark that reaches further; that of another `sums` never counts against the new one.
 fn highest(before: Option<SumsMark>, found: Option<SumsMark>) -> Option<SumsMark> {
     match (before, found) {
-        (Some(before), Some(found)) if before.created == found.created && before.sequence > found.sequence => Some(before),
+        (Some(before), Some(found)) if before.created == found.created && before.sequence > found.sequence => {
+            Some(before)
+        }
         (before, found) => found.or(before),
     }
 }

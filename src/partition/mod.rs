@@ -161,7 +161,19 @@ impl Partition {
         names: Names,
         counters: Arc<Counters>,
     ) -> Self {
-        Self { rules, config, store, log, connection, names, counters, doubt: None, skipped: None, fruitless: 0, complaints: Throttle::default() }
+        Self {
+            rules,
+            config,
+            store,
+            log,
+            connection,
+            names,
+            counters,
+            doubt: None,
+            skipped: None,
+            fruitless: 0,
+            complaints: Throttle::default(),
+        }
     }
 
     /// Folds until told to stop.

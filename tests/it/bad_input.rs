@@ -1,7 +1,11 @@
 //! Bad input and trouble: one sentence that says what and what to do, the right exit code, and no secret.
 
 use crate::support::{Ended, PATIENCE, Program, Server, apply, summer};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 
 /// Asserts the exit code, and that the one sentence says each of `says`.
 #[track_caller]
@@ -69,6 +73,97 @@ fn a_token_is_taken() {
 }
 
 #[test]
+fn an_nkey_is_taken_and_a_seed_in_place_of_its_file_never_shown() {
+    let user = nkeys::KeyPair::new_user();
+    let server = Server::with_config(&format!("authorization {{ users: [{{ nkey: {} }}] }}\n", user.public_key()));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("user.nk");
+    let seed = user.seed().unwrap();
+    fs::write(&file, format!("{seed}\n")).unwrap();
+    Program::at(&server, "topology apply --partitions 1 --nkey").arg(&file).run().expect(0);
+    fs::write(&file, nkeys::KeyPair::new_user().seed().unwrap()).unwrap();
+    check(Program::at(&server, "topology show --nkey").arg(&file).run(), 2, &["refuses these credentials"]);
+    let mistaken = Program::at(&server, "topology show").env("STREAM_SUM_NATS__NKEY", &seed).run();
+    assert!(!mistaken.stderr.contains(&seed), "{}", mistaken.stderr);
+    check(mistaken, 2, &["nats.nkey names [redacted]"]);
+}
+
+/// A JWT as NATS has them: claims signed by an nkey.
+fn jwt(issuer: &nkeys::KeyPair, subject: &nkeys::KeyPair, nats: &serde_json::Value) -> String {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let claims = serde_json::json!({
+        "jti": "test", "iat": 1_700_000_000, "iss": issuer.public_key(), "sub": subject.public_key(), "name": "test",
+        "nats": nats,
+    });
+    let header = encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
+    let signed = format!("{header}.{}", encode(claims.to_string().as_bytes()));
+    let signature = encode(&issuer.sign(signed.as_bytes()).unwrap());
+    format!("{signed}.{signature}")
+}
+
+#[test]
+fn a_credentials_file_is_taken() {
+    let operator = nkeys::KeyPair::new_operator();
+    let [system, account] = [(); 2].map(|()| nkeys::KeyPair::new_account());
+    let user = nkeys::KeyPair::new_user();
+    let limits = serde_json::json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "conn": -1, "leaf": -1, "wildcards": true,
+        "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
+    });
+    let account_claims = serde_json::json!({ "type": "account", "version": 2, "limits": limits });
+    let system_limits = serde_json::json!({ "subs": -1, "data": -1, "payload": -1, "conn": -1 });
+    let system_claims = serde_json::json!({ "type": "account", "version": 2, "limits": system_limits });
+    let user_claims = serde_json::json!({
+        "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {},
+    });
+    let server = Server::with_config(&format!(
+        "operator: {}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {}, {}: {} }}\n",
+        jwt(&operator, &operator, &serde_json::json!({ "type": "operator", "version": 2 })),
+        system.public_key(),
+        system.public_key(),
+        jwt(&operator, &system, &system_claims),
+        account.public_key(),
+        jwt(&operator, &account, &account_claims),
+    ));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("user.creds");
+    let user_jwt = jwt(&account, &user, &user_claims);
+    let creds = |seed: &str| {
+        format!(
+            "-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        )
+    };
+    fs::write(&file, creds(&user.seed().unwrap())).unwrap();
+    Program::at(&server, "topology apply --partitions 1 --creds").arg(&file).run().expect(0);
+    fs::write(&file, creds(&nkeys::KeyPair::new_user().seed().unwrap())).unwrap();
+    check(Program::at(&server, "topology show --creds").arg(&file).run(), 2, &["refuses these credentials"]);
+    fs::write(&file, "no credentials").unwrap();
+    check(Program::at(&server, "topology show --creds").arg(&file).run(), 2, &["nats.creds names", "cannot be used"]);
+    check(Program::at(&server, "topology show").run(), 2, &["refuses these credentials"]);
+}
+
+#[test]
+fn a_server_that_is_too_old() {
+    // As an old server introduces itself; none that old can be had any more.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut writing = stream.try_clone().unwrap();
+        let info = r#"{"server_id":"old","version":"2.9.25","proto":1,"headers":true,"max_payload":1048576}"#;
+        write!(writing, "INFO {info}\r\n").unwrap();
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if line.starts_with("PING") {
+                writing.write_all(b"PONG\r\n").unwrap();
+            }
+        }
+    });
+    let ended = Program::new("topology show --server").arg(format!("127.0.0.1:{port}")).run();
+    check(ended, 2, &["nats-server 2.9.25", "is too old: stream-sum needs 2.10"]);
+}
+
+#[test]
 fn a_topology_that_is_missing_or_disagrees() {
     let server = Server::start();
     let folder = tempfile::tempdir().unwrap();
@@ -115,7 +210,11 @@ fn a_full_log_is_named() {
     let ended = Program::at(&server, "chunker --streams 100 --chunk-bytes 1024")
         .env("STREAM_SUM_CHUNKER__DEADLINE", "2s")
         .run();
-    check(ended, 1, &["the log chunks-0 has been full for 2s", "topology.log_max_bytes"]);
+    let ended = ended.expect(1);
+    for what in ["the log chunks-0 has been full for 2s", "topology.log_max_bytes"] {
+        assert!(ended.sentence().contains(what), "{}", ended.stderr);
+    }
+    assert!(ended.stdout().contains("unfinished"), "it ends with its ledger all the same: {}", ended.stdout());
 }
 
 #[test]
@@ -160,6 +259,13 @@ fn configuration() {
     check(Program::new("summer --worker a.b").run(), 2, &["summer.worker", "A-Z a-z 0-9"]);
     check(Program::new("summer --partitions 3-1").run(), 2, &["summer.partitions", "a list of partitions"]);
     check(Program::new("chunker --rate fast").run(), 2, &["chunker.rate", "the command line"]);
+    check(Program::new("chunker --workers 512").run(), 2, &["chunker.workers", "from 1 to 256"]);
+    for level in ["warning", "loud"] {
+        check(with("").env("STREAM_SUM_LOG__LEVEL", level).run(), 2, &["log.level", "error, warn, info"]);
+    }
+    check(with("").env_bytes("STREAM_SUM_NATS__PASSWORD", b"\xff").run(), 2, &["STREAM_SUM_NATS__PASSWORD", "UTF-8"]);
+    let forever = with("").env("STREAM_SUM_NATS__STARTUP_TIMEOUT", "500000000000y").run();
+    check(forever, 2, &["nats.startup_timeout", "ten years"]);
 
     let shown = with("[nats]\nservers = [\"nats://me:s3cret@a\"]\ntoken = \"s3cret\"\n").run().expect(0);
     assert!(!shown.stdout().contains("s3cret") && shown.stdout().contains("[redacted]"), "{}", shown.stdout());
@@ -186,9 +292,10 @@ fn a_report_that_can_not_be_written_is_refused_before_the_run() {
 #[test]
 fn a_final_that_is_not_there() {
     let server = Server::start();
+    let get = || Program::at(&server, "get 000102030405060708090a0b0c0d0e0f").run();
+    check(get(), 2, &["there is no stream sums", "stream-sum topology apply"]);
     apply(&server, 1);
-    let ended = Program::at(&server, "get 000102030405060708090a0b0c0d0e0f").run();
-    check(ended, 1, &["there is no final of stream 000102030405060708090a0b0c0d0e0f"]);
+    check(get(), 1, &["there is no final of stream 000102030405060708090a0b0c0d0e0f"]);
 }
 
 #[test]
@@ -240,4 +347,28 @@ fn a_final_that_contradicts_one_already_there_is_a_violation() {
     });
     Program::at(&server, "chunker --streams 10 --chunks 2").run().expect(0);
     going_on.stop().expect(0);
+}
+
+#[test]
+fn a_full_sums_is_named_and_waited_for() {
+    let server = Server::start();
+    let apply = |sums: &str| {
+        Program::at(&server, "topology apply --partitions 1")
+            .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "64MiB")
+            .env("STREAM_SUM_TOPOLOGY__SUMS_MAX_BYTES", sums)
+            .run()
+            .expect(0)
+    };
+    apply("1MiB");
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, folder.path(), "").spawn();
+    let chunking = Program::at(&server, "chunker --streams 20000 --chunks 0").spawn();
+    let says_so = |entry: &serde_json::Value| {
+        entry["message"].as_str().is_some_and(|said| said.contains("the stream sums is full"))
+    };
+    crate::support::wait_for("a full sums", || summing.log().iter().any(says_so));
+    assert!(apply("64MiB").stdout().contains("changed sums: max_bytes 1MiB -> 64MiB"));
+    let ended = chunking.wait().expect(0);
+    assert!(ended.stdout().lines().any(|line| line.split_whitespace().eq(["verified", "20000"])), "{}", ended.stdout());
+    summing.stop().expect(0);
 }

@@ -1,6 +1,8 @@
 //! Processes that die: summers again and again, nats-server in between, and nothing is lost or there twice.
 
-use crate::support::{Process, Program, Server, apply, count, messages, parse_log, summer, total, wait_for, wait_until};
+use crate::support::{
+    Process, Program, Server, apply, count, messages, parse_log, summer, total, wait_for, wait_until,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::HashSet;

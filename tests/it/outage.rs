@@ -1,9 +1,11 @@
 //! NATS goes away and comes back.
 
-use crate::support::{Program, Server, apply, count, parse_log, summer, total, wait_until};
+use crate::support::{Process, Program, Server, apply, count, parse_log, summer, total, wait_for, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_nats_is_waited_out_by_all() {
@@ -12,11 +14,17 @@ async fn an_outage_of_nats_is_waited_out_by_all() {
     let folder = tempfile::tempdir().unwrap();
     let summing = summer(&server, &folder.path().join("data"), "").spawn();
     let report = folder.path().join("report.json");
-    let chunking = Program::at(&server, "chunker --streams 2500 --chunks 10 --rate 5000 --report").arg(&report).spawn();
-    let grown = async |server: &Server, by: u64| {
+    let mut chunking =
+        Program::at(&server, "chunker --streams 5000 --chunks 10 --rate 5000 --report").arg(&report).spawn();
+    // More finals, or all that there will be.
+    let mut grown = async |server: &Server, by: u64| {
         let sums = server.jetstream().await.get_stream("sums").await.unwrap();
         let before = sums.cached_info().state.messages;
-        wait_until("finals", async || (sums.get_info().await.ok()?.state.messages >= before + by).then_some(())).await;
+        wait_until("finals", async || {
+            let grown = sums.get_info().await.ok()?.state.messages >= before + by;
+            (grown || !chunking.is_running()).then_some(())
+        })
+        .await;
     };
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         grown(&server, 100).await;
@@ -28,7 +36,7 @@ async fn an_outage_of_nats_is_waited_out_by_all() {
     grown(&server, 100).await;
     chunking.wait().expect(0);
     let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
-    assert_eq!(count(&report, "verified"), 2500, "{report}");
+    assert_eq!(count(&report, "verified"), 5000, "{report}");
     let ended = summing.stop().expect(0);
     let opened = total(&parse_log(&ended.stderr), "stopped", "opened");
     assert!(opened >= 5, "logs were opened again after each outage: {opened}\n{}", ended.stderr);
@@ -49,4 +57,55 @@ async fn a_consumer_deleted_by_somebody_is_made_again() {
     }
     Program::at(&server, "chunker --streams 100 --chunks 3").run().expect(0);
     summing.stop().expect(0);
+}
+
+#[test]
+fn a_stop_while_nats_is_away_is_obeyed_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["summer", "chunker --streams 5"] {
+        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+            let starting = Program::new(command)
+                .args(&["--server", "nats://127.0.0.1:9"])
+                .env("STREAM_SUM_NATS__STARTUP_TIMEOUT", "1h")
+                .current_dir(folder.path())
+                .spawn();
+            // Until it watches for signals, one would end it in its own way.
+            wait_for("signals watched", || starting.watches_signals());
+            starting.signal(signal);
+            starting.wait_for(Duration::from_secs(10)).expect(0);
+        }
+    }
+}
+
+#[test]
+fn a_second_signal_does_not_wait() {
+    let mut server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let summing = uncommitted(&server, folder.path());
+    // With NATS gone, what is folded can't be committed: the drain takes its time.
+    server.stop(Signal::SIGKILL);
+    summing.signal(Signal::SIGTERM);
+    summing.wait_for_log("stopping: draining and committing; a second signal stops at once", 1);
+    summing.signal(Signal::SIGINT);
+    assert_eq!(summing.wait_for(Duration::from_secs(5)).code(), 130);
+}
+
+#[test]
+fn a_drain_that_nats_does_not_answer_ends_in_time() {
+    let mut server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let summing = uncommitted(&server, folder.path());
+    server.stop(Signal::SIGKILL);
+    summing.signal(Signal::SIGTERM);
+    let ended = summing.wait_for(Duration::from_secs(11)).expect(0);
+    assert!(ended.stderr.contains("stopped before the last batches were committed"), "{}", ended.stderr);
+}
+
+/// A summer that has folded batches and committed none.
+fn uncommitted(server: &Server, folder: &Path) -> Process {
+    apply(server, 1);
+    let summing = summer(server, folder, "").env("STREAM_SUM_SUMMER__CHECKPOINT_INTERVAL", "1h").spawn();
+    summing.wait_for_log("opened the log", 1);
+    Program::at(server, "chunker --streams 10 --chunks 3").run().expect(0);
+    summing
 }

@@ -77,10 +77,14 @@ fn standard_input_is_summed_as_a_dash() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("input"), noise(3_000_000, 1)).unwrap();
     let input = folder.path().join("input");
-    let names = ["input".into(), "-".into()];
+    // Who names it again finds it at its end.
+    let names = ["input".into(), "-".into(), "-".into()];
     let ended = sum(&server, folder.path(), &names).stdin(&input).run().expect(0);
     let digest = String::from_utf8(sha1sum(folder.path(), &["input".into()])).unwrap();
-    assert_eq!(ended.stdout(), format!("{digest}{}", digest.replace("input", "-")));
+    assert_eq!(
+        ended.stdout(),
+        format!("{digest}{}da39a3ee5e6b4b0d3255bfef95601890afd80709  -\n", digest.replace("input", "-"))
+    );
 }
 
 #[test]

@@ -298,6 +298,15 @@ impl Process {
         parse_log(&String::from_utf8_lossy(&fs::read(&self.stderr).unwrap()))
     }
 
+    /// Whether the process handles SIGTERM and SIGINT itself by now.
+    pub fn watches_signals(&self) -> bool {
+        let id = self.child.as_ref().unwrap().id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+        [Signal::SIGTERM, Signal::SIGINT].iter().all(|signal| caught & (1 << (*signal as i32 - 1)) != 0)
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().unwrap().try_wait().unwrap().is_none()
     }

@@ -1,8 +1,11 @@
 //! As a foreign client sees it: plain async-nats calls and hand-written bytes.
 
-use crate::support::{Server, apply, batch, id_in, messages, parse_log, summer, total, wait_until};
+use crate::support::{Program, Server, apply, batch, id_in, messages, parse_log, summer, total, wait_until};
 use async_nats::HeaderMap;
 use async_nats::jetstream;
+use std::io::Write;
+use std::net::TcpStream;
+use stream_sum::stream_id::StreamId;
 
 const BATTERY: &str = "93c410000102030405060708090a0b0c0d0e0f01c40762617474657279";
 const HORSE: &str = "93c410000102030405060708090a0b0c0d0e0f02c40620686f727365";
@@ -17,6 +20,11 @@ async fn publish(jetstream: &jetstream::Context, subject: &str, payload: Vec<u8>
 async fn last(jetstream: &jetstream::Context, stream: &str, subject: &str) -> jetstream::message::StreamMessage {
     let stream = jetstream.get_stream(stream).await.unwrap();
     wait_until(subject, async || stream.get_last_raw_message_by_subject(subject).await.ok()).await
+}
+
+fn final_subject(id: StreamId) -> String {
+    let hex_id = id.to_string();
+    format!("sums.{}.{}", &hex_id[..8], &hex_id[8..])
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
@@ -64,8 +72,7 @@ async fn what_is_rejected_is_kept_with_its_reason_and_the_partition_goes_on() {
     }
     let folder = tempfile::tempdir().unwrap();
     let summing = summer(&server, folder.path(), "").spawn();
-    let hex_id = id(5).to_string();
-    let done = last(&jetstream, "sums", &format!("sums.{}.{}", &hex_id[..8], &hex_id[8..])).await;
+    let done = last(&jetstream, "sums", &final_subject(id(5))).await;
     assert!(hex::encode(&done.payload).ends_with("03c4144b177dc1bb6960eddba2d012b9e29ef727b1d593"));
     summing.stop().expect(0);
 
@@ -114,4 +121,50 @@ async fn a_batch_sent_twice_counts_once() {
     let log = parse_log(&summing.stop().expect(0).stderr);
     assert_eq!(total(&log, "stopped", "duplicates"), 3);
     assert!(messages(&jetstream, "rejects").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_headers_no_client_can_read_holds_nobody_up() {
+    let server = Server::start();
+    apply(&server, 2);
+    let jetstream = server.jetstream().await;
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, folder.path(), "").spawn();
+    summing.wait_for_log("opened the log", 2);
+    // As bytes on the wire: a client library would not send this.
+    let (id, bad) = (id_in(0, 2, 8, 0), "NATS/1.0\r\nbad key: v\r\nno colon\r\n\r\n");
+    let good = batch(&[(id, 1, b"a")]);
+    let mut raw = TcpStream::connect(server.url().trim_start_matches("nats://")).unwrap();
+    let (header_bytes, all_bytes) = (bad.len(), bad.len() + good.len());
+    raw.write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n").unwrap();
+    write!(raw, "HPUB chunks.0 {header_bytes} {all_bytes}\r\n{bad}").unwrap();
+    raw.write_all(&good).unwrap();
+    raw.write_all(b"\r\nPING\r\n").unwrap();
+    let log = jetstream.get_stream("chunks-0").await.unwrap();
+    wait_until("the message", async || (log.get_info().await.unwrap().state.messages == 1).then_some(())).await;
+    // The stream that it opened goes on, and so do all others.
+    publish(&jetstream, "chunks.0", batch(&[(id, 2, b"")])).await;
+    Program::at(&server, "chunker --streams 100 --chunks 3").run().expect(0);
+    let found = last(&jetstream, "sums", &final_subject(id)).await;
+    assert!(hex::encode(&found.payload).ends_with("02c41486f7e437faa5a7fce15d1ddcb9eaeaea377667b8"));
+    summing.stop().expect(0);
+}
+
+#[tokio::test]
+async fn a_reject_that_is_there_and_differs_is_counted_and_kept() {
+    let server = Server::start();
+    apply(&server, 1);
+    let jetstream = server.jetstream().await;
+    let created = jetstream.get_stream("chunks-0").await.unwrap().cached_info().created.unix_timestamp_nanos();
+    publish(&jetstream, &format!("rejects.0.{created}.1"), b"somebody else's".to_vec()).await;
+    publish(&jetstream, "chunks.0", b"junk".to_vec()).await;
+    let id = id_in(0, 1, 8, 0);
+    publish(&jetstream, "chunks.0", batch(&[(id, 1, b"")])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, folder.path(), "").spawn();
+    last(&jetstream, "sums", &final_subject(id)).await;
+    let log = parse_log(&summing.stop().expect(0).stderr);
+    let counted = ["rejects_published", "rejects_already_there", "rejects_differing"];
+    assert_eq!(counted.map(|field| total(&log, "stopped", field)), [0, 1, 1]);
+    assert_eq!(messages(&jetstream, "rejects").await[0].payload, "somebody else's");
 }
