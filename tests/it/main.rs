@@ -1,6 +1,7 @@
 //! Integration tests: the real program against a real nats-server.
 
 mod bad_input;
+mod bounds;
 mod cluster;
 mod crash;
 mod ledger;

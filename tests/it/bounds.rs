@@ -1,0 +1,99 @@
+//! Bounds: small transactions, little memory, many partitions, large chunks, and what comes of them.
+
+use crate::support::{Program, Server, apply, count, messages, parse_log, summer, total};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// Runs a chunker to its end, and says how many streams were verified.
+fn verified(server: &Server, flags: &str, environment: &[(&str, &str)]) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    let program = Program::at(server, &format!("chunker {flags} --report")).arg(&report);
+    environment.iter().fold(program, |program, (name, value)| program.env(name, value)).run().expect(0);
+    count(&serde_json::from_slice::<Value>(&fs::read(report).unwrap()).unwrap(), "verified")
+}
+
+fn commits(server: &Server, folder: &Path, environment: &[(&str, &str)]) -> u64 {
+    let program = summer(server, folder, "");
+    let summing = environment.iter().fold(program, |program, (name, value)| program.env(name, value)).spawn();
+    summing.wait_for_log("opened the log", 1);
+    assert_eq!(verified(server, "--streams 200 --chunks 50", &[]), 200);
+    total(&parse_log(&summing.stop().expect(0).stderr), "stopped", "commits")
+}
+
+#[test]
+fn a_transaction_ends_by_its_bytes_as_well_as_by_time() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let never = ("STREAM_SUM_SUMMER__CHECKPOINT_INTERVAL", "1h");
+    let by_bytes =
+        commits(&server, &folder.path().join("a"), &[never, ("STREAM_SUM_SUMMER__CHECKPOINT_BYTES", "16KiB")]);
+    assert!(by_bytes > 5, "{by_bytes}");
+    let at_the_end = commits(&server, &folder.path().join("a"), &[never]);
+    assert_eq!(at_the_end, 1);
+}
+
+#[test]
+fn more_live_streams_than_memory_are_read_back_from_the_store() {
+    let server = Server::start();
+    apply(&server, 2);
+    let folder = tempfile::tempdir().unwrap();
+    // Room for 170 rows a partition, and 4,000 streams that take turns.
+    let summing = summer(&server, folder.path(), "")
+        .env("STREAM_SUM_SUMMER__CACHE_BYTES", "100KiB")
+        .env("STREAM_SUM_SUMMER__CHECKPOINT_INTERVAL", "20ms")
+        .spawn();
+    let many = [("STREAM_SUM_CHUNKER__LIVE_STREAMS", "1000")];
+    assert_eq!(verified(&server, "--streams 8000 --chunks 10", &many), 8000);
+    let log = parse_log(&summing.stop().expect(0).stderr);
+    assert!(total(&log, "stopped", "commits") > 20, "{log:?}");
+}
+
+#[test]
+fn more_partitions_than_one_connection_carries() {
+    let server = Server::start();
+    Program::at(&server, "topology apply --partitions 48")
+        .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "64MiB")
+        .env("STREAM_SUM_TOPOLOGY__SUMS_MAX_BYTES", "64MiB")
+        .run()
+        .expect(0);
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, folder.path(), "").spawn();
+    summing.wait_for_log("opened the log", 48);
+    assert_eq!(verified(&server, "--streams 1000 --chunks 3", &[]), 1000);
+    summing.stop().expect(0);
+}
+
+#[test]
+fn the_largest_chunks_and_batches_go_through() {
+    let server = Server::start();
+    apply(&server, 2);
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, folder.path(), "").spawn();
+    // A batch as large as the server's limit lets it be: it stays 64 KiB below.
+    let largest = [("STREAM_SUM_CHUNKER__BATCH_BYTES", "64MiB")];
+    assert_eq!(verified(&server, "--streams 20 --chunks 4 --chunk-bytes 524288", &largest), 20);
+    assert_eq!(verified(&server, "--streams 200 --chunks 40 --chunk-bytes 3000", &largest), 200);
+    assert_eq!(verified(&server, "--streams 20 --chunks 0", &largest), 20);
+    summing.stop().expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_that_sums_forgot_before_the_commit_is_published_again() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, folder.path(), "").env("STREAM_SUM_SUMMER__CHECKPOINT_INTERVAL", "1h").spawn();
+    summing.wait_for_log("opened the log", 1);
+    assert_eq!(verified(&server, "--streams 10 --chunks 3", &[]), 10);
+    let jetstream = server.jetstream().await;
+    let sums = jetstream.get_stream("sums").await.unwrap();
+    assert!(sums.delete_message(10).await.unwrap());
+    let log = parse_log(&summing.stop().expect(0).stderr);
+    assert_eq!(total(&log, "stopped", "finals_republished"), 1);
+    let subjects: BTreeSet<_> = messages(&jetstream, "sums").await.iter().map(|m| m.subject.to_string()).collect();
+    assert_eq!(subjects.len(), 10);
+}
