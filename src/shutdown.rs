@@ -5,7 +5,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// How long a role may take to drain and commit once it is asked to stop.
-pub const DRAIN: std::time::Duration = std::time::Duration::from_secs(9);
+pub const DRAIN: std::time::Duration = std::time::Duration::from_secs(8);
 
 /// Watches for signals. The token is cancelled by the first; the second ends the process at once.
 pub fn on_signals() -> io::Result<CancellationToken> {

@@ -200,6 +200,7 @@ fn note(event: Event, connects: &watch::Sender<u64>) {
             tracing::error!(subscription, "the client dropped messages that came too fast")
         }
         Event::ServerError(error) => tracing::warn!(%error, "the NATS server reported an error"),
-        Event::ClientError(error) => tracing::warn!(%error, "the NATS client reported an error"),
+        // Every try to reconnect that fails is one.
+        Event::ClientError(error) => tracing::debug!(%error, "the NATS client reported an error"),
     }
 }
