@@ -87,33 +87,34 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<Outcome, ChunkerError> {
     let stop = stop.child_token();
+    let seed = choices.seed.unwrap_or_else(rand::random);
+    let workload = Workload { seed, chunks: config.chunks, chunk_bytes: config.chunk_bytes };
     let starting = async {
         let connection = connect::connect(nats, "chunker").await?;
         let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
-        Ok::<_, ChunkerError>((connection, topology))
+        if config.chunk_bytes > topology.max_chunk_bytes {
+            let (chunk_bytes, most) = (config.chunk_bytes, topology.max_chunk_bytes);
+            return Err(ChunkerError::ChunkTooLarge { chunk_bytes, most });
+        }
+        if !topology.once_only {
+            tracing::warn!(
+                "sums takes more than one message a subject: nothing but luck keeps finals from being there twice"
+            );
+        }
+        let options = run::Options {
+            run: choices.run,
+            deadline: config.deadline.0,
+            batch_bytes: config.batch_bytes.bytes(),
+            patience: None,
+            workload: Some(workload),
+        };
+        let run = Run::start(&connection, &topology, options).await?;
+        Ok((topology, run))
     };
-    let (connection, topology) = tokio::select! {
+    let (topology, mut run) = tokio::select! {
         () = stop.cancelled() => return Ok(Outcome::default()),
         started = starting => started?,
     };
-    if config.chunk_bytes > topology.max_chunk_bytes {
-        return Err(ChunkerError::ChunkTooLarge { chunk_bytes: config.chunk_bytes, most: topology.max_chunk_bytes });
-    }
-    if !topology.once_only {
-        tracing::warn!(
-            "sums takes more than one message a subject: nothing but luck keeps finals from being there twice"
-        );
-    }
-    let seed = choices.seed.unwrap_or_else(rand::random);
-    let workload = Workload { seed, chunks: config.chunks, chunk_bytes: config.chunk_bytes };
-    let options = run::Options {
-        run: choices.run,
-        deadline: config.deadline.0,
-        batch_bytes: config.batch_bytes.bytes(),
-        patience: None,
-        workload: Some(workload),
-    };
-    let mut run = Run::start(&connection, &topology, options).await?;
     tracing::info!(run = %run.prefix, seed, streams = config.streams, partitions = topology.partitions, "chunking");
 
     let generation = Arc::new(Generation {

@@ -272,13 +272,18 @@ impl Cli {
             Command::Sum { files } => {
                 let stop = shutdown::on_signals().map_err(CliError::Signals)?;
                 let (deadline, batch_bytes) = (config.chunker.deadline, config.chunker.batch_bytes);
-                let outcome =
+                let sum_files::Outcome { unreadable, violated, failure } =
                     sum_files::run(&files, deadline, batch_bytes, &config.nats, &config.topology, &mut out, stop)
                         .await?;
-                Ok(match outcome {
-                    sum_files::Outcome { mismatched: 1.., .. } => Exit::Violation,
-                    sum_files::Outcome { unreadable: 1.., .. } => Exit::Failed,
-                    _ => Exit::Done,
+                match failure {
+                    Some(failure) if violated => complain(&failure.into()),
+                    Some(failure) => return Err(failure.into()),
+                    None => {}
+                }
+                Ok(match unreadable {
+                    _ if violated => Exit::Violation,
+                    0 => Exit::Done,
+                    _ => Exit::Failed,
                 })
             }
             Command::Get { id } => {

@@ -189,6 +189,9 @@ impl Run {
     fn arrived(&mut self, arrival: &Arrival) -> Step {
         self.arrived = arrival.sequence;
         let now = arrival.at.saturating_duration_since(self.began);
+        if arrival.replayed && !arrival.id.is_some_and(|id| self.lock().is_awaited(id)) {
+            return Step::Nothing;
+        }
         let seen = self.lock().arrived(arrival.id, arrival.sum, now);
         match seen {
             Seen::Ended(id, ending) => {

@@ -49,12 +49,14 @@ pub enum SumError {
 }
 
 /// How the files fared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Outcome {
-    /// Could not be read.
+    /// Files that could not be read.
     pub unreadable: usize,
-    /// The final was not the file's SHA-1.
-    pub mismatched: usize,
+    /// A final was not its file's SHA-1, was there twice, or belonged to no file.
+    pub violated: bool,
+    /// Why not every file was summed.
+    pub failure: Option<SumError>,
 }
 
 /// Why there is nothing to print for a file.
@@ -83,20 +85,20 @@ pub async fn run(
     let starting = async {
         let connection = connect::connect(nats, "sum").await?;
         let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
-        Ok::<_, SumError>((connection, topology))
+        let options = run::Options {
+            run: None,
+            deadline: deadline.0,
+            batch_bytes: batch_bytes.bytes(),
+            patience: Some(deadline.0),
+            workload: None,
+        };
+        let run = Run::start(&connection, &topology, options).await?;
+        Ok::<_, SumError>((topology, run))
     };
-    let (connection, topology) = tokio::select! {
+    let (topology, run) = tokio::select! {
         () = stop.cancelled() => return Err(SumError::Interrupted),
         started = starting => started?,
     };
-    let options = run::Options {
-        run: None,
-        deadline: deadline.0,
-        batch_bytes: batch_bytes.bytes(),
-        patience: Some(deadline.0),
-        workload: None,
-    };
-    let run = Run::start(&connection, &topology, options).await?;
     let piece = topology.max_chunk_bytes.min(PIECE);
     let mut summing = Summing {
         files,
@@ -110,12 +112,17 @@ pub async fn run(
         read: BTreeMap::new(),
         settled: BTreeMap::new(),
         printed: 0,
-        outcome: Outcome::default(),
+        unreadable: 0,
     };
-    let result = summing.drive(out, &stop).await;
+    let failure = match summing.drive(out, &stop).await {
+        Ok(()) => summing.run.catch_up().await.err().map(SumError::from),
+        Err(failure) => Some(failure),
+    };
     // No thread stays behind in a full lane.
     summing.entries.close();
-    result.map(|()| summing.outcome)
+    let counts = *lock(&summing.ledger).counts();
+    let violated = counts.mismatched + counts.duplicate + counts.unexpected > 0;
+    Ok(Outcome { unreadable: summing.unreadable, violated, failure })
 }
 
 struct Summing<'a> {
@@ -133,7 +140,7 @@ struct Summing<'a> {
     /// What is to be printed for files after the last one printed.
     settled: BTreeMap<usize, Result<Value, Trouble>>,
     printed: usize,
-    outcome: Outcome,
+    unreadable: usize,
 }
 
 impl Summing<'_> {
@@ -236,16 +243,14 @@ impl Summing<'_> {
                     out.write_all(&line(value, name)).and_then(|()| out.flush()).map_err(SumError::Output)?;
                 }
                 Err(Trouble::Unreadable(error)) => {
-                    self.outcome.unreadable += 1;
+                    self.unreadable += 1;
                     complain(name, &plain(&error));
                 }
                 Err(Trouble::Mismatched { found }) => {
-                    self.outcome.mismatched += 1;
                     let text = |value: Option<Value>| value.map_or("no digest".to_owned(), |value| value.to_string());
                     complain(name, &format!("its final says {}, but its SHA-1 is {}", text(found), text(own)));
                 }
                 Err(Trouble::Missing) => {
-                    self.outcome.mismatched += 1;
                     complain(name, "no final came");
                 }
             }

@@ -7,6 +7,7 @@ use crate::partition::counters::Counters;
 use crate::partition::{self, Partition, PartitionError};
 use crate::store::{self, Owner, Store, StoreError};
 use crate::values::{Size, Span, parsed, serde_as_text};
+use futures_util::future::join_all;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -165,13 +166,16 @@ pub async fn run(
     for worker in workers {
         running.spawn(worker.run(stop_all.clone()));
     }
-    let mut first_error = None;
+    let mut first_error: Option<PartitionError> = None;
     while let Some(result) = running.join_next().await {
         let result = result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         if let Err(error) = result {
             tracing::error!("{error}");
             stop_all.cancel();
-            first_error.get_or_insert(error);
+            // The first reason counts, but for a broken guarantee, which nothing may hide.
+            if first_error.as_ref().is_none_or(|first: &PartitionError| error.is_violation() && !first.is_violation()) {
+                first_error = Some(error);
+            }
         }
     }
     counters.report("stopped");
@@ -230,7 +234,7 @@ async fn open(
     let max_payload = connection.client.server_info().max_payload;
     let a_connection = sources_per_connection(max_payload).min(partitions.len());
     let partitions: Vec<u32> = partitions.iter().copied().collect();
-    let mut workers = Vec::with_capacity(partitions.len());
+    let mut opened = Vec::with_capacity(partitions.len());
     let life = Arc::new(Life::default());
     for group in partitions.chunks(a_connection) {
         let pulling = connect::connect(nats, "summer pull").await?;
@@ -242,18 +246,23 @@ async fn open(
                 Store::open(&data_dir, &owner, usize::try_from(page_bytes).unwrap_or(usize::MAX))
             });
             let store = opening.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-            workers.push(Partition::new(
-                topology.rules(partition),
-                partition_config,
-                Arc::new(store),
-                Log::new(pulling.clone(), &topology.names, partition, worker, bytes, life.clone()),
-                connection.clone(),
-                topology.names.clone(),
-                counters.clone(),
-            ));
+            let log = Log::new(pulling.clone(), &topology.names, partition, worker, bytes, life.clone());
+            opened.push((partition, store, log));
         }
     }
-    Ok(workers)
+    join_all(opened.iter_mut().map(|(_, _, log)| log.rise())).await;
+    let workers = opened.into_iter().map(|(partition, store, log)| {
+        Partition::new(
+            topology.rules(partition),
+            partition_config,
+            Arc::new(store),
+            log,
+            connection.clone(),
+            topology.names.clone(),
+            counters.clone(),
+        )
+    });
+    Ok(workers.collect())
 }
 
 /// The configured name, or the host's with 8 hex characters that are drawn once and kept in the data folder: two

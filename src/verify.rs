@@ -178,6 +178,11 @@ impl Ledger {
         waiting.min().map(|(since, id)| (id, now.saturating_sub(since)))
     }
 
+    /// Whether the stream is closed and has not ended.
+    pub fn is_awaited(&self, id: StreamId) -> bool {
+        self.awaited.contains_key(&id)
+    }
+
     /// Whether every stream that was opened has ended.
     pub fn is_settled(&self) -> bool {
         self.open.is_empty() && self.awaited.is_empty()

@@ -159,8 +159,8 @@ pub struct Log {
     /// What each pull asks for at least.
     pull_bytes: usize,
     life: Arc<Life>,
-    /// This process has opened the log before.
-    has_opened: bool,
+    /// This process has seen who was here before it, and has risen above.
+    has_risen: bool,
 }
 
 /// A freshly opened source.
@@ -186,7 +186,7 @@ impl Log {
             durable: names.durable(worker),
             pull_bytes,
             life,
-            has_opened: false,
+            has_risen: false,
         }
     }
 
@@ -201,6 +201,21 @@ impl Log {
 
     fn jetstream(&self) -> &Context {
         &self.connection.jetstream
+    }
+
+    /// Rises above whoever has pulled under the same name, before any log is opened: a process that rose only as it
+    /// opened could, woken late, rise above its own successor. Where there is no answer, the first opening does it.
+    pub async fn rise(&mut self) {
+        let Ok(stream) = self.jetstream().get_stream_no_info(&self.name).await else { return };
+        match stream.consumer_info(&self.durable).await {
+            Ok(info) => {
+                if let Some(other) = Incarnation::of(&info.config.metadata) {
+                    self.life.rise_above(&other);
+                }
+                self.has_risen = true;
+            }
+            Err(error) => self.has_risen = error.kind() == ConsumerInfoErrorKind::NotFound,
+        }
     }
 
     /// `None` where the log does not exist.
@@ -266,11 +281,12 @@ impl Log {
         if let Some(other) = found.as_ref().and_then(|info| Incarnation::of(&info.config.metadata))
             && other > self.life.incarnation()
         {
-            if self.has_opened {
+            if self.has_risen {
                 return Err(OpenError::Superseded);
             }
             self.life.rise_above(&other);
         }
+        self.has_risen = true;
         let incarnation = self.life.incarnation();
         if found.is_some() {
             match stream.delete_consumer(&self.durable).await {
@@ -290,7 +306,6 @@ impl Log {
         };
         // Strict: where another life has made the durable meanwhile, this fails, and the next try reads whose it is.
         let consumer = stream.create_consumer_strict(config).await.map_err(failed)?;
-        self.has_opened = true;
         // A server that was told to take larger messages since would send none into a pull that has no room for them.
         let largest = self.connection.client.server_info().max_payload + PULL_HEADROOM;
         let messages = consumer

@@ -36,6 +36,8 @@ pub struct Arrival {
     pub sum: Option<Sum>,
     /// Its place in `sums`.
     pub sequence: u64,
+    /// It may have arrived before: that it comes again says nothing.
+    pub replayed: bool,
     pub at: Instant,
 }
 
@@ -92,7 +94,14 @@ impl RunFinals {
         let head =
             MessageMark { position: info.state.last_sequence, time: read::unix_nanos(info.state.last_timestamp) };
         let created = read::unix_nanos(info.created);
-        let mut watch = Watch { finals: self, last: head, created, arrivals, complaints: Throttle::default() };
+        let mut watch = Watch {
+            finals: self,
+            last: head,
+            created,
+            replayed_through: UnixNanos::MIN,
+            arrivals,
+            complaints: Throttle::default(),
+        };
         // What can't be watched at all is said before anything is sent.
         let messages = watch.open().await?;
         tokio::spawn(watch.run(messages));
@@ -124,6 +133,8 @@ struct Watch {
     /// The last message that was seen.
     last: MessageMark,
     created: UnixNanos,
+    /// The time of the last message seen before `sums` was rolled back: what is as old may come a second time.
+    replayed_through: UnixNanos,
     arrivals: mpsc::Sender<Arrival>,
     complaints: Throttle,
 }
@@ -162,9 +173,9 @@ impl Watch {
         }
     }
 
-    /// Where to go on: after the last message seen, or, where `sums` was made anew or rolled back, after its time: then
-    /// sequences are given again, but what is stored from now on is younger.
-    async fn start(&mut self) -> Result<DeliverPolicy, WatchError> {
+    /// The sequence to go on from: after the last message seen, or, where `sums` was made anew or rolled back and gives
+    /// sequences again, the first.
+    async fn start(&mut self) -> Result<u64, WatchError> {
         let jetstream = &self.finals.connection.jetstream;
         let info = read::stream(jetstream, &self.finals.sums).await?.ok_or(WatchError::NoSums)?;
         let created = read::unix_nanos(info.created);
@@ -176,20 +187,19 @@ impl Watch {
             // One that was deleted says nothing.
             same = found.is_none_or(|found| found.mark() == self.last);
         }
-        if same {
-            return Ok(DeliverPolicy::ByStartSequence { start_sequence: self.last.position + 1 });
+        if !same {
+            tracing::error!("sums is not what it was: it was made anew or rolled back, and may have forgotten finals");
+            self.replayed_through = self.replayed_through.max(self.last.time);
+            (self.created, self.last.position) = (created, 0);
         }
-        tracing::error!("sums is not what it was: it was made anew or rolled back, and may have forgotten finals");
-        (self.created, self.last.position) = (created, 0);
-        let after = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.last.time) + 1).map_err(failed)?;
-        Ok(DeliverPolicy::ByStartTime { start_time: after })
+        Ok(self.last.position + 1)
     }
 
     async fn open(&mut self) -> Result<pull::Stream, WatchError> {
-        let deliver_policy = self.start().await?;
+        let start_sequence = self.start().await?;
         let stream = self.finals.connection.jetstream.get_stream_no_info(&self.finals.sums).await.map_err(failed)?;
         let config = pull::Config {
-            deliver_policy,
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
             filter_subject: self.finals.filter.clone(),
             ack_policy: AckPolicy::None,
             replay_policy: ReplayPolicy::Instant,
@@ -221,7 +231,8 @@ impl Watch {
             let id = self.finals.names.stream_of_final(&subject);
             // The subject says whose final it is; a payload that says another is a wrong one.
             let sum = codec::decode_final(&message.message.payload).ok().filter(|sum| Some(sum.id) == id);
-            let arrival = Arrival { subject, id, sum, sequence: mark.position, at };
+            let replayed = mark.time <= self.replayed_through;
+            let arrival = Arrival { subject, id, sum, sequence: mark.position, replayed, at };
             self.arrivals.send(arrival).await.map_err(|_| WatchError::Ended)?;
             self.last = mark;
         }

@@ -45,8 +45,8 @@ pub enum CommitError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Conflict(Box<ConflictingFinal>),
-    /// The log no longer looks like the one that was folded: to be judged at the next opening.
-    #[error("the log was not as it was folded before a commit: {0}")]
+    /// Log or effects no longer are as they were folded and published: to be judged, and folded again.
+    #[error("not committed: {0}")]
     Doubt(String),
 }
 
@@ -88,7 +88,7 @@ enum Effect {
 type Numbered<T> = (u64, T);
 type Outcome = Result<Confirmed, Box<ConflictingFinal>>;
 type InFlight = FuturesUnordered<BoxFuture<'static, Numbered<Outcome>>>;
-type Checked = Result<(Box<Transaction>, u64), CommitError>;
+type Checked = Result<Box<Transaction>, CommitError>;
 
 impl Committer {
     /// Works until the fold hangs up and everything sealed is committed, or `cancel` says to drop what is not.
@@ -145,15 +145,16 @@ impl Committer {
                 }
                 checked = async { checking.as_mut().expect("guarded").await }, if checking.is_some() => {
                     checking = None;
-                    let (transaction, republished) = checked?;
-                    self.counters.finals_republished.add(republished);
-                    writing = Some(self.write(transaction));
+                    writing = Some(self.write(checked?));
                 }
                 Some((number, outcome)) = in_flight.next(), if !in_flight.is_empty() => {
                     let place = usize::try_from(number - first).expect("two transactions at most");
                     if let Err(error) = self.confirmed(&mut pending[place], outcome) {
-                        if let Some(writing) = writing {
-                            self.written(joined(writing.await)?);
+                        // The conflict is the graver news, whatever the disk says.
+                        if let Some(writing) = writing
+                            && let Ok(committed) = joined(writing.await)
+                        {
+                            self.written(committed);
                         }
                         return Err(error);
                     }
@@ -222,20 +223,20 @@ impl Committer {
     /// it takes: without them nothing is committed.
     fn check(&self, mut transaction: Box<Transaction>, pending: &Pending) -> BoxFuture<'static, Checked> {
         let before = self.committed.borrow().checkpoint.sums;
-        let lost_since = *self.connection.connects().borrow() != pending.connects;
         let check = Check {
             connection: self.connection.clone(),
             log: self.log.clone(),
             effects: self.effects.clone(),
-            halt: self.halt,
+            connects: pending.connects,
             complaints: Throttle::default(),
         };
         let furthest = pending.furthest;
         async move {
-            let (mark, republished) = check.finals(&transaction, furthest, lost_since).await?;
+            let mark = check.finals(furthest).await?;
             transaction.checkpoint.sums = highest(before, mark);
             check.log_reaches(&transaction.checkpoint).await?;
-            Ok((transaction, republished))
+            check.same_connection()?;
+            Ok(transaction)
         }
         .boxed()
     }
@@ -262,66 +263,42 @@ struct Check {
     connection: Connection,
     log: String,
     effects: Arc<Effects>,
-    halt: bool,
+    /// How often the connection had been made when the transaction was opened.
+    connects: u64,
     complaints: Throttle,
 }
 
 impl Check {
-    /// Sees that the furthest final is still where it was confirmed. Where it is not, or where the connection was lost
-    /// since the first was (whoever kept `sums` may have lost its tail with it), all are published again.
-    async fn finals(
-        &self,
-        transaction: &Transaction,
-        mut furthest: Option<Place>,
-        lost_since: bool,
-    ) -> Result<(Option<SumsMark>, u64), CommitError> {
-        let mut republished = 0;
-        if lost_since && furthest.is_some() {
-            furthest = self.publish_again(transaction, &mut republished).await?;
+    /// Whoever kept the finals and rejects may have lost its tail with the connection, and with it what was confirmed
+    /// before: then all are published again, by folding again from the checkpoint.
+    fn same_connection(&self) -> Result<(), CommitError> {
+        if *self.connection.connects().borrow() == self.connects {
+            return Ok(());
         }
-        let mut doubted = None;
+        Err(CommitError::Doubt("the connection was lost while its effects were published".to_owned()))
+    }
+
+    /// Sees that the furthest final is still where it was confirmed.
+    async fn finals(&self, furthest: Option<Place>) -> Result<Option<SumsMark>, CommitError> {
+        let Some(place) = furthest else { return Ok(None) };
+        let mut doubted = false;
         for pause in backoff::reopening() {
-            let Some(place) = furthest else { return Ok((None, republished)) };
             match self.effects.furthest(place).await {
-                Ok(Furthest::There(mark)) => return Ok((Some(mark), republished)),
-                Ok(Furthest::Expired) => return Ok((None, republished)),
-                Ok(Furthest::Forgotten) if doubted != Some(place) => doubted = Some(place),
-                Ok(Furthest::Forgotten) => {
+                Ok(Furthest::There(mark)) => return Ok(Some(mark)),
+                Ok(Furthest::Expired) => return Ok(None),
+                Ok(Furthest::Forgotten) if doubted => {
                     tracing::error!(
-                        log = %self.log, sequence = place.sequence,
-                        "sums has lost a final that it acknowledged: publishing those of this transaction again"
+                        log = %self.log, sequence = place.sequence, stream = %place.id,
+                        "sums has lost a final that it acknowledged: folding and publishing again from the checkpoint"
                     );
-                    furthest = self.publish_again(transaction, &mut republished).await?;
+                    return Err(CommitError::Doubt("sums has forgotten a final".to_owned()));
                 }
+                Ok(Furthest::Forgotten) => doubted = true,
                 Err(cause) => self.complain("no answer from sums: nothing is committed until it comes", &cause),
             }
             tokio::time::sleep(pause).await;
         }
         unreachable!("the pauses never end")
-    }
-
-    /// Publishes the finals of the transaction again, and says which is the furthest now.
-    async fn publish_again(
-        &self,
-        transaction: &Transaction,
-        republished: &mut u64,
-    ) -> Result<Option<Place>, CommitError> {
-        let finals: Vec<Sum> = transaction.rows.iter().filter_map(|(id, row)| row.final_sum(*id)).collect();
-        let mut publishing = futures_util::stream::iter(finals.into_iter().map(|sum| self.effects.publish_final(sum)))
-            .buffer_unordered(WINDOW);
-        let mut furthest = None;
-        while let Some(confirmed) = publishing.next().await {
-            match confirmed {
-                Ok(confirmed) => {
-                    furthest = furthest.max(confirmed.place);
-                    *republished += u64::from(!confirmed.already_there);
-                }
-                Err(conflict) if self.halt => return Err(CommitError::Conflict(Box::new(conflict))),
-                // Said and counted when it was first published.
-                Err(_) => {}
-            }
-        }
-        Ok(furthest)
     }
 
     async fn log_reaches(&self, checkpoint: &Checkpoint) -> Result<(), CommitError> {

@@ -34,7 +34,6 @@ pub struct Counters {
     /// Effects by how they were confirmed.
     pub finals_published: Counter,
     pub finals_already_there: Counter,
-    pub finals_republished: Counter,
     pub rejects_published: Counter,
     pub rejects_already_there: Counter,
     pub rejects_differing: Counter,
@@ -67,7 +66,6 @@ impl Counters {
             gaps = self.gaps.get(),
             finals_published = self.finals_published.get(),
             finals_already_there = self.finals_already_there.get(),
-            finals_republished = self.finals_republished.get(),
             rejects_published = self.rejects_published.get(),
             rejects_already_there = self.rejects_already_there.get(),
             rejects_differing = self.rejects_differing.get(),

@@ -138,6 +138,8 @@ enum Over {
 struct Session {
     fold: Fold,
     source: Source,
+    /// Whether the source reads messages one by one.
+    one_by_one: bool,
     work: mpsc::Sender<Work>,
     committed: watch::Receiver<Committed>,
     committer: JoinHandle<Result<(), CommitError>>,
@@ -223,15 +225,23 @@ impl Partition {
         let last = match over {
             // What was read one by one has to be committed, or it would be to read again.
             Ok(Over::Stopped | Over::Read) => self.drain(session).await,
+            Ok(Over::Lost(_)) if session.one_by_one => self.drain(session).await,
             Ok(Over::Lost(_)) | Err(_) => self.abandon(session).await,
         };
+        if let Err(CommitError::Conflict(conflict)) = last {
+            return Err(PartitionError::Conflict { partition: self.rules.partition, conflict });
+        }
         match (over?, last) {
             (_, Err(CommitError::Store(error))) => Err(error.into()),
-            (_, Err(CommitError::Conflict(conflict))) => {
-                Err(PartitionError::Conflict { partition: self.rules.partition, conflict })
-            }
+            (_, Err(CommitError::Conflict(_))) => unreachable!("returned above"),
             (Over::Stopped, last) => {
-                let uncommitted = last.map_or(0, |committed| position - committed.checkpoint.position);
+                let uncommitted = match last {
+                    Ok(committed) => position - committed.checkpoint.position,
+                    Err(error) => {
+                        tracing::warn!(log = self.log.name(), "{error}");
+                        position - self.store.checkpoint()?.map_or(0, |checkpoint| checkpoint.position)
+                    }
+                };
                 if uncommitted > 0 {
                     tracing::warn!(
                         log = self.log.name(),
@@ -244,10 +254,14 @@ impl Partition {
             (Over::Read | Over::Lost(_), Err(error @ CommitError::Doubt(_))) => {
                 Ok(Ended::Lost { why: error.to_string(), progressed: false })
             }
-            (Over::Read, Ok(_)) => Ok(Ended::Lost { why: Lost::EndOfReading.to_string(), progressed: true }),
-            (Over::Lost(why), Ok(committed)) => {
+            (over, Ok(committed)) => {
+                let why = match over {
+                    Over::Lost(why) => why,
+                    Over::Stopped | Over::Read => Lost::EndOfReading.to_string(),
+                };
                 let progressed = committed.transaction > began;
-                self.fruitless = if progressed { 0 } else { self.fruitless + 1 };
+                // What is read one by one stays so until it has got somewhere: others may break the connection too.
+                self.fruitless = if progressed { 0 } else { self.fruitless.saturating_add(1) };
                 Ok(Ended::Lost { why, progressed })
             }
         }
@@ -280,8 +294,8 @@ impl Partition {
                 }
             },
         }
-        let (source, refolding) = if self.fruitless >= MOST_FRUITLESS {
-            self.fruitless = 0;
+        let one_by_one = self.fruitless >= MOST_FRUITLESS;
+        let (source, refolding) = if one_by_one {
             (self.log.open_one_by_one(checkpoint.position), 0)
         } else {
             match self.log.open(checkpoint.position).await {
@@ -314,6 +328,7 @@ impl Partition {
         Ok(Ok(Session {
             fold: Fold::new(self.rules, checkpoint),
             source,
+            one_by_one,
             work,
             committed,
             committer: tokio::spawn(committer.run(queue, cancel.clone())),

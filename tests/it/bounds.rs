@@ -1,6 +1,6 @@
 //! Bounds: small transactions, little memory, many partitions, large chunks, and what comes of them.
 
-use crate::support::{Program, Server, apply, count, messages, parse_log, summer, total};
+use crate::support::{Program, Server, apply, count, messages, parse_log, summer, total, wait_until};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -88,14 +88,21 @@ async fn a_final_that_sums_forgot_before_the_commit_is_published_again() {
     let server = Server::start();
     apply(&server, 1);
     let folder = tempfile::tempdir().unwrap();
-    let summing = summer(&server, folder.path(), "").env("STREAM_SUM_SUMMER__CHECKPOINT_INTERVAL", "1h").spawn();
-    summing.wait_for_log("opened the log", 1);
+    let uncommitted = summer(&server, folder.path(), "").env("STREAM_SUM_SUMMER__CHECKPOINT_INTERVAL", "1h").spawn();
+    uncommitted.wait_for_log("opened the log", 1);
     assert_eq!(verified(&server, "--streams 10 --chunks 3", &[]), 10);
     let jetstream = server.jetstream().await;
     let sums = jetstream.get_stream("sums").await.unwrap();
     assert!(sums.delete_message(10).await.unwrap());
+    // Its last commit finds the furthest final gone, and must not be made.
+    let ended = uncommitted.stop().expect(0);
+    assert!(ended.stderr.contains("sums has lost a final that it acknowledged"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("stopped before the last batches were committed"), "{}", ended.stderr);
+    let summing = summer(&server, folder.path(), "").spawn();
+    wait_until("the final", async || (sums.get_info().await.unwrap().state.messages == 10).then_some(())).await;
     let log = parse_log(&summing.stop().expect(0).stderr);
-    assert_eq!(total(&log, "stopped", "finals_republished"), 1);
+    let confirmed = ["finals_published", "finals_already_there"].map(|field| total(&log, "stopped", field));
+    assert_eq!(confirmed, [1, 9]);
     let subjects: BTreeSet<_> = messages(&jetstream, "sums").await.iter().map(|m| m.subject.to_string()).collect();
     assert_eq!(subjects.len(), 10);
 }

@@ -1,8 +1,9 @@
 //! Every way in which a guarantee can break, provoked: `sums` is made without its once-only limit, and the test plays
 //! the summer.
 
-use crate::support::{Ended, Process, Program, Server, apply, count, wait_until};
+use crate::support::{Ended, Process, Program, Server, apply, copy, count, wait_for, wait_until};
 use async_nats::jetstream;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -92,7 +93,7 @@ async fn each_broken_guarantee_is_named_and_the_exit_code_is_3() {
     // The right payload under another stream's subject is a wrong final of that stream.
     say(&jetstream, id(6), right(0)).await;
     chunking.wait_for_log("finals are delayed", 1);
-    crate::support::wait_for("the deadline", || {
+    wait_for("the deadline", || {
         chunking.log().iter().any(|entry| entry["message"] == "finals are delayed" && entry["by_s"] == 8.0)
     });
     say(&jetstream, id(4), right(4)).await;
@@ -162,7 +163,7 @@ async fn a_final_that_sums_had_forgotten_is_republished_and_breaks_nothing() {
     let id = StreamId::of_run(RUN, 0);
     let sequence = say(&jetstream, id, encode_final(&expected(0))).await;
     // The chunker must have seen it before it is gone.
-    crate::support::wait_for("a delay of the other stream alone", || {
+    wait_for("a delay of the other stream alone", || {
         chunking.log().iter().any(|entry| entry["message"] == "finals are delayed" && entry["streams"] == 1)
     });
     jetstream.get_stream("sums").await.unwrap().delete_message(sequence).await.unwrap();
@@ -186,4 +187,40 @@ async fn streams_open_at_an_interrupt_are_unfinished_and_break_nothing() {
     let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
     assert!(count(&report, "streams") > 0);
     assert_eq!(count(&report, "unfinished"), count(&report, "streams"), "{report}: {}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sums_that_was_rolled_back_under_a_run_is_watched_on() {
+    let mut server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let (report, older) = (folder.path().join("report.json"), folder.path().join("older"));
+    let chunking =
+        Program::at(&server, &format!("chunker --streams 3 --chunks 2 --chunk-bytes 8 --seed 7 --run {RUN}"))
+            .arg("--report")
+            .arg(&report)
+            .spawn();
+    published(&server.jetstream().await, 3).await;
+    let id = |n| StreamId::of_run(RUN, n);
+    let sums = server.store().join("jetstream/$G/streams/sums");
+    say(&server.jetstream().await, id(0), encode_final(&expected(0))).await;
+    server.stop(Signal::SIGTERM);
+    copy(&sums, &older);
+    server.start_again();
+    say(&server.jetstream().await, id(1), encode_final(&expected(1))).await;
+    wait_for("a delay of the last stream alone", || {
+        chunking.log().iter().any(|entry| entry["message"] == "finals are delayed" && entry["streams"] == 1)
+    });
+    server.stop(Signal::SIGTERM);
+    fs::remove_dir_all(&sums).unwrap();
+    copy(&older, &sums);
+    server.start_again();
+    // The second final is forgotten and comes again; the first is there still, and is no news.
+    let jetstream = server.jetstream().await;
+    assert_eq!(jetstream.get_stream("sums").await.unwrap().cached_info().state.messages, 1);
+    say(&jetstream, id(2), encode_final(&expected(2))).await;
+    say(&jetstream, id(1), encode_final(&expected(1))).await;
+    let Verified { ended, report } = finish(chunking, &report, 0);
+    assert_eq!((count(&report, "verified"), count(&report, "republished")), (3, 1), "{report}: {}", ended.stderr);
+    assert!(ended.stderr.contains("sums is not what it was"), "{}", ended.stderr);
 }

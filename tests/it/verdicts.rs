@@ -1,6 +1,6 @@
 //! A log that is not what it was is refused by name, after it was given the time to prove otherwise.
 
-use crate::support::{Ended, Process, Server, apply, batch, id_in, summer, wait_for};
+use crate::support::{Ended, Process, Server, apply, batch, copy, id_in, summer, wait_for};
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -35,19 +35,6 @@ fn refused(server: &Server, folder: &Path) -> Ended {
 fn position(folder: &Path) -> u64 {
     let owner = Owner { log: "chunks-0".into(), partition: 0, partitions: 1 };
     Store::open(folder, &owner, 1 << 20).unwrap().checkpoint().unwrap().unwrap().position
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
