@@ -144,6 +144,35 @@ fn a_credentials_file_is_taken() {
 }
 
 #[test]
+fn a_server_that_speaks_tls_is_trusted_by_its_authority_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let certified = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let (cert, key) = (file("cert.pem", certified.cert.pem()), file("key.pem", certified.signing_key.serialize_pem()));
+    let stranger = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let other = file("other.pem", stranger.cert.pem());
+    for first in ["false", "true"] {
+        let server = Server::with_config(&format!(
+            "tls {{ cert_file: {cert:?}, key_file: {key:?}, handshake_first: {first} }}\n"
+        ));
+        let at = |arguments: &str, ca: &str| {
+            Program::at(&server, arguments)
+                .env("STREAM_SUM_NATS__TLS_CA", ca)
+                .env("STREAM_SUM_NATS__TLS_FIRST", first)
+                .env("STREAM_SUM_NATS__STARTUP_TIMEOUT", "1s")
+        };
+        at("topology apply --partitions 1", &cert).run().expect(0);
+        check(at("topology show", &other).run(), 1, &["no NATS server answers"]);
+    }
+    let missing = Program::new("topology show").env("STREAM_SUM_NATS__TLS_CA", "/nowhere.pem").run();
+    check(missing, 2, &["nats.tls_ca names /nowhere.pem"]);
+}
+
+#[test]
 fn a_server_that_is_too_old() {
     // As an old server introduces itself; none that old can be had any more.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
