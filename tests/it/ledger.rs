@@ -35,13 +35,13 @@ async fn say(jetstream: &jetstream::Context, id: StreamId, payload: Vec<u8>) -> 
     jetstream.publish(subject, payload.into()).await.unwrap().await.unwrap().sequence
 }
 
-fn chunker(server: &Server, streams: u64, report: &Path) -> Process {
+fn chunker(server: &Server, streams: u64, deadline: &str, report: &Path) -> Process {
     Program::at(
         server,
         &format!("chunker --streams {streams} --chunks 2 --chunk-bytes 8 --seed 7 --run {RUN} --report"),
     )
     .arg(report)
-    .env("STREAM_SUM_CHUNKER__DEADLINE", "8s")
+    .env("STREAM_SUM_CHUNKER__DEADLINE", deadline)
     .spawn()
 }
 
@@ -58,6 +58,19 @@ async fn published(jetstream: &jetstream::Context, streams: usize) {
         (chunks == streams * 3).then_some(())
     })
     .await;
+}
+
+/// Waits until the final of stream `n` alone has been awaited for 4 s: the others were seen by then.
+fn waits_for_the_last_alone(chunking: &Process, n: u64) {
+    let last = StreamId::of_run(RUN, n).to_string();
+    wait_for("a delay of the last stream alone", || {
+        chunking.log().iter().any(|entry| {
+            entry["message"] == "finals are delayed"
+                && entry["by_s"] == 4.0
+                && entry["streams"] == 1
+                && entry["example"] == last.as_str()
+        })
+    });
 }
 
 struct Verified {
@@ -79,7 +92,7 @@ async fn each_broken_guarantee_is_named_and_the_exit_code_is_3() {
     lenient_sums(&jetstream).await;
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.json");
-    let chunking = chunker(&server, 7, &report);
+    let chunking = chunker(&server, 7, "8s", &report);
     published(&jetstream, 7).await;
     let right = |n| encode_final(&expected(n));
     let id = |n| StreamId::of_run(RUN, n);
@@ -137,7 +150,7 @@ async fn a_duplicate_that_comes_last_is_seen() {
     lenient_sums(&jetstream).await;
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.json");
-    let chunking = chunker(&server, 1, &report);
+    let chunking = chunker(&server, 1, "40s", &report);
     published(&jetstream, 1).await;
     // Both are on their way before either is answered.
     let id = StreamId::of_run(RUN, 0).to_string();
@@ -158,14 +171,12 @@ async fn a_final_that_sums_had_forgotten_is_republished_and_breaks_nothing() {
     let jetstream = server.jetstream().await;
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.json");
-    let chunking = chunker(&server, 2, &report);
+    let chunking = chunker(&server, 2, "40s", &report);
     published(&jetstream, 2).await;
     let id = StreamId::of_run(RUN, 0);
     let sequence = say(&jetstream, id, encode_final(&expected(0))).await;
     // The chunker must have seen it before it is gone.
-    wait_for("a delay of the other stream alone", || {
-        chunking.log().iter().any(|entry| entry["message"] == "finals are delayed" && entry["streams"] == 1)
-    });
+    waits_for_the_last_alone(&chunking, 1);
     jetstream.get_stream("sums").await.unwrap().delete_message(sequence).await.unwrap();
     say(&jetstream, id, encode_final(&expected(0))).await;
     say(&jetstream, StreamId::of_run(RUN, 1), encode_final(&expected(1))).await;
@@ -195,11 +206,7 @@ async fn a_sums_that_was_rolled_back_under_a_run_is_watched_on() {
     apply(&server, 1);
     let folder = tempfile::tempdir().unwrap();
     let (report, older) = (folder.path().join("report.json"), folder.path().join("older"));
-    let chunking =
-        Program::at(&server, &format!("chunker --streams 3 --chunks 2 --chunk-bytes 8 --seed 7 --run {RUN}"))
-            .arg("--report")
-            .arg(&report)
-            .spawn();
+    let chunking = chunker(&server, 3, "40s", &report);
     published(&server.jetstream().await, 3).await;
     let id = |n| StreamId::of_run(RUN, n);
     let sums = server.store().join("jetstream/$G/streams/sums");
@@ -208,9 +215,7 @@ async fn a_sums_that_was_rolled_back_under_a_run_is_watched_on() {
     copy(&sums, &older);
     server.start_again();
     say(&server.jetstream().await, id(1), encode_final(&expected(1))).await;
-    wait_for("a delay of the last stream alone", || {
-        chunking.log().iter().any(|entry| entry["message"] == "finals are delayed" && entry["streams"] == 1)
-    });
+    waits_for_the_last_alone(&chunking, 2);
     server.stop(Signal::SIGTERM);
     fs::remove_dir_all(&sums).unwrap();
     copy(&older, &sums);
