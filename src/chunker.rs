@@ -58,7 +58,7 @@ pub enum ChunkerError {
     ChunkTooLarge { chunk_bytes: usize, most: usize },
 }
 
-/// Closed streams whose finals have not come: with more, no stream is opened. At 200 bytes each this is 100 MB.
+/// Closed streams whose finals have not come: with more, no stream is opened, which bounds the ledger's memory.
 const MOST_AWAITED: usize = 500_000;
 
 /// Chunks that a generator makes before it tells the ledger.

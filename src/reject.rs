@@ -24,16 +24,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 7] = [
-        Reason::Unknown,
-        Reason::Gap,
-        Reason::Broken,
-        Reason::AfterEnd,
-        Reason::Undecodable,
-        Reason::Misrouted,
-        Reason::Oversized,
-    ];
-
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Unknown => "unknown",

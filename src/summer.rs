@@ -1,7 +1,8 @@
 //! The summer: folds the partitions that it is given until it is told to stop.
 
 use crate::bus::connect::{self, ConnectError, Connection};
-use crate::bus::source::{Life, Log, pull_bytes, sources_per_connection};
+use crate::bus::life::Life;
+use crate::bus::source::{Log, pull_bytes, sources_per_connection};
 use crate::bus::topology::{self, Admin, Topology, TopologyError};
 use crate::partition::counters::Counters;
 use crate::partition::{self, Partition, PartitionError};

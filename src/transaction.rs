@@ -102,9 +102,9 @@ pub struct Transaction {
     pub tally: Tally,
 }
 
-/// Bytes of memory that one held row costs: the row, its ID and hash, its place in the index, and the room that a
-/// growing table keeps.
-pub const HELD_ROW_BYTES: u64 = 224;
+/// Bytes of memory that one held row costs: the row with its ID and hash, and two words for its place in the index. What
+/// a growing table keeps in reserve comes on top.
+pub const HELD_ROW_BYTES: u64 = (size_of::<StreamId>() + size_of::<Place>() + 3 * size_of::<usize>()) as u64;
 
 #[derive(Clone, Debug)]
 enum Held {

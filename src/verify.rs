@@ -148,7 +148,7 @@ impl Ledger {
     pub fn new(run: RunPrefix, deadline: Duration) -> Self {
         let ladder = LADDER_MS.map(Duration::from_millis).into_iter().filter(|rung| *rung < deadline);
         let rungs = ladder.chain([deadline, deadline.saturating_mul(2)]).map(|rung| (rung, VecDeque::new())).collect();
-        // An hour at a microsecond, with three digits: 184 KiB.
+        // Up to an hour in microseconds, to three digits.
         let latency_us = Histogram::new_with_max(3_600_000_000, 3).expect("bounds that a histogram takes");
         Self {
             run,

@@ -8,6 +8,7 @@ pub mod connect;
 pub mod names;
 pub mod topology;
 
+pub mod life;
 pub mod source;
 
 pub mod finals;

@@ -8,6 +8,7 @@
 //! that is not the next, and a consumer that has more while nothing arrives.
 
 use crate::bus::connect::Connection;
+use crate::bus::life::{Incarnation, Life};
 use crate::bus::names::Names;
 use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
 use crate::checkpoint::{Checkpoint, LogReading, LogState, NextMessage, Position};
@@ -20,10 +21,8 @@ use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -35,7 +34,7 @@ pub const CONNECTION_BUDGET: usize = 32 << 20;
 /// the next message waits silently and for ever.
 const PULL_HEADROOM: usize = 64 << 10;
 
-/// The most that one pull asks for; more does not drain faster.
+/// The most that one pull asks for, however few share a connection.
 const MOST_PULLED: usize = 4 << 20;
 
 /// Small messages end a pull by number before they do by bytes.
@@ -53,9 +52,6 @@ const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
 /// Messages that a source reads one by one, so that it gets past one that can't be pulled.
 const ONE_BY_ONE: u32 = 64;
 
-const INCARNATION_KEY: &str = "stream-sum.incarnation";
-const NONCE_KEY: &str = "stream-sum.nonce";
-
 /// The bytes that each of `sources` pulls on one connection may ask for.
 pub fn pull_bytes(max_payload: usize, sources: usize) -> usize {
     // The client asks again when half of a pull has arrived: one and a half are outstanding at the most.
@@ -66,57 +62,6 @@ pub fn pull_bytes(max_payload: usize, sources: usize) -> usize {
 /// How many sources one connection carries within its budget.
 pub fn sources_per_connection(max_payload: usize) -> usize {
     (CONNECTION_BUDGET / ((max_payload + PULL_HEADROOM) * 3 / 2)).max(1)
-}
-
-/// Which life of a worker a durable belongs to: later ones are higher, and the nonce tells apart what started in one
-/// instant.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Incarnation {
-    number: u64,
-    nonce: String,
-}
-
-impl Incarnation {
-    fn of(metadata: &HashMap<String, String>) -> Option<Self> {
-        let number = metadata.get(INCARNATION_KEY)?.parse().ok()?;
-        Some(Self { number, nonce: metadata.get(NONCE_KEY)?.clone() })
-    }
-
-    fn metadata(&self) -> HashMap<String, String> {
-        HashMap::from([
-            (INCARNATION_KEY.to_owned(), self.number.to_string()),
-            (NONCE_KEY.to_owned(), self.nonce.clone()),
-        ])
-    }
-}
-
-/// The life that this process is, for all the logs that it reads.
-///
-/// Two processes of one name that start together meet on each log in another order. Because a number that one of them
-/// raises counts for all of its logs, one comes out above the other everywhere.
-#[derive(Debug)]
-pub struct Life {
-    number: AtomicU64,
-    nonce: String,
-}
-
-impl Default for Life {
-    fn default() -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX / 2);
-        Self { number: AtomicU64::new(now), nonce: hex::encode(rand::random::<[u8; 8]>()) }
-    }
-}
-
-impl Life {
-    /// Rises above another life, whatever the clock says: a starting process never gives way.
-    fn rise_above(&self, other: &Incarnation) {
-        self.number.fetch_max(other.number.saturating_add(1), Ordering::Relaxed);
-    }
-
-    fn incarnation(&self) -> Incarnation {
-        Incarnation { number: self.number.load(Ordering::Relaxed), nonce: self.nonce.clone() }
-    }
 }
 
 /// Why a source could not be opened.
@@ -465,16 +410,5 @@ mod tests {
             }
         }
         assert_eq!(sources_per_connection(64 << 20), 1);
-    }
-
-    #[test]
-    fn a_starting_process_is_above_whatever_it_finds() {
-        let far_ahead = Incarnation { number: u64::MAX / 2, nonce: "f".into() };
-        let life = Life::default();
-        assert!(life.incarnation() < far_ahead);
-        life.rise_above(&far_ahead);
-        assert!(life.incarnation() > far_ahead);
-        assert_eq!(Incarnation::of(&life.incarnation().metadata()), Some(life.incarnation()));
-        assert_eq!(Incarnation::of(&HashMap::new()), None);
     }
 }

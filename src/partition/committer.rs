@@ -23,8 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Publishes of one partition that wait for their confirmation at once. At 0.5 ms a round trip this is two million a
-/// second; more would only queue in the socket.
+/// Publishes of one partition that wait for their confirmation at once. More would only queue in the socket.
 const WINDOW: usize = 1024;
 
 /// Batches whose effects may wait to be published. Each holds finals of one batch at most.
