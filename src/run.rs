@@ -166,6 +166,11 @@ impl Run {
         self.asked.is_empty() && self.asking.is_empty() && self.lock().is_settled()
     }
 
+    /// Whether every stream that was closed has ended, and no question is open.
+    pub fn awaits_nothing(&self) -> bool {
+        self.asked.is_empty() && self.asking.is_empty() && self.lock().awaited() == 0
+    }
+
     /// The next thing that happens, or the reason why nothing more can. Cancel-safe.
     pub async fn step(&mut self) -> Result<Step, RunError> {
         while self.asking.len() < MOST_QUESTIONS
@@ -265,7 +270,7 @@ impl Run {
                     }
                 }
             }
-            while !self.is_settled() {
+            while !self.awaits_nothing() {
                 self.step().await?;
             }
             Ok(())
@@ -283,10 +288,6 @@ impl Run {
 
     pub fn report(&self) -> Report {
         self.lock().report(self.now())
-    }
-
-    pub fn finish(self) -> Report {
-        self.lock().finish(self.now())
     }
 }
 

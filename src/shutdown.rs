@@ -22,8 +22,11 @@ pub fn on_signals() -> io::Result<CancellationToken> {
             if token.is_cancelled() {
                 std::process::exit(128 + number);
             }
-            tracing::info!("stopping: draining and committing; a second signal stops at once");
             token.cancel();
+            // Not here: where nobody reads what is logged, the second signal must still be heard.
+            tokio::task::spawn_blocking(|| {
+                tracing::info!("stopping: draining and committing; a second signal stops at once");
+            });
         }
     });
     Ok(stop)

@@ -2,32 +2,24 @@
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
-//! | `streams` | `StreamId`, 16 bytes | a row, tagged: see below |
+//! | `streams` | `StreamId`, 16 bytes | an encoded [`Row`] |
 //! | `meta` | `"owner"` | MessagePack map: log name, partition, partitions |
 //! | `meta` | `"checkpoint"` | MessagePack map: [`Checkpoint`] |
-//!
-//! | row | tag | then, little-endian |
-//! | --- | --- | --- |
-//! | live | 1 | `changed_at` i64, `seq_no` u64, SHA-1 state of 92 bytes |
-//! | broken | 2 | `changed_at` i64, `seq_no` u64 |
-//! | completed | 3 | `changed_at` i64, `seq_no` u64, digest of 20 bytes |
-//!
-//! A tag is never given another meaning: a change of a row's shape takes a new one.
+//! | `meta` | `"accepted"` | MessagePack array of [`Accepted`] |
 //!
 //! Rows and checkpoint change in one write transaction or not at all. Each commit is on disk when it returns, and
 //! saves what redb needs to open the file after a crash without scanning it.
 
-use crate::checkpoint::Checkpoint;
-use crate::chunk::SeqNo;
+use crate::checkpoint::{Accepted, Checkpoint};
 use crate::row::Row;
 use crate::stream_id::StreamId;
-use crate::sum::{RunningSum, Value};
 use crate::transaction::Transaction;
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTableMetadata, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
+use std::ops::Bound;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -35,10 +27,10 @@ const STREAMS: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("streams
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const OWNER: &str = "owner";
 const CHECKPOINT: &str = "checkpoint";
+const ACCEPTED: &str = "accepted";
 
-const LIVE: u8 = 1;
-const BROKEN: u8 = 2;
-const COMPLETED: u8 = 3;
+/// Rows that are restored between two words about it.
+const TOLD_EVERY: usize = 10_000;
 
 /// What a store is the fold of. A file that belongs to another is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +39,14 @@ pub struct Owner {
     pub log: String,
     pub partition: u32,
     pub partitions: u32,
+}
+
+/// How much a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    pub rows: u64,
+    /// Of its file.
+    pub bytes: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +117,7 @@ impl Store {
             tx.open_table(META)?;
             Ok(())
         })?;
-        match store.meta::<Owner>(OWNER)? {
+        match store.view()?.meta::<Owner>(OWNER)? {
             None => store.write(|tx| put_meta(tx, OWNER, owner))?,
             Some(found) if found == *owner => {}
             Some(found) => {
@@ -134,7 +134,7 @@ impl Store {
 
     /// `None` in a store that has not begun.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
-        self.meta(CHECKPOINT)
+        self.view()?.checkpoint()
     }
 
     /// Binds a store that has not begun to its log.
@@ -151,30 +151,13 @@ impl Store {
             let mut found = Vec::new();
             for id in ids.iter() {
                 if let Some(value) = table.get(id.as_bytes())? {
-                    found.push((*id, decode_row(value.value())));
+                    found.push((*id, Row::decode(value.value())));
                 }
             }
             Ok(found)
         };
         let found = read().map_err(|source| self.failed(source))?;
-        found.into_iter().map(|(id, row)| Ok((id, self.known(id, row)?))).collect()
-    }
-
-    /// Every row, sorted by ID.
-    pub fn all_rows(&self) -> Result<Vec<(StreamId, Row)>, StoreError> {
-        let read = || -> Result<Vec<_>, redb::Error> {
-            let tx = self.db.begin_read()?;
-            let table = tx.open_table(STREAMS)?;
-            table
-                .iter()?
-                .map(|entry| {
-                    let (id, row) = entry?;
-                    Ok((StreamId::new(*id.value()), decode_row(row.value())))
-                })
-                .collect()
-        };
-        let found = read().map_err(|source| self.failed(source))?;
-        found.into_iter().map(|(id, row)| Ok((id, self.known(id, row)?))).collect()
+        found.into_iter().map(|(id, row)| Ok((id, known(&self.path, id, row)?))).collect()
     }
 
     /// Commits the rows and the checkpoint together. On disk when this returns.
@@ -184,11 +167,86 @@ impl Store {
                 let mut table = tx.open_table(STREAMS)?;
                 let mut buffer = Vec::with_capacity(128);
                 for (id, row) in &transaction.rows {
-                    encode_row(row, &mut buffer);
+                    buffer.clear();
+                    row.encode(&mut buffer);
                     table.insert(id.as_bytes(), buffer.as_slice())?;
+                }
+                for id in &transaction.collected {
+                    table.remove(id.as_bytes())?;
                 }
             }
             put_meta(tx, CHECKPOINT, &transaction.checkpoint)
+        })
+    }
+
+    /// Replaces checkpoint and rows by others, all or nothing: an error of `rows` leaves the store as it was.
+    /// `told` hears now and then how many rows there are so far.
+    pub fn restore<E: From<StoreError>>(
+        &self,
+        checkpoint: &Checkpoint,
+        accepted: &[Accepted],
+        rows: impl Iterator<Item = Result<(StreamId, Row), E>>,
+        mut told: impl FnMut(u64),
+    ) -> Result<(), E> {
+        let failed = |source: redb::Error| E::from(self.failed(source));
+        let mut tx = self.db.begin_write().map_err(|error| failed(error.into()))?;
+        tx.set_quick_repair(true);
+        tx.delete_table(STREAMS).map_err(|error| failed(error.into()))?;
+        {
+            let mut table = tx.open_table(STREAMS).map_err(|error| failed(error.into()))?;
+            let mut buffer = Vec::with_capacity(128);
+            for (n, entry) in rows.enumerate() {
+                let (id, row) = entry?;
+                buffer.clear();
+                row.encode(&mut buffer);
+                table.insert(id.as_bytes(), buffer.as_slice()).map_err(|error| failed(error.into()))?;
+                if n % TOLD_EVERY == 0 {
+                    told(n as u64);
+                }
+            }
+        }
+        put_meta(&tx, CHECKPOINT, checkpoint).map_err(failed)?;
+        put_meta(&tx, ACCEPTED, accepted).map_err(failed)?;
+        tx.commit().map_err(|error| failed(error.into()))
+    }
+
+    /// All of it at one moment, whatever is committed meanwhile.
+    pub fn view(&self) -> Result<View, StoreError> {
+        let tx = self.db.begin_read().map_err(|error| self.failed(error.into()))?;
+        Ok(View { tx, path: self.path.clone() })
+    }
+
+    /// Up to `most` rows after the stream `after`, by ID, and whether these were the last.
+    pub fn rows_after(&self, after: Option<StreamId>, most: usize) -> Result<(Vec<(StreamId, Row)>, bool), StoreError> {
+        let view = self.view()?;
+        let mut rows = Vec::new();
+        view.each(after, |id, row| {
+            rows.push((id, row));
+            Ok::<_, StoreError>(rows.len() < most)
+        })?;
+        let last = rows.len() < most;
+        Ok((rows, last))
+    }
+
+    /// Rows, and bytes of the file.
+    pub fn size(&self) -> Result<Size, StoreError> {
+        let rows = self.view()?.len()?;
+        let metadata = fs::metadata(&self.path);
+        Ok(Size { rows, bytes: metadata.map_or(0, |metadata| metadata.len()) })
+    }
+
+    /// What was accepted of a log or of `sums` that are not what they were, and when: the oldest first.
+    pub fn accepted(&self) -> Result<Vec<Accepted>, StoreError> {
+        self.view()?.accepted()
+    }
+
+    /// Moves the checkpoint to where something was accepted, and records that it was.
+    pub fn accept(&self, checkpoint: &Checkpoint, accepted: Accepted) -> Result<(), StoreError> {
+        let mut all = self.accepted()?;
+        all.push(accepted);
+        self.write(|tx| {
+            put_meta(tx, CHECKPOINT, checkpoint)?;
+            put_meta(tx, ACCEPTED, &all)
         })
     }
 
@@ -202,78 +260,97 @@ impl Store {
         write().map_err(|source| self.failed(source))
     }
 
-    fn meta<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let tx = self.db.begin_read()?;
-            Ok(tx.open_table(META)?.get(key)?.map(|value| value.value().to_vec()))
-        };
-        let Some(bytes) = read().map_err(|source| self.failed(source))? else { return Ok(None) };
-        match rmp_serde::from_slice(&bytes) {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => Err(StoreError::UnknownFormat {
-                path: self.path.clone(),
-                what: format!("a meta entry {key} of another shape ({error})"),
-            }),
-        }
+    fn failed(&self, source: redb::Error) -> StoreError {
+        failed(&self.path, source)
+    }
+}
+
+/// One moment of a store.
+pub struct View {
+    tx: redb::ReadTransaction,
+    path: PathBuf,
+}
+
+impl View {
+    /// `None` in a store that has not begun.
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+        self.meta(CHECKPOINT)
     }
 
-    fn known(&self, id: StreamId, row: Option<Row>) -> Result<Row, StoreError> {
-        row.ok_or_else(|| StoreError::UnknownFormat {
+    /// What was accepted, the oldest first.
+    pub fn accepted(&self) -> Result<Vec<Accepted>, StoreError> {
+        Ok(self.meta(ACCEPTED)?.unwrap_or_default())
+    }
+
+    fn meta<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
+        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+            Ok(self.tx.open_table(META)?.get(key)?.map(|value| value.value().to_vec()))
+        };
+        let Some(bytes) = read().map_err(|source| failed(&self.path, source))? else { return Ok(None) };
+        rmp_serde::from_slice(&bytes).map(Some).map_err(|error| StoreError::UnknownFormat {
             path: self.path.clone(),
-            what: format!("a row of another shape for stream {id}"),
+            what: format!("a meta entry {key} of another shape ({error})"),
         })
     }
 
-    fn failed(&self, source: redb::Error) -> StoreError {
-        StoreError::Failed { path: self.path.clone(), source: Box::new(source) }
+    /// The number of rows.
+    pub fn len(&self) -> Result<u64, StoreError> {
+        let len = || -> Result<u64, redb::Error> { Ok(self.tx.open_table(STREAMS)?.len()?) };
+        len().map_err(|source| failed(&self.path, source))
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> Result<bool, StoreError> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Hands out the rows after the stream `after`, by ID, for as long as `f` returns true.
+    pub fn each<E: From<StoreError>>(
+        &self,
+        after: Option<StreamId>,
+        mut f: impl FnMut(StreamId, Row) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let refuse = |source: redb::Error| E::from(failed(&self.path, source));
+        let table = self.tx.open_table(STREAMS).map_err(|error| refuse(error.into()))?;
+        let from = match &after {
+            Some(id) => Bound::Excluded(id.as_bytes()),
+            None => Bound::Unbounded,
+        };
+        let range = table.range::<&[u8; 16]>((from, Bound::Unbounded)).map_err(|error| refuse(error.into()))?;
+        for entry in range {
+            let (id, row) = entry.map_err(|error| refuse(error.into()))?;
+            let id = StreamId::new(*id.value());
+            if !f(id, known(&self.path, id, Row::decode(row.value()))?)? {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
-fn put_meta<T: Serialize>(tx: &redb::WriteTransaction, key: &str, value: &T) -> Result<(), redb::Error> {
+fn known(path: &Path, id: StreamId, row: Option<Row>) -> Result<Row, StoreError> {
+    row.ok_or_else(|| StoreError::UnknownFormat {
+        path: path.to_owned(),
+        what: format!("a row of another shape for stream {id}"),
+    })
+}
+
+fn failed(path: &Path, source: redb::Error) -> StoreError {
+    StoreError::Failed { path: path.to_owned(), source: Box::new(source) }
+}
+
+fn put_meta<T: Serialize + ?Sized>(tx: &redb::WriteTransaction, key: &str, value: &T) -> Result<(), redb::Error> {
     let bytes = rmp_serde::to_vec_named(value).expect("meta entries are plain structs");
     tx.open_table(META)?.insert(key, bytes.as_slice())?;
     Ok(())
-}
-
-fn encode_row(row: &Row, out: &mut Vec<u8>) {
-    out.clear();
-    let mut head = |tag: u8, changed_at: i64, seq_no: SeqNo| {
-        out.push(tag);
-        out.extend_from_slice(&changed_at.to_le_bytes());
-        out.extend_from_slice(&seq_no.get().to_le_bytes());
-    };
-    match row {
-        Row::Live { sum, changed_at } => {
-            head(LIVE, *changed_at, sum.seq_no());
-            out.extend_from_slice(&sum.state());
-        }
-        Row::Broken { seq_no, changed_at } => head(BROKEN, *changed_at, *seq_no),
-        Row::Completed { seq_no, value, changed_at } => {
-            head(COMPLETED, *changed_at, *seq_no);
-            out.extend_from_slice(&value.0);
-        }
-    }
-}
-
-fn decode_row(bytes: &[u8]) -> Option<Row> {
-    let (tag, rest) = bytes.split_first()?;
-    let (changed_at, rest) = rest.split_first_chunk()?;
-    let changed_at = i64::from_le_bytes(*changed_at);
-    let (seq_no, rest) = rest.split_first_chunk()?;
-    let seq_no = SeqNo::new(u64::from_le_bytes(*seq_no))?;
-    match *tag {
-        LIVE => Some(Row::Live { sum: RunningSum::resume(seq_no, rest.try_into().ok()?)?, changed_at }),
-        BROKEN if rest.is_empty() => Some(Row::Broken { seq_no, changed_at }),
-        COMPLETED => Some(Row::Completed { seq_no, value: Value(rest.try_into().ok()?), changed_at }),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::checkpoint::SumsMark;
-    use crate::chunk::Chunk;
+    use crate::chunk::{Chunk, SeqNo};
+    use crate::sum::RunningSum;
     use crate::transaction::Tally;
 
     fn owner() -> Owner {
@@ -296,6 +373,7 @@ mod tests {
                 (id(2), Row::Broken { seq_no: SeqNo::FIRST, changed_at: -4 }),
                 (id(3), Row::Completed { seq_no: SeqNo::new(9).unwrap(), value, changed_at: 5 }),
             ],
+            collected: Vec::new(),
             checkpoint: Checkpoint { position: 7, live_streams: 1, sums, ..Checkpoint::start_of(11) },
             tally: Tally::default(),
         }
@@ -313,7 +391,7 @@ mod tests {
 
         let store = open(folder.path()).unwrap();
         assert_eq!(store.checkpoint().unwrap(), Some(transaction().checkpoint));
-        assert_eq!(store.all_rows().unwrap(), transaction().rows);
+        assert_eq!(store.rows_after(None, 9).unwrap(), (transaction().rows, true));
         let mut ids = [StreamId::new([9; 16]), StreamId::new([3; 16]), StreamId::new([1; 16])];
         let found: Vec<_> = store.rows(&mut ids).unwrap().into_iter().map(|(id, _)| id).collect();
         assert_eq!(found, [StreamId::new([1; 16]), StreamId::new([3; 16])]);
@@ -347,16 +425,5 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         open(&path).unwrap();
         assert_eq!(fs::metadata(path.join("chunks-0.redb")).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn rows_of_an_unknown_shape_are_refused() {
-        let mut bytes = Vec::new();
-        encode_row(&transaction().rows[2].1, &mut bytes);
-        assert!(decode_row(&bytes).is_some());
-        assert!(decode_row(&bytes[..bytes.len() - 1]).is_none());
-        bytes[0] = 9;
-        assert!(decode_row(&bytes).is_none());
-        assert!(decode_row(&[]).is_none());
     }
 }

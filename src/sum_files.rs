@@ -3,18 +3,22 @@
 //! Each file is one stream. What is printed is the digest of its final; the file's own SHA-1, taken while it was read,
 //! says whether that is right.
 
+use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
 use crate::bus::lanes::{Closed, LaneEntries};
-use crate::bus::topology::{self, Admin, TopologyError};
+use crate::bus::topology::{self, TopologyError};
 use crate::chunk::{Chunk, SeqNo};
+use crate::joined::joined;
 use crate::run::{self, Run, RunError, Step, lock};
 use crate::stream_id::StreamId;
 use crate::sum::{RunningSum, Sum, Value};
+use crate::telemetry;
 use crate::values::{Size, Span};
 use crate::verify::{Ending, Ledger};
+use indicatif::ProgressBar;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex};
@@ -72,16 +76,32 @@ struct FileRead {
     result: Result<Value, io::Error>,
 }
 
-/// Sums `files` (`-` is standard input) and writes a line for each to `out`, in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long a final may stay out.
+    pub deadline: Span,
+    /// The most bytes of one chunk batch.
+    pub batch_bytes: Size,
+}
+
+/// Bytes of all the files whose size is known.
+pub fn total_bytes(files: &[OsString]) -> u64 {
+    let sizes = files.iter().filter_map(|file| fs::metadata(file).ok()).filter(Metadata::is_file);
+    sizes.map(|file| file.len()).sum()
+}
+
+/// Sums `files` (`-` is standard input) and writes a line for each to `out`, in order. `progress` is told of the bytes
+/// that are read.
 pub async fn run(
     files: &[OsString],
-    deadline: Span,
-    batch_bytes: Size,
+    limits: Limits,
     nats: &connect::Config,
     topology: &topology::Config,
+    progress: &ProgressBar,
     out: &mut impl Write,
     stop: CancellationToken,
 ) -> Result<Outcome, SumError> {
+    let Limits { deadline, batch_bytes } = limits;
     let starting = async {
         let connection = connect::connect(nats, "sum").await?;
         let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
@@ -107,6 +127,7 @@ pub async fn run(
         entries: run.entries(),
         run,
         piece,
+        progress: progress.clone(),
         readers: JoinSet::new(),
         begun: 0,
         read: BTreeMap::new(),
@@ -132,6 +153,7 @@ struct Summing<'a> {
     ledger: Arc<Mutex<Ledger>>,
     entries: LaneEntries,
     piece: usize,
+    progress: ProgressBar,
     readers: JoinSet<FileRead>,
     /// Files that were begun, in order.
     begun: usize,
@@ -156,7 +178,7 @@ impl Summing<'_> {
                 () = stop.cancelled() => return Err(SumError::Interrupted),
                 Some(read) = self.readers.join_next(), if !self.readers.is_empty() => {
                     let FileRead { index, result } =
-                        read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                        joined(read);
                     match result {
                         Ok(value) => { self.read.insert(index, value); }
                         Err(error) => { self.settled.insert(index, Err(Trouble::Unreadable(error))); }
@@ -191,6 +213,7 @@ impl Summing<'_> {
             source,
             id,
             piece: self.piece,
+            progress: self.progress.clone(),
             ledger: self.ledger.clone(),
             entries: self.entries.clone(),
             began: self.run.began(),
@@ -260,7 +283,7 @@ impl Summing<'_> {
 }
 
 fn complain(name: &OsStr, what: &str) {
-    writeln!(io::stderr(), "stream-sum: {}: {what}", shown(name)).ok();
+    telemetry::say(&format!("stream-sum: {}: {what}", shown(name)));
 }
 
 /// A file's name on one line, whatever is in it.
@@ -311,6 +334,7 @@ struct Reader {
     source: Source,
     id: StreamId,
     piece: usize,
+    progress: ProgressBar,
     ledger: Arc<Mutex<Ledger>>,
     entries: LaneEntries,
     began: tokio::time::Instant,
@@ -334,6 +358,7 @@ impl Reader {
             let filled = if ended { 0 } else { fill(input, &mut buffer)? };
             ended = filled < buffer.len();
             let data = &buffer[..filled];
+            self.progress.inc(filled as u64);
             let seq_no = sum.as_ref().map_or(SeqNo::FIRST, |sum| sum.seq_no().next());
             let chunk = Chunk { id: self.id, seq_no, data };
             match &mut sum {

@@ -1,335 +1,109 @@
-//! The summer: folds the partitions that it is given until it is told to stop.
+//! The summer: what one worker makes of the messages of its partitions.
+//!
+//! This is all that is special about summing. [`crate::partition`] pulls, publishes and commits around it, and would
+//! do so for any other deterministic fold.
 
-use crate::bus::connect::{self, ConnectError, Connection};
-use crate::bus::life::Life;
-use crate::bus::source::{Log, pull_bytes, sources_per_connection};
-use crate::bus::topology::{self, Admin, Topology, TopologyError};
-use crate::partition::counters::Counters;
-use crate::partition::{self, Partition, PartitionError};
-use crate::store::{self, Owner, Store, StoreError};
-use crate::values::{Size, Span, parsed, serde_as_text};
-use futures_util::future::join_all;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::collections::BTreeSet;
-use std::fmt;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use crate::bus::topology::Topology;
+use crate::checkpoint::Checkpoint;
+use crate::joined::joined;
+use crate::row::Row;
+use crate::store::{Owner, Store, StoreError};
+use crate::stream_id::StreamId;
+use crate::transaction::{Batch, Fold, Folded, Transaction};
+use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    pub worker: WorkerName,
-    pub partitions: PartitionSet,
-    #[serde(deserialize_with = "parsed")]
-    pub data_dir: PathBuf,
-    pub checkpoint_interval: Span,
-    pub checkpoint_bytes: Size,
-    pub cache_bytes: Size,
-    pub on_violation: OnViolation,
+/// Rows to look up at once without leaving the async thread.
+const FEW_ROWS: usize = 64;
+
+/// Rows that are not committed can't be let go: with this many times the memory for rows held, pulling waits for a
+/// commit.
+const CROWDED: u64 = 2;
+
+/// The application of one worker, for all the partitions that it folds.
+#[derive(Debug)]
+pub struct Summer {
+    topology: Topology,
+    data_dir: PathBuf,
+    /// Memory of one partition, in bytes: for rows that are ready to use, and for pages of its store.
+    row_bytes: u64,
+    page_bytes: u64,
 }
 
-/// The name of a worker; empty where it is to be made from the host's name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WorkerName(String);
-
-impl FromStr for WorkerName {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        let valid = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        if valid { Ok(Self(text.to_owned())) } else { Err("up to 64 characters of A-Z a-z 0-9 _ -") }
+impl Summer {
+    /// `cache_bytes` is shared by the `partitions` partitions that this worker folds.
+    pub fn new(topology: Topology, data_dir: PathBuf, cache_bytes: u64, partitions: usize) -> Self {
+        let share = cache_bytes / partitions.max(1) as u64;
+        // Most of the memory goes to rows; pages serve the rows that were let go.
+        Self { topology, data_dir, row_bytes: share / 4 * 3, page_bytes: share / 4 }
     }
-}
 
-impl fmt::Display for WorkerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
-}
 
-/// Which partitions a summer folds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PartitionSet {
-    All,
-    Some(BTreeSet<u32>),
-}
+    /// Whose fold the store of a partition is.
+    pub fn owner(&self, partition: u32) -> Owner {
+        Owner { log: self.topology.names.log(partition), partition, partitions: self.topology.partitions }
+    }
 
-/// More partitions than any account holds streams.
-const MOST_PARTITIONS: u32 = 65_536;
+    /// Opens the store of a partition, or makes it: partial sums by stream, and the checkpoint that they stand at.
+    pub fn new_store(&self, partition: u32) -> Result<Store, StoreError> {
+        Store::open(&self.data_dir, &self.owner(partition), usize::try_from(self.page_bytes).unwrap_or(usize::MAX))
+    }
 
-impl FromStr for PartitionSet {
-    type Err = &'static str;
+    /// The fold of a partition, from a checkpoint of its store on.
+    pub fn new_fold(&self, partition: u32, checkpoint: Checkpoint) -> Fold {
+        Fold::new(self.topology.rules(partition), checkpoint)
+    }
 
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        const EXPECTED: &str = "all, or a list of partitions such as 0-3,6";
-        if text == "all" {
-            return Ok(Self::All);
+    /// Folds one chunk batch into the open transaction, and returns the effects that it asks for. Rows that the fold
+    /// does not hold are read from the store.
+    ///
+    /// # Panics
+    /// If the batch is not the one after the last.
+    pub async fn consume_message(
+        &self,
+        store: &Arc<Store>,
+        fold: &mut Fold,
+        batch: &Batch,
+    ) -> Result<Folded, StoreError> {
+        let mut staged = fold.stage(&batch.payload);
+        let mut missing = std::mem::take(&mut staged.missing);
+        let rows = if missing.len() <= FEW_ROWS {
+            store.rows(&mut missing)?
+        } else {
+            let store = store.clone();
+            let reading = tokio::task::spawn_blocking(move || store.rows(&mut missing));
+            joined(reading.await)?
+        };
+        for (id, row) in rows {
+            fold.supply(id, row);
         }
-        let mut set = BTreeSet::new();
-        for part in text.split(',') {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n < MOST_PARTITIONS).ok_or(EXPECTED);
-            let (first, last) = (number(first)?, number(last)?);
-            if first > last {
-                return Err(EXPECTED);
-            }
-            set.extend(first..=last);
+        Ok(fold.fold(batch, staged))
+    }
+
+    /// Ends the open transaction: what it has changed, to be committed once its effects are confirmed. `None` where
+    /// nothing was folded since the last. `committed` is the last transaction that the store has, and `expired` are
+    /// rows that it had then, to be collected.
+    pub fn finalize_txn(&self, fold: &mut Fold, committed: u64, expired: &[(StreamId, Row)]) -> Option<Transaction> {
+        if fold.open_batches() > 0 {
+            fold.collect(expired);
         }
-        Ok(Self::Some(set))
+        let transaction = fold.seal()?;
+        fold.evict(self.row_bytes, committed);
+        Some(transaction)
     }
-}
 
-impl fmt::Display for PartitionSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Some(set) = self else { return f.write_str("all") };
-        let mut ranges: Vec<(u32, u32)> = Vec::new();
-        for n in set {
-            match ranges.last_mut() {
-                Some((_, last)) if *last + 1 == *n => *last = *n,
-                _ => ranges.push((*n, *n)),
-            }
-        }
-        let text: Vec<_> = ranges
-            .into_iter()
-            .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
-            .collect();
-        f.write_str(&text.join(","))
-    }
-}
-
-/// What to do on proven loss, or on a final that contradicts one already published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnViolation {
-    Reject,
-    Halt,
-}
-
-impl FromStr for OnViolation {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        match text {
-            "reject" => Ok(Self::Reject),
-            "halt" => Ok(Self::Halt),
-            _ => Err("reject or halt"),
-        }
-    }
-}
-
-impl fmt::Display for OnViolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Reject => "reject",
-            Self::Halt => "halt",
-        })
-    }
-}
-
-serde_as_text!(WorkerName, PartitionSet, OnViolation);
-
-#[derive(Debug, thiserror::Error)]
-pub enum SummerError {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error(transparent)]
-    Topology(#[from] TopologyError),
-    #[error(
-        "the stream {name} takes more than one message a subject, so finals could be there twice: remove it and run `stream-sum topology apply`"
-    )]
-    NotOnceOnly { name: String },
-    #[error("partition {partition} is none of the {partitions} of this topology (0 to {}): name others in summer.partitions", partitions - 1)]
-    NoSuchPartition { partition: u32, partitions: u32 },
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Partition(#[from] PartitionError),
-}
-
-/// Folds partitions until `stop`, or until one of them can't go on: then all stop, and the first reason is returned.
-pub async fn run(
-    config: &Config,
-    nats: &connect::Config,
-    topology: &topology::Config,
-    stop: CancellationToken,
-) -> Result<(), SummerError> {
-    let counters = Arc::new(Counters::default());
-    let workers = tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        workers = start(config, nats, topology, &counters) => workers?,
-    };
-    let mut running = JoinSet::new();
-    let stop_all = stop.child_token();
-    for worker in workers {
-        running.spawn(worker.run(stop_all.clone()));
-    }
-    let mut first_error: Option<PartitionError> = None;
-    while let Some(result) = running.join_next().await {
-        let result = result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        if let Err(error) = result {
-            tracing::error!("{error}");
-            stop_all.cancel();
-            // The first reason counts, but for a broken guarantee, which nothing may hide.
-            if first_error.as_ref().is_none_or(|first: &PartitionError| error.is_violation() && !first.is_violation()) {
-                first_error = Some(error);
-            }
-        }
-    }
-    counters.report("stopped");
-    first_error.map_or(Ok(()), |error| Err(error.into()))
-}
-
-/// Everything up to the first pull.
-async fn start(
-    config: &Config,
-    nats: &connect::Config,
-    topology: &topology::Config,
-    counters: &Arc<Counters>,
-) -> Result<Vec<Partition>, SummerError> {
-    let connection = connect::connect(nats, "summer").await?;
-    let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
-    if !topology.once_only {
-        return Err(SummerError::NotOnceOnly { name: topology.names.sums() });
-    }
-    let partitions = choose(&config.partitions, topology.partitions)?;
-    store::create_data_dir(&config.data_dir)?;
-    let worker = worker_name(config)?;
-    let workers = open(config, nats, &topology, connection, &partitions, &worker, counters).await?;
-    tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "summing");
-    Ok(workers)
-}
-
-fn choose(set: &PartitionSet, partitions: u32) -> Result<BTreeSet<u32>, SummerError> {
-    match set {
-        PartitionSet::All => Ok((0..partitions).collect()),
-        PartitionSet::Some(set) => match set.iter().find(|n| **n >= partitions) {
-            Some(partition) => Err(SummerError::NoSuchPartition { partition: *partition, partitions }),
-            None => Ok(set.clone()),
-        },
-    }
-}
-
-/// Opens the stores, and as many connections for pulling as the pull budget asks for.
-async fn open(
-    config: &Config,
-    nats: &connect::Config,
-    topology: &Topology,
-    connection: Connection,
-    partitions: &BTreeSet<u32>,
-    worker: &str,
-    counters: &Arc<Counters>,
-) -> Result<Vec<Partition>, SummerError> {
-    let share = config.cache_bytes.0 / partitions.len() as u64;
-    // Most of the memory goes to rows, which are ready to use; pages serve the rows that were let go.
-    let (row_bytes, page_bytes) = (share / 4 * 3, share / 4);
-    let partition_config = partition::Config {
-        checkpoint_interval: config.checkpoint_interval.0,
-        checkpoint_bytes: config.checkpoint_bytes.bytes(),
-        row_bytes,
-        halt: config.on_violation == OnViolation::Halt,
-    };
-    let max_payload = connection.client.server_info().max_payload;
-    let a_connection = sources_per_connection(max_payload).min(partitions.len());
-    let partitions: Vec<u32> = partitions.iter().copied().collect();
-    let mut opened = Vec::with_capacity(partitions.len());
-    let life = Arc::new(Life::default());
-    for group in partitions.chunks(a_connection) {
-        let pulling = connect::connect(nats, "summer pull").await?;
-        let bytes = pull_bytes(max_payload, group.len());
-        for &partition in group {
-            let owner = Owner { log: topology.names.log(partition), partition, partitions: topology.partitions };
-            let data_dir = config.data_dir.clone();
-            let opening = tokio::task::spawn_blocking(move || {
-                Store::open(&data_dir, &owner, usize::try_from(page_bytes).unwrap_or(usize::MAX))
-            });
-            let store = opening.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-            let log = Log::new(pulling.clone(), &topology.names, partition, worker, bytes, life.clone());
-            opened.push((partition, store, log));
-        }
-    }
-    join_all(opened.iter_mut().map(|(_, _, log)| log.rise())).await;
-    let workers = opened.into_iter().map(|(partition, store, log)| {
-        Partition::new(
-            topology.rules(partition),
-            partition_config,
-            Arc::new(store),
-            log,
-            connection.clone(),
-            topology.names.clone(),
-            counters.clone(),
-        )
-    });
-    Ok(workers.collect())
-}
-
-/// The configured name, or the host's with 8 hex characters that are drawn once and kept in the data folder: two
-/// workers of one host with folders of their own never share a name.
-fn worker_name(config: &Config) -> Result<String, StoreError> {
-    if !config.worker.0.is_empty() {
-        return Ok(config.worker.0.clone());
-    }
-    let path = config.data_dir.join("worker-id");
-    let refuse = |source| StoreError::Folder { path: path.clone(), source };
-    let kept = || match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|suffix| !suffix.is_empty())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(refuse(error)),
-    };
-    let suffix = match kept()? {
-        Some(suffix) => suffix,
-        None => {
-            let drawn = hex::encode(rand::random::<[u8; 4]>());
-            put(&path, &drawn).map_err(refuse)?;
-            // Of two processes that drew at once, the last to write has decided.
-            kept()?.unwrap_or(drawn)
-        }
-    };
-    let host: String = gethostname::gethostname()
-        .to_string_lossy()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' })
-        .take(48)
-        .collect();
-    Ok(format!("{host}-{suffix}"))
-}
-
-/// Writes a small file whole or not at all.
-fn put(path: &Path, text: &str) -> io::Result<()> {
-    let fresh = path.with_extension(std::process::id().to_string());
-    fs::write(&fresh, text)?;
-    fs::rename(&fresh, path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partition_lists_are_read_and_written() {
-        let set: PartitionSet = "0-3,6".parse().unwrap();
-        assert_eq!(set, PartitionSet::Some(BTreeSet::from([0, 1, 2, 3, 6])));
-        assert_eq!(set.to_string(), "0-3,6");
-        assert_eq!("all".parse(), Ok(PartitionSet::All));
-        for text in ["", "3-1", "a", "1,,2", "0-99999999"] {
-            assert!(text.parse::<PartitionSet>().is_err(), "{text}");
+    /// A transaction was committed: rows of it may be let go now.
+    pub fn committed(&self, fold: &mut Fold, transaction: u64) {
+        if fold.open_batches() == 0 {
+            fold.evict(self.row_bytes, transaction);
         }
     }
 
-    #[test]
-    fn a_partition_beyond_the_last_is_refused() {
-        assert!(choose(&"0-7".parse().unwrap(), 8).is_ok());
-        assert!(matches!(choose(&"8".parse().unwrap(), 8), Err(SummerError::NoSuchPartition { partition: 8, .. })));
-    }
-
-    #[test]
-    fn names_that_jetstream_would_not_take_are_refused() {
-        assert!("worker_1-a".parse::<WorkerName>().is_ok());
-        for text in ["a.b", "a b", "a*", "ä"] {
-            assert!(text.parse::<WorkerName>().is_err(), "{text}");
-        }
+    /// Whether so many rows wait for their commit that nothing more should be pulled until it comes.
+    pub fn is_crowded(&self, fold: &Fold) -> bool {
+        fold.held_bytes() > self.row_bytes.saturating_mul(CROWDED)
     }
 }

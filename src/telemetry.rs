@@ -1,10 +1,13 @@
-//! Logs: to standard error, as text for people or JSON for machines.
+//! Logs: to standard error, as text for people or JSON for machines; and progress bars, which share a terminal with
+//! them.
 
 use crate::values::{parsed, serde_as_text};
+use indicatif::MultiProgress;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
+use std::sync::LazyLock;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -12,13 +15,21 @@ use tracing_subscriber::util::SubscriberInitExt;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// What is logged.
     pub level: Filter,
+    /// How it looks.
     pub format: Format,
 }
 
 /// A level, or a list of filters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter(String);
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self("info".to_owned())
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -71,8 +82,8 @@ impl fmt::Display for Format {
 
 serde_as_text!(Filter, Format);
 
-/// Starts logging for the whole process.
-pub fn start(config: &Config) {
+/// Starts logging for the whole process. `elsewhere` is the format where "auto" finds no terminal.
+pub fn start(config: &Config, elsewhere: Format) {
     let mut filter = EnvFilter::try_new(&config.level.0).expect("a filter is checked when it is read");
     if !config.level.0.contains("async_nats") {
         // The client reports every reconnect as an event, which this program logs in its own words.
@@ -80,10 +91,56 @@ pub fn start(config: &Config) {
     }
     let terminal = io::stderr().is_terminal();
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
-    match config.format {
+    let layer = tracing_subscriber::fmt::layer().with_writer(|| AboveBars).with_target(false);
+    let format = if config.format == Format::Auto && !terminal { elsewhere } else { config.format };
+    match format {
         Format::Json => registry.with(layer.json().flatten_event(true)).init(),
-        Format::Auto if !terminal => registry.with(layer.json().flatten_event(true)).init(),
         Format::Auto | Format::Text => registry.with(layer.with_ansi(terminal)).init(),
     }
+}
+
+/// The progress bars of the process, on the terminal that standard error is. Elsewhere they are never drawn.
+pub fn bars() -> &'static MultiProgress {
+    // One a process, as the terminal is.
+    static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+    &BARS
+}
+
+/// Writes to standard error, above the bars where there are any.
+struct AboveBars;
+
+impl Write for AboveBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bars().is_hidden() {
+            return io::stderr().write(bytes);
+        }
+        let text = String::from_utf8_lossy(bytes);
+        bars().println(text.strip_suffix('\n').unwrap_or(&text))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// A writer of results that takes the bars away from the terminal meanwhile, where it is one.
+pub struct BesideBars(pub io::Stdout);
+
+impl Write for BesideBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.is_terminal() && !bars().is_hidden() {
+            return bars().suspend(|| self.0.write(bytes).and_then(|written| self.0.flush().map(|()| written)));
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Says one line on standard error. Where nobody listens, nothing is lost that matters.
+pub fn say(line: &str) {
+    AboveBars.write_all(format!("{line}\n").as_bytes()).ok();
 }

@@ -97,6 +97,8 @@ pub struct Transaction {
     pub number: u64,
     /// Changed rows, sorted by ID.
     pub rows: Vec<(StreamId, Row)>,
+    /// Streams whose rows have expired, and are no longer needed.
+    pub collected: Vec<StreamId>,
     /// Where the store stands once this is committed. Its `sums` is still that of the transaction before.
     pub checkpoint: Checkpoint,
     pub tally: Tally,
@@ -129,6 +131,8 @@ pub struct Fold {
     rows: IndexMap<StreamId, Place, foldhash::fast::RandomState>,
     /// Places of the rows that the open transaction has changed.
     changed: Vec<usize>,
+    /// Streams whose expired rows leave the store with the open transaction.
+    collected: Vec<StreamId>,
     /// Where the fold stands; ahead of what is committed.
     at: Checkpoint,
     /// The open transaction, counted from 1.
@@ -143,6 +147,7 @@ impl Fold {
             rules,
             rows: IndexMap::default(),
             changed: Vec::new(),
+            collected: Vec::new(),
             at,
             number: 1,
             tally: Tally::default(),
@@ -265,6 +270,37 @@ impl Fold {
         result
     }
 
+    /// Lets rows that have expired leave the store with the open transaction, which is to be sealed next. `stored` is
+    /// what the store had after the last transaction that was let go of, each row once: what has changed since is held, and
+    /// counts.
+    ///
+    /// Nothing depends on when this is done, or whether: an expired row is no row.
+    pub fn collect(&mut self, stored: &[(StreamId, Row)]) {
+        let (now, expiry) = (self.at.log_time, self.rules.expiry);
+        for (id, row) in stored {
+            let was_live = match self.rows.get_mut(id) {
+                None if row.is_expired(now, expiry) => {
+                    // Held as absent until this is committed: till then the store still has it.
+                    let place = Place { held: Held::Absent, changed_in: self.number, used_in: self.number };
+                    self.rows.insert(*id, place);
+                    matches!(row, Row::Live { .. })
+                }
+                Some(Place { held: held @ Held::Row(_), changed_in, .. }) if *changed_in != self.number => {
+                    let Held::Row(row) = &*held else { unreachable!("matched above") };
+                    if !row.is_expired(now, expiry) {
+                        continue;
+                    }
+                    let was_live = matches!(row, Row::Live { .. });
+                    (*held, *changed_in) = (Held::Absent, self.number);
+                    was_live
+                }
+                _ => continue,
+            };
+            self.at.live_streams = self.at.live_streams.saturating_sub(u64::from(was_live));
+            self.collected.push(*id);
+        }
+    }
+
     /// Ends the open transaction and begins the next. `None` where nothing was folded since the last.
     pub fn seal(&mut self) -> Option<Transaction> {
         if self.batches == 0 {
@@ -283,7 +319,8 @@ impl Fold {
         let number = self.number;
         self.number += 1;
         self.batches = 0;
-        Some(Transaction { number, rows, checkpoint: self.at, tally: std::mem::take(&mut self.tally) })
+        let (collected, tally) = (std::mem::take(&mut self.collected), std::mem::take(&mut self.tally));
+        Some(Transaction { number, rows, collected, checkpoint: self.at, tally })
     }
 
     /// Lets go of rows until about `budget` bytes are held. What transactions after `committed` have changed stays:
@@ -393,6 +430,16 @@ mod tests {
         fn at(&mut self, time: UnixNanos, payload: Bytes) -> Folded {
             let batch = Batch { position: self.0.position() + 1, time, payload };
             let staged = self.0.stage(&batch.payload);
+            self.0.fold(&batch, staged)
+        }
+
+        /// The same, with a store that has `stored`.
+        fn over(&mut self, stored: &[(StreamId, Row)], time: UnixNanos, payload: Bytes) -> Folded {
+            let batch = Batch { position: self.0.position() + 1, time, payload };
+            let staged = self.0.stage(&batch.payload);
+            for (id, row) in stored.iter().filter(|(id, _)| staged.missing.contains(id)) {
+                self.0.supply(*id, row.clone());
+            }
             self.0.fold(&batch, staged)
         }
 
@@ -506,5 +553,32 @@ mod tests {
         assert_eq!(log.0.held_bytes(), 2 * HELD_ROW_BYTES);
         log.0.evict(0, 1);
         assert_eq!(log.0.held_bytes(), 0);
+    }
+
+    #[test]
+    fn expired_rows_are_collected_unless_they_live_again() {
+        let mut log = Log::new();
+        log.at(1, encode(&[(1, 1, b"a"), (2, 1, b"b"), (3, 1, b"c"), (4, 1, b"d"), (5, 1, b"")]));
+        let stored = log.0.seal().unwrap().rows;
+        log.0.evict(0, 1);
+        assert_eq!(log.0.at.live_streams, 4);
+        // Stream 2 is opened again after it has expired; 4 is asked for, and too early.
+        log.over(&stored, 1 + HOUR + 1, encode(&[(2, 1, b"again"), (4, 3, b"")]));
+        log.0.collect(&stored);
+        let transaction = log.0.seal().unwrap();
+        assert_eq!(transaction.collected, [id(1), id(3), id(4)]);
+        assert_eq!(transaction.rows.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id(2)]);
+        assert_eq!(transaction.checkpoint.live_streams, 1);
+        // Until that is committed the store still has them, and whoever is opened again is no longer there.
+        log.0.evict(0, 1);
+        log.over(&stored, 1 + HOUR + 1, encode(&[(1, 1, b"again")]));
+        assert_eq!(log.0.at.live_streams, 2);
+        log.over(&stored, 1 + HOUR + 1, encode(&[(1, 2, b"")]));
+        assert_eq!(log.0.at.live_streams, 1);
+        // What was collected is gone for the fold as well.
+        assert_eq!(log.why(&[(3, 2, b"x"), (4, 2, b"x")]), "0-1 unknown");
+        log.0.collect(&[(id(4), stored[3].1.clone())]);
+        let next = log.0.seal().unwrap();
+        assert_eq!((next.collected, next.checkpoint.live_streams), (vec![], 1));
     }
 }

@@ -34,16 +34,27 @@ const MOST_REMEMBERED: usize = 1 << 20;
 /// What the ledger counts. The fields of the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
+    /// Streams opened.
     pub streams: u64,
+    /// Chunks handed over to be sent, closing ones included.
     pub chunks: u64,
+    /// Bytes of data in them.
     pub bytes: u64,
+    /// Streams with exactly one final, the right one, in time.
     pub verified: u64,
+    /// Streams whose final did not come within twice the deadline.
     pub missing: u64,
+    /// Streams whose final is wrong.
     pub mismatched: u64,
+    /// Streams with two finals in `sums`.
     pub duplicate: u64,
+    /// Finals of streams that nobody opened.
     pub unexpected: u64,
+    /// Streams whose right final came after the deadline.
     pub late: u64,
+    /// Finals that came again because `sums` had forgotten them.
     pub republished: u64,
+    /// Streams that have not ended.
     pub unfinished: u64,
 }
 
@@ -67,9 +78,12 @@ pub struct Latency {
 /// A run's end, as `--report` writes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
+    /// What was counted.
     #[serde(flatten)]
     pub counts: Counts,
+    /// Seconds since the run began.
     pub elapsed_s: f64,
+    /// Of all right finals.
     pub latency_ms: Latency,
 }
 
@@ -330,15 +344,7 @@ impl Ledger {
         tick
     }
 
-    /// The end of the run: what has not ended is unfinished.
-    pub fn finish(&mut self, elapsed: Duration) -> Report {
-        self.counts.unfinished += (self.open.len() + self.awaited.len()) as u64;
-        self.open.clear();
-        self.awaited.clear();
-        self.report(elapsed)
-    }
-
-    /// How it stands so far.
+    /// How the run stands, and how it ends if it ends now: what has not ended is unfinished.
     pub fn report(&self, elapsed: Duration) -> Report {
         let ms = |us: u64| us as f64 / 1000.0;
         let at = |quantile| ms(self.latency_us.value_at_quantile(quantile));
@@ -348,7 +354,8 @@ impl Ledger {
                 Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: ms(self.latency_us.max()) }
             }
         };
-        Report { counts: self.counts, elapsed_s: elapsed.as_secs_f64(), latency_ms }
+        let unfinished = self.counts.unfinished + (self.open.len() + self.awaited.len()) as u64;
+        Report { counts: Counts { unfinished, ..self.counts }, elapsed_s: elapsed.as_secs_f64(), latency_ms }
     }
 
     fn counter(&mut self, ending: Ending) -> &mut u64 {
@@ -407,7 +414,7 @@ mod tests {
         assert_eq!(ledger.arrived(Some(id(0)), Some(sum(0)), s(1.5)), Seen::Ended(id(0), Ending::Verified));
         ledger.acked(&[id(0), id(1)], s(2.0));
         assert_eq!(ledger.arrived(Some(id(1)), Some(sum(1)), s(42.0)), Seen::Ended(id(1), Ending::Verified));
-        let report = ledger.finish(s(43.0));
+        let report = ledger.report(s(43.0));
         assert_eq!(report.counts, Counts { streams: 2, verified: 2, ..Counts::default() });
         assert!(!report.counts.is_broken());
     }
@@ -416,7 +423,7 @@ mod tests {
     fn latency_counts_from_the_scheduled_send() {
         let mut ledger = closed(1);
         ledger.arrived(Some(id(0)), Some(sum(0)), s(1.5));
-        let latency = ledger.finish(s(2.0)).latency_ms;
+        let latency = ledger.report(s(2.0)).latency_ms;
         assert!((latency.max - 1000.0).abs() < 2.0 && (latency.p50 - 1000.0).abs() < 2.0, "{latency:?}");
     }
 
@@ -459,7 +466,7 @@ mod tests {
         ledger.open(id(3));
         ledger.arrived(Some(id(3)), Some(sum(3)), s(2.0));
         ledger.close(sum(3), s(3.0));
-        assert_eq!(ledger.finish(s(3.0)).counts, Counts { streams: 4, mismatched: 4, ..Counts::default() });
+        assert_eq!(ledger.report(s(3.0)).counts, Counts { streams: 4, mismatched: 4, ..Counts::default() });
     }
 
     #[test]
@@ -472,7 +479,7 @@ mod tests {
         assert_eq!(ledger.came_again(id(0), Copies::Several, Some(sum(0))), Some(Ending::Duplicate));
         assert_eq!(ledger.came_again(id(0), Copies::Several, Some(sum(0))), None, "a stream ends once");
         assert_eq!(ledger.came_again(id(1), Copies::One(Some(sum(1))), Some(sum(1))), None);
-        let counts = ledger.finish(s(4.0)).counts;
+        let counts = ledger.report(s(4.0)).counts;
         assert_eq!(counts, Counts { streams: 2, verified: 1, duplicate: 1, republished: 1, ..Counts::default() });
     }
 
@@ -481,7 +488,7 @@ mod tests {
         let mut ledger = closed(1);
         ledger.arrived(Some(id(0)), Some(sum(0)), s(2.0));
         assert_eq!(ledger.came_again(id(0), Copies::One(Some(sum(7))), Some(sum(0))), Some(Ending::Mismatched));
-        assert_eq!(ledger.finish(s(3.0)).counts, Counts { streams: 1, mismatched: 1, ..Counts::default() });
+        assert_eq!(ledger.report(s(3.0)).counts, Counts { streams: 1, mismatched: 1, ..Counts::default() });
     }
 
     #[test]
@@ -510,7 +517,7 @@ mod tests {
         ledger.open(id(2));
         ledger.open(id(3));
         ledger.give_up(id(3));
-        let counts = ledger.finish(s(2.0)).counts;
+        let counts = ledger.report(s(2.0)).counts;
         assert_eq!(counts, Counts { streams: 4, unfinished: 4, ..Counts::default() });
         assert!(!counts.is_broken());
     }

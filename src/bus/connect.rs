@@ -6,6 +6,7 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -13,23 +14,35 @@ use tokio::time::Instant;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// URLs; empty: `NATS_URL`, then this machine.
     #[serde(deserialize_with = "list", serialize_with = "redacted_urls")]
     pub servers: Vec<String>,
+    /// Credentials file.
     pub creds: SecretPath,
+    /// nkey seed file.
     pub nkey: SecretPath,
+    /// User, with `password`.
     #[serde(deserialize_with = "parsed")]
     pub user: String,
+    /// Of `user`.
     pub password: Secret,
+    /// Token.
     pub token: Secret,
+    /// PEM file of the authority that signed the server's certificate.
     #[serde(deserialize_with = "parsed")]
     pub tls_ca: String,
+    /// PEM file of the client's certificate, with `tls_key`.
     #[serde(deserialize_with = "parsed")]
     pub tls_cert: String,
+    /// PEM file of its key.
     #[serde(deserialize_with = "parsed")]
     pub tls_key: String,
+    /// TLS from the first byte, before the server's greeting.
     #[serde(deserialize_with = "parsed")]
     pub tls_first: bool,
+    /// How long one request or publish waits for its answer.
     pub request_timeout: Span,
+    /// How long a starting process tries to reach a server.
     pub startup_timeout: Span,
 }
 
@@ -82,6 +95,14 @@ impl Config {
             Ok(url) if !url.is_empty() => url.split(',').map(str::to_owned).collect(),
             _ => vec!["nats://127.0.0.1:4222".to_owned()],
         }
+    }
+
+    /// The port of the first server, where that is this machine.
+    pub fn port_here(&self) -> Option<u16> {
+        let address: async_nats::ServerAddr = self.addresses().first()?.parse().ok()?;
+        let host = address.host();
+        let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        here.then(|| address.port())
     }
 
     /// The servers as they may be shown.

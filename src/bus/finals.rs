@@ -5,8 +5,8 @@
 use crate::bus::connect::Connection;
 use crate::bus::names::Names;
 use crate::bus::publish::{Once, Throttle, publish_once};
-use crate::bus::read::{self, NoAnswer, Which};
-use crate::checkpoint::SumsMark;
+use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
+use crate::checkpoint::{SumsMark, SumsReading};
 use crate::codec;
 use crate::reject::RejectedBatch;
 use crate::row::UnixNanos;
@@ -113,6 +113,14 @@ impl Effects {
                 Confirmed { place: None, already_there: true, differs }
             }
         }
+    }
+
+    /// What a judgement needs to know about the recorded final; `None` where there is no `sums`.
+    pub async fn sums_reading(&self, mark: &SumsMark) -> Result<Option<SumsReading>, NoAnswer> {
+        let jetstream = &self.connection.jetstream;
+        let Some(info) = read::stream(jetstream, &self.sums).await? else { return Ok(None) };
+        let found = read::message(jetstream, &self.sums, Which::At(mark.sequence)).await?;
+        Ok(Some(SumsReading { state: read::log_state(&info), at_mark: found.as_ref().map(StoredMessage::mark) }))
     }
 
     /// Whether the leader still has the final of stream `id` where it was confirmed.

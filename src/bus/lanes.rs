@@ -10,6 +10,7 @@ use crate::bus::names::Names;
 use crate::bus::publish::{Refusal, Throttle, publish};
 use crate::chunk::Chunk;
 use crate::codec::{CHUNK_OVERHEAD, encode_chunk};
+use crate::joined::joined;
 use crate::stream_id::StreamId;
 use crate::verify::{Ledger, Moment};
 use bytes::Bytes;
@@ -171,7 +172,7 @@ impl Lanes {
     /// Waits until a lane fails. Never ends while all go well, nor when all have ended well. Cancel-safe.
     pub async fn failed(&mut self) -> LaneError {
         while let Some(result) = self.sending.join_next().await {
-            let result = result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            let result = joined(result);
             if let Err(error) = result {
                 return error;
             }

@@ -4,6 +4,12 @@ use crate::checkpoint::Position;
 use crate::row::UnixNanos;
 use crate::stream_id::{RUN_PREFIX_BYTES, RunPrefix, StreamId};
 
+/// The JetStream stream of finals, before the prefix of a system: one message a subject, one subject a stream.
+pub const FINAL_SUMS_STREAM: &str = "sums";
+
+/// What the name of every worker's durable begins with.
+const DURABLE: &str = "summer-";
+
 /// The names of one system, under its prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
@@ -33,28 +39,28 @@ impl Names {
     }
 
     pub fn sums(&self) -> String {
-        self.name("sums")
+        self.name(FINAL_SUMS_STREAM)
     }
 
     pub fn sums_subjects(&self) -> String {
-        self.subject("sums.>")
+        self.subject(&format!("{FINAL_SUMS_STREAM}.>"))
     }
 
     /// The subject of one stream's final: its ID, split so that a run can be filtered for.
     pub fn final_subject(&self, id: StreamId) -> String {
         let hex = id.to_string();
         let (run, rest) = hex.split_at(2 * RUN_PREFIX_BYTES);
-        self.subject(&format!("sums.{run}.{rest}"))
+        self.subject(&format!("{FINAL_SUMS_STREAM}.{run}.{rest}"))
     }
 
     /// The finals of one run.
     pub fn finals_of_run(&self, run: RunPrefix) -> String {
-        self.subject(&format!("sums.{run}.*"))
+        self.subject(&format!("{FINAL_SUMS_STREAM}.{run}.*"))
     }
 
     /// The stream whose final has this subject.
     pub fn stream_of_final(&self, subject: &str) -> Option<StreamId> {
-        let id = subject.strip_prefix(&self.subject("sums."))?;
+        let id = subject.strip_prefix(&self.subject(&format!("{FINAL_SUMS_STREAM}.")))?;
         let (run, rest) = id.split_once('.')?;
         (run.len() == 2 * RUN_PREFIX_BYTES).then(|| format!("{run}{rest}").parse().ok())?
     }
@@ -84,7 +90,23 @@ impl Names {
 
     /// The durable consumer of one worker, on each log that it folds.
     pub fn durable(&self, worker: &str) -> String {
-        format!("summer-{worker}")
+        format!("{DURABLE}{worker}")
+    }
+
+    /// The worker whose durable consumer this is.
+    pub fn worker_of_durable<'a>(&self, durable: &'a str) -> Option<&'a str> {
+        durable.strip_prefix(DURABLE)
+    }
+
+    /// Where workers are asked how far they are; each of them answers.
+    pub fn standing_subject(&self) -> String {
+        self.subject("summers.standing")
+    }
+
+    /// The subject on which a client that can't hash publishes the chunks of one stream, as an account mapping's
+    /// source, and where the server's own hash takes it.
+    pub fn mapping(&self, partitions: u32) -> (String, String) {
+        (self.subject("chunk.*"), self.subject(&format!("chunks.{{{{partition({partitions},1)}}}}")))
     }
 }
 

@@ -12,6 +12,7 @@ use async_nats::jetstream::stream::Info;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 
@@ -19,6 +20,12 @@ use time::format_description::well_known::Rfc3339;
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NoAnswer(String);
+
+impl NoAnswer {
+    pub fn new(cause: String) -> Self {
+        Self(cause)
+    }
+}
 
 const NOT_FOUND: usize = 404;
 
@@ -31,6 +38,20 @@ pub async fn stream(jetstream: &Context, name: &str) -> Result<Option<Info>, NoA
         Ok(Response::Err { error }) => Err(NoAnswer(error.to_string())),
         Err(error) => Err(NoAnswer(error.to_string())),
     }
+}
+
+/// The names of a stream's consumers.
+pub async fn consumers(jetstream: &Context, stream: &str) -> Result<Vec<String>, NoAnswer> {
+    let refuse = |error: &dyn std::fmt::Display| NoAnswer(error.to_string());
+    let stream = jetstream.get_stream_no_info(stream).await.map_err(|error| refuse(&error))?;
+    stream.consumer_names().try_collect().await.map_err(|error| refuse(&error))
+}
+
+/// Purges a stream up to a sequence, exclusive: that message stays.
+pub async fn purge_before(jetstream: &Context, stream: &str, sequence: Position) -> Result<(), NoAnswer> {
+    let refuse = |error: &dyn std::fmt::Display| NoAnswer(error.to_string());
+    let stream = jetstream.get_stream_no_info(stream).await.map_err(|error| refuse(&error))?;
+    stream.purge().sequence(sequence).await.map(|_| ()).map_err(|error| refuse(&error))
 }
 
 /// Which message of a stream to read.

@@ -9,9 +9,10 @@
 
 use crate::bus::connect::Connection;
 use crate::bus::life::{Incarnation, Life};
+use crate::bus::log::LogReader;
 use crate::bus::names::Names;
-use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
-use crate::checkpoint::{Checkpoint, LogReading, LogState, NextMessage, Position};
+use crate::bus::read::{self, StoredMessage, Which};
+use crate::checkpoint::Position;
 use crate::transaction::Batch;
 use async_nats::jetstream::consumer::pull::{self, MessagesErrorKind};
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy};
@@ -71,8 +72,6 @@ pub enum OpenError {
     #[error("another process has taken over as worker of the same name")]
     Superseded,
     #[error("{0}")]
-    NoAnswer(NoAnswer),
-    #[error("{0}")]
     Failed(String),
 }
 
@@ -97,9 +96,7 @@ pub enum Lost {
 
 /// One partition log as one worker reads it.
 pub struct Log {
-    connection: Connection,
-    name: String,
-    subject: String,
+    reader: LogReader,
     durable: String,
     /// What each pull asks for at least.
     pull_bytes: usize,
@@ -125,9 +122,7 @@ impl Log {
         life: Arc<Life>,
     ) -> Self {
         Self {
-            connection,
-            name: names.log(partition),
-            subject: names.log_subject(partition),
+            reader: LogReader::new(connection, names, partition),
             durable: names.durable(worker),
             pull_bytes,
             life,
@@ -136,22 +131,27 @@ impl Log {
     }
 
     pub fn name(&self) -> &str {
-        &self.name
+        self.reader.name()
+    }
+
+    /// What can be asked of it.
+    pub fn reader(&self) -> &LogReader {
+        &self.reader
     }
 
     /// Changes with every reconnect of the connection that the log is read on.
     pub fn connects(&self) -> watch::Receiver<u64> {
-        self.connection.connects()
+        self.reader.connection().connects()
     }
 
     fn jetstream(&self) -> &Context {
-        &self.connection.jetstream
+        self.reader.jetstream()
     }
 
     /// Rises above whoever has pulled under the same name, before any log is opened: a process that rose only as it
     /// opened could, woken late, rise above its own successor. Where there is no answer, the first opening does it.
     pub async fn rise(&mut self) {
-        let Ok(stream) = self.jetstream().get_stream_no_info(&self.name).await else { return };
+        let Ok(stream) = self.jetstream().get_stream_no_info(self.name()).await else { return };
         match stream.consumer_info(&self.durable).await {
             Ok(info) => {
                 if let Some(other) = Incarnation::of(&info.config.metadata) {
@@ -163,47 +163,16 @@ impl Log {
         }
     }
 
-    /// `None` where the log does not exist.
-    pub async fn state(&self) -> Result<Option<LogState>, NoAnswer> {
-        Ok(read::stream(self.jetstream(), &self.name).await?.as_ref().map(read::log_state))
-    }
-
-    /// All that a judgement needs; `None` where the log does not exist. `expected` is the position that should come
-    /// next: whether it is there is looked up too.
-    pub async fn reading(
-        &self,
-        checkpoint: &Checkpoint,
-        expected: Option<Position>,
-    ) -> Result<Option<LogReading>, NoAnswer> {
-        let Some(state) = self.state().await? else { return Ok(None) };
-        let position = checkpoint.position;
-        let at_position = if position > 0 && state.first <= position && position <= state.last {
-            let found = read::message(self.jetstream(), &self.name, Which::At(position)).await?;
-            found.as_ref().map(StoredMessage::mark)
-        } else {
-            None
-        };
-        let next = match expected {
-            Some(expected) => {
-                let which = Which::NextOf(expected, &self.subject);
-                let found = read::message(self.jetstream(), &self.name, which).await?;
-                Some(NextMessage { expected, found: found.as_ref().map(StoredMessage::mark) })
-            }
-            None => None,
-        };
-        Ok(Some(LogReading { state, at_position, next }))
-    }
-
     /// A source that reads the next few messages one by one, past one that the client can't be sent: its headers break
     /// the client's rules, and would end the connection again and again.
     pub fn open_one_by_one(&self, position: Position) -> Source {
-        let mut connects = self.connection.connects();
+        let mut connects = self.connects();
         connects.mark_unchanged();
         Source {
             jetstream: self.jetstream().clone(),
-            log: self.name.clone(),
+            log: self.name().to_owned(),
             durable: self.durable.clone(),
-            messages: Messages::OneByOne { left: ONE_BY_ONE, subject: self.subject.clone() },
+            messages: Messages::OneByOne { left: ONE_BY_ONE, subject: self.reader.subject().to_owned() },
             connects,
             position,
             next_check: Instant::now() + IDLE_CHECK,
@@ -215,9 +184,9 @@ impl Log {
     /// Opens the source at the position after `position`, and ousts whoever pulled under the same name.
     pub async fn open(&mut self, position: Position) -> Result<Opened, OpenError> {
         // Before anything is asked, so that a reconnect in between is seen.
-        let mut connects = self.connection.connects();
+        let mut connects = self.connects();
         connects.mark_unchanged();
-        let stream = self.jetstream().get_stream_no_info(&self.name).await.map_err(failed)?;
+        let stream = self.jetstream().get_stream_no_info(self.name()).await.map_err(failed)?;
         let found = match stream.consumer_info(&self.durable).await {
             Ok(info) => Some(info),
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => None,
@@ -252,7 +221,7 @@ impl Log {
         // Strict: where another life has made the durable meanwhile, this fails, and the next try reads whose it is.
         let consumer = stream.create_consumer_strict(config).await.map_err(failed)?;
         // A server that was told to take larger messages since would send none into a pull that has no room for them.
-        let largest = self.connection.client.server_info().max_payload + PULL_HEADROOM;
+        let largest = self.reader.connection().client.server_info().max_payload + PULL_HEADROOM;
         let messages = consumer
             .stream()
             .max_bytes_per_batch(self.pull_bytes.max(largest))
@@ -264,7 +233,7 @@ impl Log {
             .map_err(failed)?;
         let source = Source {
             jetstream: self.jetstream().clone(),
-            log: self.name.clone(),
+            log: self.name().to_owned(),
             durable: self.durable.clone(),
             messages: Messages::Pulled(Box::new(messages)),
             connects,

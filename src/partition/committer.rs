@@ -8,11 +8,14 @@ use crate::bus::connect::Connection;
 use crate::bus::finals::{Confirmed, ConflictingFinal, Effects, Furthest, Place};
 use crate::bus::publish::Throttle;
 use crate::bus::read::{self, NoAnswer};
-use crate::checkpoint::{Checkpoint, SumsMark, judge_before_commit};
+use crate::checkpoint::{Checkpoint, SumsMark, judge_before_commit, judge_sums};
 use crate::crash_point;
+use crate::joined::joined;
 use crate::partition::counters::Counters;
 use crate::reject::RejectedBatch;
-use crate::store::{Store, StoreError};
+use crate::row::{Expiry, Row};
+use crate::store::{Size, Store, StoreError};
+use crate::stream_id::StreamId;
 use crate::sum::Sum;
 use crate::transaction::Transaction;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -49,12 +52,28 @@ pub enum CommitError {
     Doubt(String),
 }
 
+/// Rows to look at after a commit for each stream that it has opened: more than one, so that rows leave the store as
+/// fast as they come, and the store holds a quarter more than it has to at the most.
+const LOOKED_AT: u64 = 4;
+
+/// The most rows to look at: those that have expired wait in memory for the next transaction.
+const LOOKED_AT_MOST: usize = 1 << 16;
+
+/// Rows to look at besides.
+const LOOKED_AT_LEAST: u64 = 256;
+
 /// How far a session has come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Committed {
     pub transaction: u64,
     pub checkpoint: Checkpoint,
+    pub size: Size,
+    /// Rows that this commit has left in the store although they have expired: some of them.
+    pub expired: Arc<[(StreamId, Row)]>,
 }
+
+/// A commit, and the stream up to which expired rows were looked for, where that was not the last.
+type Written = Result<(Committed, Option<StreamId>), StoreError>;
 
 pub struct Committer {
     pub connection: Connection,
@@ -65,6 +84,9 @@ pub struct Committer {
     pub halt: bool,
     pub counters: Arc<Counters>,
     pub committed: watch::Sender<Committed>,
+    pub expiry: Expiry,
+    /// The stream up to which expired rows were looked for; `None`: to be looked for from the first on.
+    pub looked_at: Option<StreamId>,
 }
 
 /// A transaction whose effects are being confirmed.
@@ -93,14 +115,14 @@ impl Committer {
     /// Works until the fold hangs up and everything sealed is committed, or `cancel` says to drop what is not.
     ///
     /// A commit that is on its way to disk is always waited for.
-    pub async fn run(self, mut work: mpsc::Receiver<Work>, cancel: CancellationToken) -> Result<(), CommitError> {
+    pub async fn run(mut self, mut work: mpsc::Receiver<Work>, cancel: CancellationToken) -> Result<(), CommitError> {
         let mut queue: VecDeque<Numbered<Effect>> = VecDeque::new();
         let mut in_flight = InFlight::new();
         // Sealed transactions, and the open one last.
         let mut pending = VecDeque::from([self.pending()]);
         let mut first = self.committed.borrow().transaction + 1;
         let mut checking: Option<BoxFuture<'static, Checked>> = None;
-        let mut writing: Option<JoinHandle<Result<Committed, StoreError>>> = None;
+        let mut writing: Option<JoinHandle<Written>> = None;
         let mut hung_up = false;
         loop {
             while in_flight.len() < WINDOW
@@ -232,6 +254,9 @@ impl Committer {
         let furthest = pending.furthest;
         async move {
             let mark = check.finals(furthest).await?;
+            if let (Some(before), Some(_)) = (before, mark) {
+                check.recorded_final(&before).await?;
+            }
             transaction.checkpoint.sums = highest(before, mark);
             check.log_reaches(&transaction.checkpoint).await?;
             check.same_connection()?;
@@ -240,19 +265,35 @@ impl Committer {
         .boxed()
     }
 
-    fn write(&self, transaction: Box<Transaction>) -> JoinHandle<Result<Committed, StoreError>> {
+    fn write(&self, transaction: Box<Transaction>) -> JoinHandle<Written> {
         let (store, counters) = (self.store.clone(), self.counters.clone());
+        let (after, expiry) = (self.looked_at, self.expiry);
         tokio::task::spawn_blocking(move || {
             crash_point::reached("before-commit");
             store.commit(&transaction)?;
             crash_point::reached("after-commit");
-            counters.folded(&transaction.tally);
-            Ok(Committed { transaction: transaction.number, checkpoint: transaction.checkpoint })
+            let Transaction { number, checkpoint, tally, .. } = *transaction;
+            counters.folded(&tally);
+            let most = usize::try_from(tally.opened * LOOKED_AT + LOOKED_AT_LEAST).unwrap_or(usize::MAX);
+            let (mut expired, mut left, mut looked_at) = (Vec::new(), most.min(LOOKED_AT_MOST), None);
+            store.view()?.each(after, |id, row| {
+                if row.is_expired(checkpoint.log_time, expiry) {
+                    expired.push((id, row));
+                }
+                left -= 1;
+                looked_at = Some(id);
+                Ok::<_, StoreError>(left > 0)
+            })?;
+            // Where the last row came before the last look, it begins anew.
+            let looked_at = looked_at.filter(|_| left == 0);
+            let expired = expired.into();
+            Ok((Committed { transaction: number, checkpoint, size: store.size()?, expired }, looked_at))
         })
     }
 
-    fn written(&self, committed: Committed) {
+    fn written(&mut self, (committed, looked_at): (Committed, Option<StreamId>)) {
         tracing::debug!(log = %self.log, position = committed.checkpoint.position, "committed");
+        self.looked_at = looked_at;
         self.committed.send_replace(committed);
     }
 }
@@ -300,6 +341,21 @@ impl Check {
         unreachable!("the pauses never end")
     }
 
+    /// Sees that the furthest final of the transactions before is there, before it is replaced by a further one.
+    async fn recorded_final(&self, before: &SumsMark) -> Result<(), CommitError> {
+        for pause in backoff::reopening() {
+            match self.effects.sums_reading(before).await {
+                Ok(Some(reading)) => {
+                    return judge_sums(before, &reading).map_err(|verdict| CommitError::Doubt(verdict.to_string()));
+                }
+                Ok(None) => return Err(CommitError::Doubt("there is no stream for finals".to_owned())),
+                Err(cause) => self.complain("no answer from sums: nothing is committed until it comes", &cause),
+            }
+            tokio::time::sleep(pause).await;
+        }
+        unreachable!("the pauses never end")
+    }
+
     async fn log_reaches(&self, checkpoint: &Checkpoint) -> Result<(), CommitError> {
         for pause in backoff::reopening() {
             match read::stream(&self.connection.jetstream, &self.log).await {
@@ -330,9 +386,4 @@ fn highest(before: Option<SumsMark>, found: Option<SumsMark>) -> Option<SumsMark
         }
         (before, found) => found.or(before),
     }
-}
-
-fn joined<T>(result: Result<Result<T, StoreError>, tokio::task::JoinError>) -> Result<T, StoreError> {
-    // A panic in a commit is a bug here or in redb: it goes on where it would have gone.
-    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -7,28 +7,36 @@
 //! A crash anywhere replays from the checkpoint and arrives at the same place. So does everything that is doubtful: the
 //! uncommitted fold is dropped, and the source is opened again at the checkpoint.
 
+pub mod archive;
 pub mod committer;
 pub mod counters;
+mod opening;
+pub mod republish;
+pub mod restore;
 
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
-use crate::bus::finals::{ConflictingFinal, Effects};
-use crate::bus::names::Names;
+use crate::bus::finals::ConflictingFinal;
+use crate::bus::log::LogReader;
 use crate::bus::publish::Throttle;
-use crate::bus::read::NoAnswer;
-use crate::bus::source::{Log, Lost, OpenError, Opened, Source};
-use crate::checkpoint::{Checkpoint, LogReading, Position, Verdict, judge};
+use crate::bus::snapshots::Snapshots;
+use crate::bus::source::{Log, Lost, Source};
+use crate::checkpoint::{Checkpoint, Loss, Position, Verdict, judge};
 use crate::chunk::SeqNo;
+use crate::joined::joined;
 use crate::shutdown;
-use crate::store::{Store, StoreError};
+use crate::standing::Standing;
+use crate::store::{Owner, Store, StoreError};
 use crate::stream_id::StreamId;
-use crate::transaction::{Batch, Fold, Folded, Rules};
-use committer::{CommitError, Committed, Committer, QUEUED_BATCHES, Work};
+use crate::summer::Summer;
+use crate::transaction::{Batch, Fold, Folded};
+use archive::Archive;
+use committer::{CommitError, Committed, Work};
 use counters::Counters;
 use futures_util::future::{BoxFuture, FutureExt};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -36,31 +44,14 @@ use tokio_util::sync::CancellationToken;
 /// How often the message at the committed position is compared with the one that was folded.
 const IDENTITY_CHECK: Duration = Duration::from_secs(5);
 
-/// How long a verdict must stand, over reads that were answered, before it is believed: an R3 leader that has lost
-/// its peers goes on answering for up to 20 s.
-const VERDICT_STANDS: Duration = Duration::from_secs(30);
-
-/// After this many sessions without a commit, the next few batches are read one by one instead of pulled: one of them
-/// may be what ends the connection.
-const MOST_FRUITLESS: u32 = 3;
-
-/// Rows to look up at once without leaving the async thread.
-const FEW_ROWS: usize = 64;
-
-/// Rows that are not committed can't be let go: with this many times the memory for rows held, pulling waits for a
-/// commit.
-const CROWDED: u64 = 2;
-
-/// The checkpoint that was checked, and what was read for it.
-type IdentityCheck = (Checkpoint, Result<Option<LogReading>, NoAnswer>);
+/// How long after the signal to stop a last snapshot may take.
+const LAST_SNAPSHOT: Duration = Duration::from_secs(9);
 
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     pub checkpoint_interval: Duration,
     /// Bytes of chunk batches in one transaction, at the most.
     pub checkpoint_bytes: usize,
-    /// Memory for the rows that the fold holds.
-    pub row_bytes: u64,
     /// Whether proven loss and a conflicting final stop the worker.
     pub halt: bool,
 }
@@ -96,16 +87,44 @@ impl PartitionError {
     }
 }
 
+/// What the partitions of one worker share.
+#[derive(Clone)]
+pub struct Shared {
+    pub summer: Arc<Summer>,
+    pub config: Config,
+    /// For what is published and asked.
+    pub connection: Connection,
+    pub snapshots: Snapshots,
+    /// Snapshots that are written at once.
+    pub turns: Arc<Semaphore>,
+    pub counters: Arc<Counters>,
+}
+
 /// One partition, as one worker folds it.
 pub struct Partition {
-    rules: Rules,
+    partition: u32,
+    summer: Arc<Summer>,
     config: Config,
     store: Arc<Store>,
     /// On a connection for pulling: what is pulled must not hold up what is published.
     log: Log,
     connection: Connection,
-    names: Names,
     counters: Arc<Counters>,
+    standing: watch::Sender<Standing>,
+    owner: Owner,
+    snapshots: Snapshots,
+    /// Turns of writing snapshots, for all partitions of the worker.
+    turns: Arc<Semaphore>,
+    /// What the operator accepts, until it was needed.
+    accepts: Option<Loss>,
+    /// A snapshot beyond this position is to be restored, where there is one, before the log is opened.
+    wanted_beyond: Option<Position>,
+    /// What speaks against every snapshot that there is, where the store has not begun: they are of another log.
+    others: Option<Verdict>,
+    /// Snapshots were looked for since the log was judged last.
+    has_looked: bool,
+    /// A hole well after the position is accepted: what lies before it is folded and committed first.
+    before_hole: bool,
     /// What speaks against the log, and since when.
     doubt: Option<(&'static str, Instant)>,
     /// The position that did not come when it was next. It may lie well after the checkpoint, so it is remembered, or
@@ -155,31 +174,86 @@ struct Session {
 
 impl Partition {
     pub fn new(
-        rules: Rules,
-        config: Config,
+        partition: u32,
+        shared: Shared,
         store: Arc<Store>,
         log: Log,
-        connection: Connection,
-        names: Names,
-        counters: Arc<Counters>,
-    ) -> Self {
-        Self {
-            rules,
+        accepts: Option<Loss>,
+    ) -> Result<Self, StoreError> {
+        let Shared { summer, config, connection, snapshots, turns, counters } = shared;
+        let (size, checkpoint) = (store.size()?, store.checkpoint()?);
+        let standing = checkpoint.map_or_else(Standing::default, |at| Standing::of(&at, size.rows, size.bytes));
+        let standing = Standing { trouble: Some("not opened yet".to_owned()), ..standing };
+        Ok(Self {
+            partition,
+            owner: summer.owner(partition),
+            summer,
             config,
             store,
+            snapshots,
+            turns,
+            accepts,
+            wanted_beyond: Some(checkpoint.map_or(0, |checkpoint| checkpoint.position)),
+            others: None,
+            has_looked: false,
+            before_hole: false,
             log,
             connection,
-            names,
             counters,
+            standing: watch::Sender::new(standing),
             doubt: None,
             skipped: None,
             fruitless: 0,
             complaints: Throttle::default(),
-        }
+        })
+    }
+
+    pub fn number(&self) -> u32 {
+        self.partition
+    }
+
+    /// How far it is, for whoever wants to know.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
     }
 
     /// Folds until told to stop.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), PartitionError> {
+        let archive = Archive::new(
+            self.owner.clone(),
+            self.store.clone(),
+            LogReader::new(self.connection.clone(), &self.summer.topology().names, self.partition),
+            self.snapshots.clone(),
+            self.turns.clone(),
+        );
+        let archive = Arc::new(archive);
+        let over = CancellationToken::new();
+        let archiving = tokio::spawn(archive.clone().run(self.standing(), over.clone()));
+        let mut stopped_at = None;
+        let result = {
+            let noticed = stop.clone();
+            let folding = self.fold_on(stop);
+            tokio::pin!(folding);
+            tokio::select! {
+                result = &mut folding => result,
+                () = noticed.cancelled() => {
+                    stopped_at = Some(Instant::now());
+                    folding.await
+                }
+            }
+        };
+        over.cancel();
+        joined(archiving.await);
+        if result.is_ok() {
+            archive.put_last(stopped_at.unwrap_or_else(Instant::now) + LAST_SNAPSHOT).await;
+        }
+        if let Some(loss) = self.accepts {
+            tracing::warn!(partition = self.partition, %loss, "there was nothing of the kind to accept");
+        }
+        result
+    }
+
+    async fn fold_on(&mut self, stop: CancellationToken) -> Result<(), PartitionError> {
         let mut pauses = backoff::reopening();
         let mut connects = self.log.connects();
         loop {
@@ -191,6 +265,7 @@ impl Partition {
                         pauses = backoff::reopening();
                     }
                     tracing::warn!(log = self.log.name(), why, "opening the log again");
+                    self.standing.send_modify(|standing| standing.trouble = Some(why));
                 }
             }
             let pause = pauses.next().expect("the pauses never end");
@@ -206,6 +281,17 @@ impl Partition {
     async fn session(&mut self, stop: &CancellationToken) -> Result<Ended, PartitionError> {
         let mut connects = self.log.connects();
         connects.mark_unchanged();
+        if let Some(beyond) = self.wanted_beyond {
+            let restored = tokio::select! {
+                () = stop.cancelled() => return Ok(Ended::Stopped),
+                // Seen to its end whatever the connections do: nothing else may change the store meanwhile.
+                restored = self.restore(beyond) => restored?,
+            };
+            match restored {
+                Ok(()) => (self.wanted_beyond, self.has_looked) = (None, true),
+                Err(why) => return Ok(Ended::Lost { why, progressed: false }),
+            }
+        }
         let opening = tokio::select! {
             () = stop.cancelled() => return Ok(Ended::Stopped),
             // What was asked on the old connection is never answered: asking again is quicker than waiting for that.
@@ -225,11 +311,11 @@ impl Partition {
         let last = match over {
             // What was read one by one has to be committed, or it would be to read again.
             Ok(Over::Stopped | Over::Read) => self.drain(session).await,
-            Ok(Over::Lost(_)) if session.one_by_one => self.drain(session).await,
+            Ok(Over::Lost(_)) if session.one_by_one || self.before_hole => self.drain(session).await,
             Ok(Over::Lost(_)) | Err(_) => self.abandon(session).await,
         };
         if let Err(CommitError::Conflict(conflict)) = last {
-            return Err(PartitionError::Conflict { partition: self.rules.partition, conflict });
+            return Err(PartitionError::Conflict { partition: self.partition, conflict });
         }
         match (over?, last) {
             (_, Err(CommitError::Store(error))) => Err(error.into()),
@@ -267,107 +353,12 @@ impl Partition {
         }
     }
 
-    /// Judges the log, and opens it at the checkpoint. The inner error is a reason to try again.
-    async fn open(&mut self) -> Result<Result<Session, String>, PartitionError> {
-        let checkpoint = match self.store.checkpoint()? {
-            Some(checkpoint) => checkpoint,
-            None => match self.log.state().await {
-                Ok(Some(state)) => {
-                    let checkpoint = Checkpoint::start_of(state.created);
-                    self.store.begin(&checkpoint)?;
-                    checkpoint
-                }
-                Ok(None) => return self.doubtful("gone", self.gone()).map(Err),
-                Err(cause) => return Ok(Err(cause.to_string())),
-            },
-        };
-        let next = checkpoint.position + 1;
-        let expected = self.skipped.map_or(next, |skipped| skipped.max(next));
-        match self.log.reading(&checkpoint, Some(expected)).await {
-            Err(cause) => return Ok(Err(cause.to_string())),
-            Ok(None) => return self.doubtful("gone", self.gone()).map(Err),
-            Ok(Some(reading)) => match judge(&checkpoint, &reading) {
-                Ok(()) => (self.doubt, self.skipped) = (None, None),
-                Err(verdict) => {
-                    let refused = PartitionError::Refused { partition: self.rules.partition, verdict };
-                    return self.doubtful(verdict.name(), refused).map(Err);
-                }
-            },
-        }
-        let one_by_one = self.fruitless >= MOST_FRUITLESS;
-        let (source, refolding) = if one_by_one {
-            (self.log.open_one_by_one(checkpoint.position), 0)
-        } else {
-            match self.log.open(checkpoint.position).await {
-                Ok(Opened { source, sent_before }) => {
-                    (source, sent_before.map_or(0, |sent| sent.saturating_sub(checkpoint.position)))
-                }
-                Err(OpenError::Superseded) => {
-                    return Err(PartitionError::Superseded { partition: self.rules.partition });
-                }
-                Err(error) => return Ok(Err(error.to_string())),
-            }
-        };
-        self.counters.opened.add(1);
-        tracing::info!(log = self.log.name(), position = checkpoint.position, refolding, "opened the log");
-
-        let (work, queue) = mpsc::channel(QUEUED_BATCHES);
-        let (committed_tx, committed) = watch::channel(Committed { transaction: 0, checkpoint });
-        let cancel = CancellationToken::new();
-        let effects =
-            Effects::new(self.connection.clone(), self.names.clone(), self.rules.partition, checkpoint.log_created);
-        let committer = Committer {
-            connection: self.connection.clone(),
-            log: self.log.name().to_owned(),
-            effects: Arc::new(effects),
-            store: self.store.clone(),
-            halt: self.config.halt,
-            counters: self.counters.clone(),
-            committed: committed_tx,
-        };
-        Ok(Ok(Session {
-            fold: Fold::new(self.rules, checkpoint),
-            source,
-            one_by_one,
-            work,
-            committed,
-            committer: tokio::spawn(committer.run(queue, cancel.clone())),
-            cancel,
-            open_bytes: 0,
-            seal_at: Instant::now(),
-            sealed: None,
-            skipped: None,
-        }))
-    }
-
-    fn gone(&self) -> PartitionError {
-        PartitionError::LogGone { partition: self.rules.partition, log: self.log.name().to_owned() }
-    }
-
-    /// Gives up for `error` once nothing else has been found for long enough; until then it is a reason to look again.
-    fn doubtful(&mut self, name: &'static str, error: PartitionError) -> Result<String, PartitionError> {
-        let now = Instant::now();
-        match self.doubt {
-            Some((before, since)) if before == name => {
-                if now - since >= VERDICT_STANDS {
-                    return Err(error);
-                }
-            }
-            _ => {
-                tracing::error!("{error}; looking again for {} s before it is believed", VERDICT_STANDS.as_secs());
-                self.doubt = Some((name, now));
-            }
-        }
-        Ok(format!("the log is in doubt: {name}"))
-    }
-
     /// Pulls and folds until told to stop, or until the log has to be opened again.
     async fn work(&self, session: &mut Session, stop: &CancellationToken) -> Result<Over, PartitionError> {
         let mut next_check = Instant::now() + IDENTITY_CHECK;
-        let mut check: Option<BoxFuture<'_, IdentityCheck>> = None;
+        let mut check: Option<BoxFuture<'_, Result<Result<(), String>, String>>> = None;
         loop {
-            let full = session.open_bytes >= self.config.checkpoint_bytes
-                || session.fold.held_bytes() > self.config.row_bytes.saturating_mul(CROWDED);
+            let full = session.open_bytes >= self.config.checkpoint_bytes || self.summer.is_crowded(&session.fold);
             let may_seal = session.sealed.is_none() && session.fold.open_batches() > 0;
             let seal_at = if full { Instant::now() } else { session.seal_at };
             tokio::select! {
@@ -376,43 +367,39 @@ impl Partition {
                 // The committer ends by itself only where it can't go on; `drain` and `abandon` say why.
                 () = session.work.closed() => return Ok(Over::Lost("committing has ended".to_owned())),
                 _ = session.committed.changed() => {
-                    let transaction = session.committed.borrow_and_update().transaction;
+                    let Committed { transaction, checkpoint, size, .. } = *session.committed.borrow_and_update();
                     if session.sealed == Some(transaction) {
                         session.sealed = None;
                     }
-                    if session.fold.open_batches() == 0 {
-                        session.fold.evict(self.config.row_bytes, transaction);
-                    }
+                    self.summer.committed(&mut session.fold, transaction);
+                    let committed_at = Some(std::time::Instant::now());
+                    self.standing.send_replace(Standing { committed_at, ..Standing::of(&checkpoint, size.rows, size.bytes) });
                 }
                 permit = async { sleep_until(seal_at).await; session.work.reserve().await }, if may_seal => {
                     let Ok(permit) = permit else { continue };
-                    if let Some(transaction) = session.fold.seal() {
+                    let committed = session.committed.borrow().clone();
+                    let (last, expired) = (committed.transaction, &committed.expired);
+                    if let Some(transaction) = self.summer.finalize_txn(&mut session.fold, last, expired) {
                         session.sealed = Some(transaction.number);
                         session.open_bytes = 0;
                         permit.send(Work::Seal(Box::new(transaction)));
-                        let committed = session.committed.borrow().transaction;
-                        session.fold.evict(self.config.row_bytes, committed);
                     }
                 }
-                (checkpoint, reading) = async { check.as_mut().expect("guarded").await }, if check.is_some() => {
+                seen = async { check.as_mut().expect("guarded").await }, if check.is_some() => {
                     check = None;
                     next_check = Instant::now() + IDENTITY_CHECK;
-                    match reading {
-                        Ok(Some(reading)) => {
-                            if let Err(verdict) = judge(&checkpoint, &reading) {
-                                return Ok(Over::Lost(verdict.to_string()));
-                            }
-                        }
-                        Ok(None) => return Ok(Over::Lost("there is no such stream".to_owned())),
+                    match seen {
+                        Ok(Ok(())) => {}
+                        Ok(Err(why)) => return Ok(Over::Lost(why)),
                         Err(cause) if self.complaints.is_due() => {
-                            tracing::warn!(log = self.log.name(), %cause, "no answer to an identity check");
+                            tracing::warn!(log = self.log.name(), cause, "no answer to an identity check");
                         }
                         Err(_) => {}
                     }
                 }
                 () = sleep_until(next_check), if check.is_none() => {
                     let checkpoint = session.committed.borrow().checkpoint;
-                    check = Some(async move { (checkpoint, self.log.reading(&checkpoint, None).await) }.boxed());
+                    check = Some(self.look_again(checkpoint).boxed());
                 }
                 // A place for the effects first: a batch that was pulled is folded at once.
                 pulled = pull(&session.work, &mut session.source), if !full => {
@@ -440,23 +427,21 @@ impl Partition {
         }
     }
 
-    /// Gathers the rows that the fold does not hold, and folds the batch.
-    async fn fold(&self, fold: &mut Fold, batch: &Batch) -> Result<Folded, PartitionError> {
-        let mut staged = fold.stage(&batch.payload);
-        let mut missing = std::mem::take(&mut staged.missing);
-        let rows = if missing.len() <= FEW_ROWS {
-            self.store.rows(&mut missing)?
-        } else {
-            let store = self.store.clone();
-            let reading = tokio::task::spawn_blocking(move || store.rows(&mut missing));
-            reading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?
-        };
-        for (id, row) in rows {
-            fold.supply(id, row);
+    /// Compares log and `sums` with what the store knows of them. The outer error is no answer, the inner one what is wrong.
+    async fn look_again(&self, checkpoint: Checkpoint) -> Result<Result<(), String>, String> {
+        let reading = self.log.reader().reading(&checkpoint, None).await.map_err(|cause| cause.to_string())?;
+        let Some(reading) = reading else { return Ok(Err("there is no such stream".to_owned())) };
+        match judge(&checkpoint, &reading) {
+            Ok(()) => Ok(self.judge_sums(&checkpoint).await?.map_err(|verdict| verdict.to_string())),
+            Err(verdict) => Ok(Err(verdict.to_string())),
         }
-        let folded = fold.fold(batch, staged);
+    }
+
+    /// Folds a batch, and says what is wrong with it.
+    async fn fold(&self, fold: &mut Fold, batch: &Batch) -> Result<Folded, PartitionError> {
+        let folded = self.summer.consume_message(&self.store, fold, batch).await?;
         self.counters.batches.add(1);
-        let partition = self.rules.partition;
+        let partition = self.partition;
         if let Some((id, seq_no)) = folded.gap {
             if self.config.halt {
                 return Err(PartitionError::Gap { partition, id, seq_no, position: batch.position });
@@ -481,7 +466,8 @@ impl Partition {
     /// Seals what is folded and waits until it is committed, or until the time to stop is over.
     async fn drain(&self, mut session: Session) -> Result<Committed, CommitError> {
         let deadline = Instant::now() + shutdown::DRAIN;
-        let transaction = session.fold.seal();
+        let last = session.committed.borrow().transaction;
+        let transaction = self.summer.finalize_txn(&mut session.fold, last, &[]);
         let Session { work, committer, cancel, committed, .. } = session;
         let finish = async {
             if let Some(transaction) = transaction {
@@ -501,8 +487,8 @@ impl Partition {
                 committer.await
             }
         };
-        result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-        Ok(*committed.borrow())
+        joined(result)?;
+        Ok(committed.borrow().clone())
     }
 
     /// Drops what is not committed. A commit that is on its way to disk is waited for.
@@ -510,8 +496,8 @@ impl Partition {
         let Session { work, committer, cancel, committed, source, .. } = session;
         cancel.cancel();
         drop((work, source));
-        committer.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-        Ok(*committed.borrow())
+        joined(committer.await)?;
+        Ok(committed.borrow().clone())
     }
 }
 

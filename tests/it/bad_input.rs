@@ -116,15 +116,19 @@ fn a_credentials_file_is_taken() {
     let user_claims = serde_json::json!({
         "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {},
     });
-    let server = Server::with_config(&format!(
-        "operator: {}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {}, {}: {} }}\n",
-        jwt(&operator, &operator, &serde_json::json!({ "type": "operator", "version": 2 })),
-        system.public_key(),
-        system.public_key(),
-        jwt(&operator, &system, &system_claims),
-        account.public_key(),
-        jwt(&operator, &account, &account_claims),
-    ));
+    // An operator allows no mapping beside its accounts.
+    let server = Server::with(
+        None,
+        &format!(
+            "operator: {}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {}, {}: {} }}\n",
+            jwt(&operator, &operator, &serde_json::json!({ "type": "operator", "version": 2 })),
+            system.public_key(),
+            system.public_key(),
+            jwt(&operator, &system, &system_claims),
+            account.public_key(),
+            jwt(&operator, &account, &account_claims),
+        ),
+    );
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("user.creds");
     let user_jwt = jwt(&account, &user, &user_claims);
@@ -220,12 +224,10 @@ fn a_topology_that_is_missing_or_disagrees() {
 fn a_server_that_can_not_carry_it() {
     let small = Server::with_config("max_payload: 256KB\n");
     check(Program::at(&small, "topology apply").run(), 2, &["max_payload of the NATS server", "640KiB"]);
-    // The comment keeps the harness from adding its own section.
-    let without = Server::with_config("# no jetstream\n");
+    let without = Server::with_config("jetstream: disabled\n");
     let ended = Program::at(&without, "topology apply").env("STREAM_SUM_NATS__REQUEST_TIMEOUT", "500ms").run();
     check(ended, 1, &["JetStream", "enabled"]);
-    let store = tempfile::tempdir().unwrap();
-    let tiny = Server::with_config(&format!("jetstream {{ store_dir: {:?}, max_file_store: 64MB }}\n", store.path()));
+    let tiny = Server::with_config("jetstream { max_file_store: 64MB }\n");
     check(Program::at(&tiny, "topology apply").run(), 1, &["no room for the stream chunks-0, which reserves 1GiB"]);
 }
 

@@ -5,6 +5,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
 use std::net::TcpListener;
+use std::path::Path;
 
 /// Three servers that know each other. Routes need ports that are known beforehand, so free ones are picked.
 fn cluster() -> Vec<Server> {
@@ -44,14 +45,15 @@ async fn a_cluster_that_loses_one_node_at_a_time_loses_nothing() {
     // cluster's affair, so lateness is not what this test is about.
     let patient = |program: Program| {
         program
+            .arg("--config")
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/cluster.toml"))
             .env("STREAM_SUM_NATS__SERVERS", &urls)
-            .env("STREAM_SUM_NATS__REQUEST_TIMEOUT", "2s")
             .env("STREAM_SUM_CHUNKER__DEADLINE", "5m")
     };
     let at = |arguments: &str| patient(Program::new(arguments));
     // A meta leader has to be found first.
     wait_until("the cluster", async || {
-        let applied = at("topology apply --partitions 2 --replicas 3")
+        let applied = at("topology apply --partitions 2")
             .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "64MiB")
             .env("STREAM_SUM_TOPOLOGY__SUMS_MAX_BYTES", "64MiB")
             .run();
@@ -62,7 +64,7 @@ async fn a_cluster_that_loses_one_node_at_a_time_loses_nothing() {
     let summing = patient(summer(&nodes[0], &folder.path().join("data"), "")).spawn();
     let report = folder.path().join("report.json");
     let mut chunking =
-        at(&format!("chunker --streams {STREAMS} --chunks 10 --rate 2500 --report")).arg(&report).spawn();
+        at(&format!("chunker --streams {STREAMS} --chunks 10 --rate 2500")).arg("--report").arg(&report).spawn();
 
     let mut killed = 0;
     for n in 0..3 {

@@ -209,7 +209,7 @@ async fn a_sums_that_was_rolled_back_under_a_run_is_watched_on() {
     let chunking = chunker(&server, 3, "40s", &report);
     published(&server.jetstream().await, 3).await;
     let id = |n| StreamId::of_run(RUN, n);
-    let sums = server.store().join("jetstream/$G/streams/sums");
+    let sums = server.store().join("$G/streams/sums");
     say(&server.jetstream().await, id(0), encode_final(&expected(0))).await;
     server.stop(Signal::SIGTERM);
     copy(&sums, &older);

@@ -5,11 +5,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs::{self, File};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use stream_sum::bus::names::Names;
+use stream_sum::local_server::LocalServer;
 use stream_sum::nats_server;
 use stream_sum::stream_id::StreamId;
 use tempfile::TempDir;
@@ -27,10 +28,8 @@ fn nats_server_program() -> &'static Path {
 
 /// A nats-server of the test's own, on a free port, with its store in a temporary folder.
 pub struct Server {
-    folder: TempDir,
-    /// More of its configuration file.
-    extra: String,
-    port: u16,
+    _folder: TempDir,
+    local: LocalServer,
     child: Option<Child>,
 }
 
@@ -41,61 +40,35 @@ impl Server {
 
     /// `extra` is appended to the configuration file.
     pub fn with_config(extra: &str) -> Self {
-        let mut server = Self { folder: tempfile::tempdir().unwrap(), extra: extra.to_owned(), port: 0, child: None };
+        Self::with(Some(&Names::new("").mapping(8)), extra)
+    }
+
+    /// `mapping` is the account mapping for clients that can't hash.
+    pub fn with(mapping: Option<&(String, String)>, extra: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let local = LocalServer::new(nats_server_program().to_owned(), folder.path(), None, mapping, extra).unwrap();
+        let mut server = Self { _folder: folder, local, child: None };
         server.launch();
         server
     }
 
     fn launch(&mut self) {
-        let folder = self.folder.path();
-        let (config, ports) = (folder.join("nats.conf"), folder.join("ports"));
-        fs::create_dir_all(&ports).unwrap();
-        // Port -1 is any free one; a server that comes back is where it was.
-        let port = if self.port == 0 { -1 } else { i32::from(self.port) };
-        let jetstream = if self.extra.contains("jetstream") {
-            String::new()
-        } else {
-            // More than any disk here: what is reserved is not what is used.
-            format!("jetstream {{ store_dir: {:?}, max_file_store: 1TB }}\n", self.store())
-        };
-        fs::write(
-            &config,
-            format!("host: 127.0.0.1\nport: {port}\nports_file_dir: {ports:?}\n{jetstream}{}", self.extra),
-        )
-        .unwrap();
-        let log = File::options().create(true).append(true).open(folder.join("server.log")).unwrap();
-        let mut child = Command::new(nats_server_program())
-            .arg("-c")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let ports_file = ports.join(format!("nats-server_{}.ports", child.id()));
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        let mut child = self.local.logged_command().unwrap().spawn().unwrap();
+        wait_for("nats-server to listen", || {
             if let Some(status) = child.try_wait().unwrap() {
-                panic!("nats-server ended ({status}): {}", fs::read_to_string(folder.join("server.log")).unwrap());
+                panic!("nats-server ended ({status}): {}", self.local.last_word());
             }
-            if let Some(port) = fs::read_to_string(&ports_file).ok().as_deref().and_then(parse_port)
-                && TcpStream::connect(("127.0.0.1", port)).is_ok()
-            {
-                self.port = port;
-                break;
-            }
-            assert!(Instant::now() < deadline, "nats-server did not come up");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            self.local.listens(child.id())
+        });
         self.child = Some(child);
     }
 
     pub fn store(&self) -> PathBuf {
-        self.folder.path().join("jetstream")
+        self.local.store()
     }
 
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        self.local.url()
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -131,11 +104,6 @@ impl Drop for Server {
             child.wait().ok();
         }
     }
-}
-
-fn parse_port(ports: &str) -> Option<u16> {
-    let ports: Value = serde_json::from_str(ports).ok()?;
-    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
 }
 
 fn pid(child: &Child) -> Pid {
@@ -185,13 +153,25 @@ impl Program {
     /// `arguments` are split at spaces.
     pub fn new(arguments: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stream-sum"));
-        command.args(arguments.split_whitespace()).stdin(Stdio::null());
+        command.args(arguments.split_whitespace());
+        Self::of(command)
+    }
+
+    /// An example of the package, which cargo builds beside the program.
+    pub fn example(name: &str) -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_stream-sum"));
+        Self::of(Command::new(program.with_file_name("examples").join(name)))
+    }
+
+    fn of(mut command: Command) -> Self {
+        command.stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             if name.starts_with("STREAM_SUM") || name == "NATS_URL" {
                 command.env_remove(name);
             }
         }
+        command.env("NATS_SERVER", nats_server_program());
         Self { command, folder: tempfile::tempdir().unwrap() }
     }
 
@@ -210,6 +190,11 @@ impl Program {
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn env_path(mut self, name: &str, value: &Path) -> Self {
         self.command.env(name, value);
         self
     }
@@ -242,6 +227,60 @@ impl Program {
     }
 }
 
+/// The program at a terminal of its own, which is Python's: what is typed there goes to the processes in its foreground.
+pub struct Terminal {
+    child: Child,
+    _folder: TempDir,
+    screen: PathBuf,
+}
+
+impl Terminal {
+    /// `arguments` are split at spaces.
+    pub fn new(arguments: &str, environment: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let screen = folder.path().join("screen");
+        let words = [&[env!("CARGO_BIN_EXE_stream-sum")], &*arguments.split_whitespace().collect::<Vec<_>>()].concat();
+        let script = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+        let child = Command::new("python3")
+            .args(["-c", script])
+            .args(words)
+            .env("NATS_SERVER", nats_server_program())
+            .env("TERM", "xterm")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(File::create(&screen).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, _folder: folder, screen }
+    }
+
+    pub fn press(&mut self, keys: &[u8]) {
+        std::io::Write::write_all(self.child.stdin.as_mut().unwrap(), keys).unwrap();
+    }
+
+    /// Everything that was written to it, control sequences included.
+    pub fn screen(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.screen).unwrap()).into_owned()
+    }
+
+    /// Waits for the program's end: its exit code, and all that it wrote.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        let mut status = None;
+        wait_for("its end", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        (status.and_then(|status| status.code()), self.screen())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
 /// The program, running. Killed when it is dropped.
 pub struct Process {
     child: Option<Child>,
@@ -251,6 +290,10 @@ pub struct Process {
 }
 
 impl Process {
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(pid(self.child.as_ref().unwrap()), signal).unwrap();
     }
@@ -313,6 +356,10 @@ impl Process {
 
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().unwrap().try_wait().unwrap().is_none()
+    }
+
+    pub fn stderr_so_far(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.stderr).unwrap()).into_owned()
     }
 
     pub fn stdout_so_far(&self) -> Vec<u8> {
@@ -394,7 +441,14 @@ pub fn batch(chunks: &[(StreamId, u64, &[u8])]) -> Vec<u8> {
     for (id, seq_no, data) in chunks {
         payload.extend([0x93, 0xc4, 16]);
         payload.extend(id.as_bytes());
-        payload.push(u8::try_from(*seq_no).ok().filter(|n| *n < 128).expect("a fixint"));
+        match u8::try_from(*seq_no) {
+            Ok(seq_no) if seq_no < 128 => payload.push(seq_no),
+            Ok(seq_no) => payload.extend([0xcc, seq_no]),
+            Err(_) => {
+                payload.push(0xcf);
+                payload.extend(seq_no.to_be_bytes());
+            }
+        }
         match u8::try_from(data.len()) {
             Ok(len) => payload.extend([0xc4, len]),
             Err(_) => {

@@ -1,8 +1,11 @@
 //! `topology`: made, checked, changed within bounds, and agreeing with the server's own partition mapping.
 
 use crate::support::{Program, Server, apply, id_in};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use std::time::Duration;
+use stream_sum::bus::names::Names;
+use stream_sum::config::Config;
+use stream_sum::local_server::mapping_file;
 
 #[tokio::test]
 async fn everything_is_made_as_the_design_says() {
@@ -67,7 +70,7 @@ async fn limits_are_updated_and_what_changed_is_said() {
 async fn a_stream_of_somebody_else_is_never_touched() {
     let server = Server::start();
     let jetstream = server.jetstream().await;
-    let theirs = Config { name: "sums".into(), subjects: vec!["their.>".into()], ..Config::default() };
+    let theirs = stream::Config { name: "sums".into(), subjects: vec!["their.>".into()], ..stream::Config::default() };
     jetstream.create_stream(theirs).await.unwrap();
     let refused = Program::at(&server, "topology apply --partitions 2").run().expect(2);
     assert!(refused.sentence().contains("the stream sums was not made by stream-sum"), "{}", refused.stderr);
@@ -103,17 +106,26 @@ async fn two_systems_of_one_account_do_not_meet() {
 
 #[tokio::test]
 async fn the_server_s_own_partition_mapping_is_ours() {
-    for partitions in [3, 8] {
-        let mapping = format!("mappings: {{ \"chunk.*\": \"chunks.{{{{partition({partitions},1)}}}}\" }}\n");
-        let server = Server::with_config(&mapping);
+    for (prefix, partitions) in [("", 3), ("", 8), ("acme", 5)] {
+        let names = Names::new(prefix);
+        let server = Server::with(Some(&names.mapping(partitions)), "");
         let client = server.client().await;
-        let mut arriving = client.subscribe("chunks.*").await.unwrap();
+        let mut arriving = client.subscribe(names.log_subject(0).replace(".0", ".*")).await.unwrap();
         client.flush().await.unwrap();
         for n in 0..200 {
             let id = id_in(n % partitions, partitions, n as u8, 1);
-            client.publish(format!("chunk.{id}"), id.to_string().into()).await.unwrap();
+            let subject = names.mapping(partitions).0.replace('*', &id.to_string());
+            client.publish(subject, id.to_string().into()).await.unwrap();
             let message = futures_util::StreamExt::next(&mut arriving).await.unwrap();
-            assert_eq!(message.subject.as_str(), format!("chunks.{}", n % partitions), "{id}");
+            assert_eq!(message.subject.as_str(), names.log_subject(n % partitions), "{id}");
         }
     }
+}
+
+#[test]
+fn the_mapping_in_the_repository_is_the_one_for_the_default_topology() {
+    let config = Config::load(None, std::iter::empty(), &[]).unwrap();
+    let names = Names::new(&config.topology.prefix);
+    let made = mapping_file(&names.mapping(config.topology.partitions));
+    assert_eq!(include_str!("../../nats/mapping.conf"), made);
 }

@@ -1,6 +1,6 @@
 //! A log that is not what it was is refused by name, after it was given the time to prove otherwise.
 
-use crate::support::{Ended, Process, Server, apply, batch, copy, id_in, summer, wait_for};
+use crate::support::{Ended, Process, Server, apply, batch, copy, id_in, summer, wait_for, wait_until};
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -32,9 +32,38 @@ fn refused(server: &Server, folder: &Path) -> Ended {
     ended
 }
 
-fn position(folder: &Path) -> u64 {
+fn store(folder: &Path) -> Store {
     let owner = Owner { log: "chunks-0".into(), partition: 0, partitions: 1 };
-    Store::open(folder, &owner, 1 << 20).unwrap().checkpoint().unwrap().unwrap().position
+    Store::open(folder, &owner, 1 << 20).unwrap()
+}
+
+fn position(folder: &Path) -> u64 {
+    store(folder).checkpoint().unwrap().unwrap().position
+}
+
+/// Accepts what was refused, and goes on until the store stands at a position. What was accepted is recorded.
+fn accept(server: &Server, folder: &Path, loss: &str, through: u64) {
+    // Another partition's, or another loss, is not what the operator meant.
+    let other = if loss == "hole" { "replaced" } else { "hole" };
+    let still = summer(server, folder, &format!("--accept {other}:0")).run().expect(1);
+    assert!(still.sentence().contains(&format!("--accept {loss}:<partition>")), "{}", still.stderr);
+    assert_eq!(store(folder).accepted().unwrap(), []);
+    let going_on = summer(server, folder, &format!("--accept {loss}:0")).env("STREAM_SUM_LOG__LEVEL", "debug").spawn();
+    committed(&going_on, through);
+    going_on.stop().expect(0);
+    let accepted = store(folder).accepted().unwrap();
+    assert_eq!(accepted.len(), 1);
+    assert!(accepted[0].verdict.to_lowercase().contains(loss), "{accepted:?}");
+    // And that was that: the next start needs no flag.
+    let again = summer(server, folder, "").spawn();
+    again.wait_for_log("opened the log", 1);
+    again.stop().expect(0);
+}
+
+/// Streams of the tests' numbering that the store knows.
+fn known(folder: &Path) -> Vec<usize> {
+    let rows = store(folder).rows_after(None, 99).unwrap().0;
+    (0..30).filter(|n| rows.iter().any(|(id, _)| *id == id_in(0, 1, 5, *n))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,6 +91,8 @@ async fn a_log_that_was_rolled_back_and_rewritten_has_diverged() {
     let ended = refused(&server, &data);
     assert!(ended.sentence().contains("LogDiverged: the message at 4 is not the one"), "{}", ended.stderr);
     assert_eq!(position(&data), 4, "nothing was folded on top");
+    accept(&server, &data, "diverged", 6);
+    assert_eq!(known(&data), [0, 1, 2, 3, 4, 5, 6, 7, 8], "what was folded is kept, and what is there is folded");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,6 +109,8 @@ async fn a_log_purged_past_the_position_is_truncated() {
     jetstream.get_stream("chunks-0").await.unwrap().purge().sequence(5).await.unwrap();
     let ended = refused(&server, folder.path());
     assert!(ended.sentence().contains("LogTruncated: messages 2 to 4 are no longer kept"), "{}", ended.stderr);
+    accept(&server, folder.path(), "truncated", 6);
+    assert_eq!(known(folder.path()), [0, 4, 5]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,6 +131,8 @@ async fn a_message_deleted_from_the_middle_is_a_hole() {
     }
     let ended = refused(&server, folder.path());
     assert!(ended.sentence().contains("LogHole: messages 4 to 5 were deleted"), "{}", ended.stderr);
+    accept(&server, folder.path(), "hole", 6);
+    assert_eq!(known(folder.path()), [0, 1, 2, 5]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,9 +145,15 @@ async fn a_log_made_anew_is_replaced() {
     fold(&server, folder.path(), 1);
     jetstream.delete_stream("chunks-0").await.unwrap();
     apply(&server, 1);
-    publish(&jetstream, 0).await;
+    publish(&jetstream, 1).await;
     let ended = refused(&server, folder.path());
     assert!(ended.sentence().contains("LogReplaced: the log was made anew at "), "{}", ended.stderr);
+    accept(&server, folder.path(), "replaced", 1);
+    assert_eq!(known(folder.path()), [0, 1]);
+    let elsewhere = summer(&server, folder.path(), "--accept replaced:7").run().expect(2);
+    assert!(elsewhere.sentence().contains("partition 7 is none of this worker's"), "{}", elsewhere.stderr);
+    let nonsense = summer(&server, folder.path(), "--accept replaced").run().expect(2);
+    assert!(nonsense.stderr.contains("as in replaced:3"), "{}", nonsense.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,4 +197,102 @@ async fn a_verdict_that_does_not_stand_is_forgotten() {
     committed(&summing, 2);
     summing.stop().expect(0);
     assert_eq!(position(&folder.path().join("data")), 2);
+}
+
+/// Publishes a stream of one chunk that ends at once.
+async fn complete(jetstream: &jetstream::Context, n: usize) {
+    let id = id_in(0, 1, 5, n);
+    let payload = batch(&[(id, 1, b"a"), (id, 2, b"")]);
+    jetstream.publish("chunks.0", payload.into()).await.unwrap().await.unwrap();
+}
+
+async fn finals(server: &Server) -> u64 {
+    server.jetstream().await.get_stream("sums").await.unwrap().cached_info().state.messages
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sums_made_anew_has_forgotten_and_gets_the_finals_of_completed_rows_again() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let jetstream = server.jetstream().await;
+    for n in 0..5 {
+        complete(&jetstream, n).await;
+    }
+    publish(&jetstream, 5).await;
+    fold(&server, folder.path(), 6);
+    jetstream.delete_stream("sums").await.unwrap();
+    apply(&server, 1);
+    assert_eq!(finals(&server).await, 0);
+    let summing = summer(&server, folder.path(), "").spawn();
+    wait_until("the finals", async || (finals(&server).await == 5).then_some(())).await;
+    summing.wait_for_log("opened the log", 1);
+    // The summer goes on with the new one, and takes it for what it is.
+    complete(&jetstream, 6).await;
+    wait_until("one more", async || (finals(&server).await == 6).then_some(())).await;
+    summing.stop().expect(0);
+    let accepted = store(folder.path()).accepted().unwrap();
+    assert_eq!(accepted.len(), 1);
+    let said = &accepted[0].verdict;
+    assert!(
+        said.contains("SumsForgot") && said.contains("was made anew") && said.contains("5 published again"),
+        "{said}"
+    );
+    assert!(said.contains("of streams that completed before 20"), "what can't be recovered is named: {said}");
+    let again = summer(&server, folder.path(), "").spawn();
+    again.wait_for_log("opened the log", 1);
+    again.stop().expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sums_rolled_back_under_a_running_summer_has_forgotten() {
+    let mut server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let (data, older) = (folder.path().join("data"), folder.path().join("older"));
+    complete(&server.jetstream().await, 0).await;
+    let summing = summer(&server, &data, "").env("STREAM_SUM_LOG__LEVEL", "debug").spawn();
+    committed(&summing, 1);
+    server.stop(Signal::SIGTERM);
+    let sums = server.store().join("$G/streams/sums");
+    copy(&sums, &older);
+    server.start_again();
+    for n in 1..4 {
+        complete(&server.jetstream().await, n).await;
+    }
+    committed(&summing, 4);
+    // Only sums loses its tail; the summer stays, and connects again.
+    server.stop(Signal::SIGTERM);
+    fs::remove_dir_all(&sums).unwrap();
+    copy(&older, &sums);
+    server.start_again();
+    assert_eq!(finals(&server).await, 1);
+    wait_until("the finals", async || (finals(&server).await == 4).then_some(())).await;
+    complete(&server.jetstream().await, 4).await;
+    committed(&summing, 5);
+    summing.stop().expect(0);
+    let said = &store(&data).accepted().unwrap()[0].verdict;
+    assert!(said.contains("3 published again, 1 still there"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_folder_does_not_hide_that_the_log_was_made_anew() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let jetstream = server.jetstream().await;
+    publish(&jetstream, 0).await;
+    // A clean stop leaves a snapshot, which belongs to the log that is deleted.
+    fold(&server, &folder.path().join("lost"), 1);
+    jetstream.delete_stream("chunks-0").await.unwrap();
+    apply(&server, 1);
+    publish(&jetstream, 1).await;
+    let empty = folder.path().join("empty");
+    let ended = refused(&server, &empty);
+    assert!(ended.sentence().contains("LogReplaced: the log was made anew at "), "{}", ended.stderr);
+    let going_on = summer(&server, &empty, "--accept replaced:0").env("STREAM_SUM_LOG__LEVEL", "debug").spawn();
+    committed(&going_on, 1);
+    going_on.stop().expect(0);
+    assert_eq!(known(&empty), [1]);
+    assert_eq!(store(&empty).accepted().unwrap().len(), 1);
 }

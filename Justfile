@@ -1,0 +1,44 @@
+set positional-arguments
+
+# List the recipes
+default:
+    @just --list
+
+# The local stack until its streams are verified, or Ctrl-C: just up --streams 1000
+up *FLAGS:
+    cargo run --release --locked -- up "$@"
+
+# All tests
+test:
+    cargo test --locked
+
+# Formatting, lints and documentation, warnings denied
+lint:
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+# SHA-1 of files, through the system that NATS_URL names
+sum +FILES:
+    cargo run --release --locked -- sum "$@"
+
+# A nats-server for this machine alone, until Ctrl-C
+server *FLAGS:
+    cargo run --release --locked -- server "$@"
+
+# Twenty minutes at full speed, and whether anything grows: slopes, and a plot
+endurance *FLAGS:
+    cargo build --release --locked
+    tests/endurance "$@"
+
+# The README's commands, as they stand, in an empty clone
+newcomer:
+    tests/newcomer
+
+# All that CI runs
+ci: lint test newcomer
+
+# Remove what was built, brought and stored
+clean:
+    cargo clean
+    rm -rf .tools data endurance.svg

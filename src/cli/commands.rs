@@ -1,0 +1,249 @@
+//! Running a command: its parts put together, and its result written.
+
+use crate::bus::admin::Admin;
+use crate::bus::connect;
+use crate::bus::names::Names;
+use crate::bus::topology::TopologyError;
+use crate::chunker::{self, generate_and_verify_streams};
+use crate::config::{Config, Override, variable};
+use crate::local_server::LocalServer;
+use crate::nats_server;
+use crate::progress;
+use crate::shutdown;
+use crate::status;
+use crate::sum_files::{self, Limits};
+use crate::telemetry::{self, BesideBars};
+use crate::up::{self, Stack};
+use crate::values::Size;
+use crate::verify::Report;
+use futures_util::future::FutureExt;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::sync::watch;
+
+use crate::cli::ending::{CliError, Exit, complain};
+use crate::cli::{ChunkerArgs, UpArgs};
+
+/// How often a watched status is asked for again.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// To the top of a terminal, and all below it cleared.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+pub(super) async fn chunk(config: &Config, args: ChunkerArgs) -> Result<Exit, CliError> {
+    let stop = shutdown::on_signals().map_err(CliError::Signals)?;
+    let choices = args.choices();
+    // Opened first: a run of hours must not end with a report that can't be written.
+    let file = args.report.map(Destination::open).transpose()?;
+    let (reports, watched) = watch::channel(Report::default());
+    let shown = match u64::try_from(config.chunker.streams) {
+        Ok(streams) if !telemetry::bars().is_hidden() => progress::bar(watched, streams).boxed(),
+        _ => progress::log(watched).boxed(),
+    };
+    let shown = tokio::spawn(shown);
+    let outcome =
+        generate_and_verify_streams(&config.chunker, choices, &config.nats, &config.topology, &reports, stop).await;
+    drop(reports);
+    shown.await.ok();
+    let chunker::Outcome { report, failure } = outcome?;
+    finish(&report, failure.map(CliError::from), file)
+}
+
+pub(super) async fn up(
+    config: &Config,
+    args: UpArgs,
+    arguments: Vec<OsString>,
+    overrides: &[Override],
+) -> Result<Exit, CliError> {
+    let stop = shutdown::on_signals().map_err(CliError::Signals)?;
+    let choices = args.chunker.choices();
+    let file = args.chunker.report.map(Destination::open).transpose()?;
+    let mut environment: Vec<_> = overrides.iter().map(|(key, value)| (variable(key), value.clone())).collect();
+    environment.push((variable("log.format"), "text".to_owned()));
+    if config.log.level == telemetry::Filter::default() {
+        // What runs as it should is told by the lines of this process.
+        environment.push((variable("log.level"), "warn".to_owned()));
+    }
+    let stack = Stack {
+        summers: args.summers,
+        port: args.port,
+        data_dir: args.data_dir,
+        arguments,
+        environment,
+        nats: config.nats.clone(),
+        topology: config.topology.clone(),
+        chunker: config.chunker.clone(),
+        choices,
+    };
+    let (reports, watched) = watch::channel(Report::default());
+    let shown = tokio::spawn(progress::line(watched));
+    let outcome = up::run(stack, reports, stop).await;
+    shown.await.ok();
+    let up::Outcome { chunking: chunker::Outcome { report, failure }, failure: of_stack } = outcome?;
+    // What ended the stack has ended the chunker.
+    finish(&report, of_stack.map(CliError::from).or(failure.map(CliError::from)), file)
+}
+
+/// Prints and writes the ledger, and says what the run comes to.
+fn finish(report: &Report, failure: Option<CliError>, file: Option<Destination>) -> Result<Exit, CliError> {
+    let written = file.map_or(Ok(()), |file| file.write(report));
+    let printed = write_ledger(&mut io::stdout(), report).map_err(CliError::Output);
+    if report.counts.is_broken() {
+        // Nothing that went wrong besides may hide this.
+        for error in [failure, written.err(), printed.err()].into_iter().flatten() {
+            complain(&error);
+        }
+        return Ok(Exit::Violation);
+    }
+    failure.map_or(Ok(()), Err).and(written).and(printed)?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn sum(config: &Config, files: &[OsString]) -> Result<Exit, CliError> {
+    let stop = shutdown::on_signals().map_err(CliError::Signals)?;
+    let limits = Limits { deadline: config.chunker.deadline, batch_bytes: config.chunker.batch_bytes };
+    let bar = progress::bytes(sum_files::total_bytes(files));
+    let mut out = BesideBars(io::stdout());
+    let outcome = sum_files::run(files, limits, &config.nats, &config.topology, &bar, &mut out, stop).await;
+    bar.finish_and_clear();
+    let sum_files::Outcome { unreadable, violated, failure } = outcome?;
+    match failure {
+        Some(failure) if violated => complain(&failure.into()),
+        Some(failure) => return Err(failure.into()),
+        None => {}
+    }
+    Ok(match unreadable {
+        _ if violated => Exit::Violation,
+        0 => Exit::Done,
+        _ => Exit::Failed,
+    })
+}
+
+pub(super) async fn status(config: &Config, json: bool, watch: bool) -> Result<Exit, CliError> {
+    let stop = shutdown::on_signals().map_err(CliError::Signals)?;
+    let connection = connect::connect(&config.nats, "status").await?;
+    let topology = Admin::new(&connection, &config.topology, config.nats.shown_addresses()).check().await?;
+    let mut out = io::stdout();
+    let rewritten = watch && !json && out.is_terminal();
+    loop {
+        let asked = tokio::select! {
+            () = stop.cancelled() => return Ok(Exit::Done),
+            asked = status::ask(&connection, &topology.names, topology.partitions) => asked,
+        };
+        let text = match asked {
+            Ok(status) if json => serde_json::to_string(&status).expect("a status has a JSON form") + "\n",
+            Ok(status) => status.to_string(),
+            // Who watches wants to see it come back.
+            Err(error) if watch => {
+                complain(&error.into());
+                String::new()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // An error stays to be read until there is something else to see.
+        let clear = if rewritten && !text.is_empty() { CLEAR } else { "" };
+        out.write_all(format!("{clear}{text}").as_bytes()).and_then(|()| out.flush()).map_err(CliError::Output)?;
+        if !watch {
+            return Ok(Exit::Done);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(Exit::Done),
+            () = tokio::time::sleep(WATCH) => {}
+        }
+    }
+}
+
+/// Becomes a nats-server. Returns only where that can't be done.
+pub(super) fn serve(config: &Config, port: Option<u16>, data_dir: &Path) -> CliError {
+    let start = || {
+        let elsewhere = || CliError::NotHere { servers: config.nats.shown_addresses() };
+        let port = port.or_else(|| config.nats.port_here()).ok_or_else(elsewhere)?;
+        let program = nats_server::find(&nats_server::tools())?;
+        let mapping = Names::new(&config.topology.prefix).mapping(config.topology.partitions);
+        let server = LocalServer::new(program.clone(), data_dir, Some(port), Some(&mapping), "")?;
+        Ok(CliError::NotStarted { program, cause: server.exec() })
+    };
+    start().unwrap_or_else(|error| error)
+}
+
+struct Destination {
+    path: PathBuf,
+    file: File,
+}
+
+impl Destination {
+    fn open(path: PathBuf) -> Result<Self, CliError> {
+        match File::create(&path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(cause) => Err(CliError::Report { path, cause }),
+        }
+    }
+
+    fn write(mut self, report: &Report) -> Result<(), CliError> {
+        let json = serde_json::to_string_pretty(report).expect("a report is plain numbers");
+        writeln!(self.file, "{json}").map_err(|cause| CliError::Report { path: self.path, cause })
+    }
+}
+
+pub(super) async fn show(admin: &Admin<'_>) -> Result<String, TopologyError> {
+    let (topology, streams) = admin.show().await?;
+    let seconds = |nanos: i64| humantime::format_duration(std::time::Duration::from_nanos(nanos.unsigned_abs()));
+    let mut text = format!(
+        "partitions {}, max_chunk_bytes {}, idle_expiry {}, completed_expiry {}\n{:<32} {:>8} {:>12} {:>10} {:>10} {:>12} {:>12}\n",
+        topology.partitions,
+        Size(topology.max_chunk_bytes as u64),
+        seconds(topology.expiry.idle),
+        seconds(topology.expiry.completed),
+        "stream",
+        "replicas",
+        "messages",
+        "bytes",
+        "max_bytes",
+        "first",
+        "last",
+    );
+    for info in streams {
+        let (config, state) = (&info.config, &info.state);
+        let limit = u64::try_from(config.max_bytes).map_or("none".to_owned(), |bytes| Size(bytes).to_string());
+        text.push_str(&format!(
+            "{:<32} {:>8} {:>12} {:>10} {:>10} {:>12} {:>12}\n",
+            config.name,
+            config.num_replicas,
+            state.messages,
+            bytesize::ByteSize(state.bytes).to_string().replace(' ', ""),
+            limit,
+            state.first_sequence,
+            state.last_sequence
+        ));
+    }
+    Ok(text)
+}
+
+fn write_ledger(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let counts = &report.counts;
+    for (name, count) in [
+        ("streams", counts.streams),
+        ("chunks", counts.chunks),
+        ("bytes", counts.bytes),
+        ("verified", counts.verified),
+        ("missing", counts.missing),
+        ("mismatched", counts.mismatched),
+        ("duplicate", counts.duplicate),
+        ("unexpected", counts.unexpected),
+        ("late", counts.late),
+        ("republished", counts.republished),
+        ("unfinished", counts.unfinished),
+    ] {
+        writeln!(out, "{name:<12}{count:>14}")?;
+    }
+    let latency = &report.latency_ms;
+    writeln!(out, "{:<12}{:>14.1} s", "elapsed", report.elapsed_s)?;
+    writeln!(
+        out,
+        "{:<12}p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms, max {:.1} ms",
+        "latency", latency.p50, latency.p90, latency.p99, latency.p999, latency.max
+    )
+}

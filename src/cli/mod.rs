@@ -1,0 +1,288 @@
+//! The command line: what each command takes. [`ending`] says what its end means; `commands` runs it.
+
+mod commands;
+pub mod ending;
+
+pub use ending::{CliError, Exit, complain};
+
+use crate::bus::admin::Admin;
+use crate::bus::connect;
+use crate::bus::names::Names;
+use crate::checkpoint::Acceptance;
+use crate::chunker::Choices;
+use crate::config::{Config, Override};
+use crate::get;
+use crate::shutdown;
+use crate::stream_id::{RunPrefix, StreamId};
+use crate::telemetry::{self, Format};
+use crate::up::keeper;
+use crate::worker;
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Stateful, exactly-once stream processing on NATS JetStream: generate, sum and verify content streams.
+#[derive(Debug, Parser)]
+#[command(name = "stream-sum", version, propagate_version = true, subcommand_required = true)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Configuration file, TOML. `stream-sum config` shows every key
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// NATS servers [nats.servers]
+    #[arg(long, short = 's', global = true, value_name = "URL[,URL…]")]
+    server: Option<String>,
+    /// Credentials file [nats.creds]
+    #[arg(long, global = true, value_name = "FILE")]
+    creds: Option<String>,
+    /// nkey seed file [nats.nkey]
+    #[arg(long, global = true, value_name = "FILE")]
+    nkey: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create, check or show the JetStream objects
+    #[command(subcommand)]
+    Topology(TopologyCommand),
+    /// Fold partitions until told to stop
+    Summer(SummerArgs),
+    /// Generate streams, publish them, and verify their finals
+    Chunker(ChunkerArgs),
+    /// Print SHA-1 checksums of files, computed by the pipeline, as sha1sum does
+    Sum {
+        /// Files to sum; - is standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<OsString>,
+    },
+    /// Print the final of one stream
+    Get {
+        /// 32 hex characters
+        id: StreamId,
+    },
+    /// Show how far each partition is, and who works on it
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Print it again every second, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Print the resolved configuration as TOML, secrets redacted
+    Config,
+    /// Run the local stack: a nats-server of its own, summers and a chunker
+    Up(UpArgs),
+    /// Run a nats-server for this machine alone, until Ctrl-C
+    Server {
+        /// Port to listen on; that of nats.servers where it is not given
+        #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+        port: Option<u16>,
+        /// Folder of its store
+        #[arg(long, value_name = "DIR", default_value = "data/nats")]
+        data_dir: PathBuf,
+        /// Partitions of the account mapping for clients that can't hash [topology.partitions]
+        #[arg(long, value_name = "N")]
+        partitions: Option<String>,
+    },
+    /// Clean up behind a process that may die
+    #[command(name = keeper::COMMAND, hide = true)]
+    Keeper { folder: Option<PathBuf> },
+}
+
+#[derive(Debug, Subcommand)]
+enum TopologyCommand {
+    /// Create what is missing; update replicas and limits
+    Apply {
+        /// Partition logs [topology.partitions]
+        #[arg(long, value_name = "N")]
+        partitions: Option<String>,
+        /// Copies of everything [topology.replicas]
+        #[arg(long, value_name = "R")]
+        replicas: Option<String>,
+    },
+    /// Show every stream with its limits and what it holds
+    Show,
+}
+
+#[derive(Debug, Args)]
+struct SummerArgs {
+    /// Name of this worker [summer.worker]
+    #[arg(long, value_name = "NAME")]
+    worker: Option<String>,
+    /// Partitions to fold, as in 0-3,6 [summer.partitions]
+    #[arg(long, value_name = "LIST")]
+    partitions: Option<String>,
+    /// Folder of the stores [summer.data_dir]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Go on without what a log has lost, which is recorded: diverged, truncated, hole or replaced, and the partition
+    #[arg(long, value_name = "LOSS:PARTITION", value_delimiter = ',')]
+    accept: Vec<Acceptance>,
+}
+
+#[derive(Debug, Args)]
+struct ChunkerArgs {
+    /// Streams to make; below 0: without end [chunker.streams]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    streams: Option<String>,
+    /// Chunks of data a stream [chunker.chunks]
+    #[arg(long, value_name = "N")]
+    chunks: Option<String>,
+    /// Bytes of data a chunk [chunker.chunk_bytes]
+    #[arg(long, value_name = "B")]
+    chunk_bytes: Option<String>,
+    /// Threads that generate [chunker.workers]
+    #[arg(long, value_name = "W")]
+    workers: Option<String>,
+    /// Chunks a second over all workers; 0: as fast as it goes [chunker.rate]
+    #[arg(long, value_name = "CHUNKS_PER_S")]
+    rate: Option<String>,
+    /// Makes content repeatable; drawn where it is not given
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// The 4-byte prefix of the run's stream IDs, as 8 hex characters; drawn where it is not given
+    #[arg(long, value_name = "HEX")]
+    run: Option<RunPrefix>,
+    /// Write the ledger as JSON
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct UpArgs {
+    /// Summer processes; 2 where it is not given
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u32).range(1..=256))]
+    summers: Option<u32>,
+    /// Partition logs, where they are not there yet [topology.partitions]
+    #[arg(long, value_name = "N")]
+    partitions: Option<String>,
+    /// Port of the nats-server; any free one where it is not given
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// Folder of everything that is stored, kept; a temporary one where it is not given
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    chunker: ChunkerArgs,
+}
+
+impl ChunkerArgs {
+    fn overrides(&self) -> [(&'static str, Option<String>); 5] {
+        [
+            ("chunker.streams", self.streams.clone()),
+            ("chunker.chunks", self.chunks.clone()),
+            ("chunker.chunk_bytes", self.chunk_bytes.clone()),
+            ("chunker.workers", self.workers.clone()),
+            ("chunker.rate", self.rate.clone()),
+        ]
+    }
+
+    fn choices(&self) -> Choices {
+        Choices { seed: self.seed, run: self.run }
+    }
+}
+
+impl Cli {
+    /// The flags that stand for configuration keys.
+    fn overrides(&self) -> Vec<Override> {
+        let common = &self.common;
+        let mut flags = vec![
+            ("nats.servers", common.server.clone()),
+            ("nats.creds", common.creds.clone()),
+            ("nats.nkey", common.nkey.clone()),
+        ];
+        match &self.command {
+            Command::Topology(TopologyCommand::Apply { partitions, replicas }) => {
+                flags.extend([("topology.partitions", partitions.clone()), ("topology.replicas", replicas.clone())])
+            }
+            Command::Summer(args) => flags.extend([
+                ("summer.worker", args.worker.clone()),
+                ("summer.partitions", args.partitions.clone()),
+                ("summer.data_dir", args.data_dir.clone()),
+            ]),
+            Command::Chunker(args) => flags.extend(args.overrides()),
+            Command::Up(args) => {
+                flags.push(("topology.partitions", args.partitions.clone()));
+                flags.extend(args.chunker.overrides());
+            }
+            Command::Server { partitions, .. } => flags.push(("topology.partitions", partitions.clone())),
+            Command::Topology(TopologyCommand::Show)
+            | Command::Sum { .. }
+            | Command::Get { .. }
+            | Command::Status { .. }
+            | Command::Config
+            | Command::Keeper { .. } => {}
+        }
+        flags.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+    }
+
+    /// Reads the configuration, starts logging, and runs the command.
+    pub async fn run(self) -> Result<Exit, CliError> {
+        if let Command::Keeper { folder } = &self.command {
+            let ignored = keeper::go_unnoticed();
+            keeper::keep(io::stdin().lock(), folder.as_deref());
+            drop(ignored);
+            return Ok(Exit::Done);
+        }
+        let overrides = self.overrides();
+        let config = Config::load(self.common.config.as_deref(), std::env::vars_os(), &overrides)?;
+        // The stack is watched by somebody, and its lines are among its summers'.
+        let text = matches!(self.command, Command::Up(_));
+        telemetry::start(&config.log, if text { Format::Text } else { Format::Json });
+        let mut out = io::stdout();
+        match self.command {
+            Command::Topology(TopologyCommand::Apply { .. }) => {
+                let connection = connect::connect(&config.nats, "topology").await?;
+                let admin = Admin::new(&connection, &config.topology, config.nats.shown_addresses());
+                let changes = admin.apply().await?;
+                changes.iter().try_for_each(|change| writeln!(out, "{change}")).map_err(CliError::Output)?;
+                Ok(Exit::Done)
+            }
+            Command::Topology(TopologyCommand::Show) => {
+                let connection = connect::connect(&config.nats, "topology").await?;
+                let admin = Admin::new(&connection, &config.topology, config.nats.shown_addresses());
+                let text = commands::show(&admin).await?;
+                out.write_all(text.as_bytes()).map_err(CliError::Output)?;
+                Ok(Exit::Done)
+            }
+            Command::Summer(args) => {
+                let stop = shutdown::on_signals().map_err(CliError::Signals)?;
+                worker::run(&config.summer, &config.nats, &config.topology, &args.accept, stop).await?;
+                Ok(Exit::Done)
+            }
+            Command::Chunker(args) => commands::chunk(&config, args).await,
+            Command::Up(args) => {
+                let Common { config: file, creds, nkey, .. } = self.common;
+                let given = [
+                    ("--config", file.map(OsString::from)),
+                    ("--creds", creds.map(OsString::from)),
+                    ("--nkey", nkey.map(OsString::from)),
+                ];
+                let given = given.into_iter().filter_map(|(flag, value)| Some([OsString::from(flag), value?]));
+                commands::up(&config, args, given.flatten().collect(), &overrides).await
+            }
+            Command::Server { port, data_dir, .. } => Err(commands::serve(&config, port, &data_dir)),
+            Command::Sum { files } => commands::sum(&config, &files).await,
+            Command::Get { id } => {
+                let line = get::run(id, &config.nats, &Names::new(&config.topology.prefix)).await?;
+                writeln!(out, "{line}").map_err(CliError::Output)?;
+                Ok(Exit::Done)
+            }
+            Command::Status { json, watch } => commands::status(&config, json, watch).await,
+            Command::Config => {
+                out.write_all(config.to_toml().as_bytes()).map_err(CliError::Output)?;
+                Ok(Exit::Done)
+            }
+            Command::Keeper { .. } => unreachable!("it needs no configuration"),
+        }
+    }
+}

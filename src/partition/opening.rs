@@ -1,0 +1,283 @@
+//! Opening a log: is it what it was, from where does the fold go on, and what can be done where it can't.
+
+use crate::bus::backoff;
+use crate::bus::finals::{Effects, Furthest as FurthestFinal};
+use crate::bus::source::{OpenError, Opened};
+use crate::checkpoint::{Accepted, Checkpoint, LogState, Position, Verdict, judge, judge_sums, rfc3339};
+use crate::partition::committer::{Committed, Committer, QUEUED_BATCHES};
+use crate::partition::restore::{self, Furthest, RestoreError, Trust};
+use crate::partition::{Partition, PartitionError, Session, republish};
+use crate::row::UnixNanos;
+use crate::standing::Standing;
+use crate::store::StoreError;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long a verdict must stand, over reads that were answered, before it is believed: an R3 leader that has lost
+/// its peers goes on answering for up to 20 s.
+const VERDICT_STANDS: Duration = Duration::from_secs(30);
+
+/// After this many sessions without a commit, the next few batches are read one by one instead of pulled: one of them
+/// may be what ends the connection.
+const MOST_FRUITLESS: u32 = 3;
+
+impl Partition {
+    /// Judges the log, and opens it at the checkpoint. The inner error is a reason to try again.
+    pub(super) async fn open(&mut self) -> Result<Result<Session, String>, PartitionError> {
+        let mut checkpoint = match self.store.checkpoint()? {
+            Some(checkpoint) => checkpoint,
+            None => match self.log.reader().state().await {
+                Ok(Some(state)) => {
+                    let checkpoint = Checkpoint::start_of(state.created);
+                    match self.others {
+                        None => {
+                            self.store.begin(&checkpoint)?;
+                            checkpoint
+                        }
+                        // An empty store must not hide what one with its disk would refuse.
+                        Some(verdict) => match self.found(verdict, &checkpoint, &state).await? {
+                            Ok(checkpoint) => {
+                                self.others = None;
+                                checkpoint
+                            }
+                            Err(why) => {
+                                self.wanted_beyond = Some(0);
+                                return Ok(Err(why));
+                            }
+                        },
+                    }
+                }
+                Ok(None) => return self.doubtful("gone", self.gone()).map(Err),
+                Err(cause) => return Ok(Err(cause.to_string())),
+            },
+        };
+        let next = checkpoint.position + 1;
+        let expected = self.skipped.map_or(next, |skipped| skipped.max(next));
+        let reading = match self.log.reader().reading(&checkpoint, Some(expected)).await {
+            Err(cause) => return Ok(Err(cause.to_string())),
+            Ok(None) => return self.doubtful("gone", self.gone()).map(Err),
+            Ok(Some(reading)) => reading,
+        };
+        let judged = match judge(&checkpoint, &reading) {
+            Ok(()) => match self.judge_sums(&checkpoint).await {
+                Ok(judged) => judged,
+                Err(why) => return Ok(Err(why)),
+            },
+            Err(verdict) => Err(verdict),
+        };
+        match judged {
+            Ok(()) => (self.doubt, self.skipped, self.has_looked) = (None, None, false),
+            Err(Verdict::LogHole { from, .. }) if self.before_hole && from > next => {}
+            Err(verdict) => match self.found(verdict, &checkpoint, &reading.state).await? {
+                Ok(mended) => checkpoint = mended,
+                Err(why) => return Ok(Err(why)),
+            },
+        }
+        let one_by_one = self.fruitless >= MOST_FRUITLESS;
+        let (source, refolding) = if one_by_one {
+            (self.log.open_one_by_one(checkpoint.position), 0)
+        } else {
+            match self.log.open(checkpoint.position).await {
+                Ok(Opened { source, sent_before }) => {
+                    (source, sent_before.map_or(0, |sent| sent.saturating_sub(checkpoint.position)))
+                }
+                Err(OpenError::Superseded) => {
+                    return Err(PartitionError::Superseded { partition: self.partition });
+                }
+                Err(error) => return Ok(Err(error.to_string())),
+            }
+        };
+        self.counters.opened.add(1);
+        tracing::info!(log = self.log.name(), position = checkpoint.position, refolding, "opened the log");
+
+        let size = self.store.size()?;
+        self.standing.send_modify(|standing| {
+            *standing =
+                Standing { committed_at: standing.committed_at, ..Standing::of(&checkpoint, size.rows, size.bytes) };
+        });
+
+        let (work, queue) = mpsc::channel(QUEUED_BATCHES);
+        let (committed_tx, committed) =
+            watch::channel(Committed { transaction: 0, checkpoint, size, expired: Arc::default() });
+        let cancel = CancellationToken::new();
+        let effects = self.effects(&checkpoint);
+        let committer = Committer {
+            connection: self.connection.clone(),
+            log: self.log.name().to_owned(),
+            effects: Arc::new(effects),
+            store: self.store.clone(),
+            halt: self.config.halt,
+            counters: self.counters.clone(),
+            committed: committed_tx,
+            expiry: self.summer.topology().expiry,
+            looked_at: None,
+        };
+        Ok(Ok(Session {
+            fold: self.summer.new_fold(self.partition, checkpoint),
+            source,
+            one_by_one,
+            work,
+            committed,
+            committer: tokio::spawn(committer.run(queue, cancel.clone())),
+            cancel,
+            open_bytes: 0,
+            seal_at: Instant::now(),
+            sealed: None,
+            skipped: None,
+        }))
+    }
+
+    /// Puts the furthest snapshot beyond a position in the store's place, where there is one and it may be. The inner
+    /// error is a reason to try again.
+    pub(super) async fn restore(&mut self, beyond: Position) -> Result<Result<(), String>, PartitionError> {
+        let mut trust = Trust::Any;
+        if let Some(own) = self.store.checkpoint()? {
+            match self.log.reader().reading(&own, None).await {
+                Ok(Some(reading)) => match judge(&own, &reading) {
+                    // As good a fold as any: only one of the very same history may take its place.
+                    Ok(()) => trust = Trust::SameHistory(self.store.accepted()?),
+                    Err(Verdict::LogTruncated { .. }) => {}
+                    // A store of another log, or of what this one was, is not put aside without being asked.
+                    Err(_) => return Ok(Ok(())),
+                },
+                Ok(None) => return Ok(Ok(())),
+                Err(cause) => return Ok(Err(cause.to_string())),
+            }
+        }
+        match restore::furthest(&self.store, &self.owner, self.log.reader(), &self.snapshots, beyond, &trust).await {
+            Ok(Furthest::Restored) => {
+                (self.doubt, self.others) = (None, None);
+                Ok(Ok(()))
+            }
+            Ok(Furthest::None { others }) => {
+                self.others = others;
+                Ok(Ok(()))
+            }
+            Err(RestoreError::Store(error)) => Err(error.into()),
+            Err(error @ RestoreError::NoAnswer(_)) => Ok(Err(error.to_string())),
+        }
+    }
+
+    fn effects(&self, checkpoint: &Checkpoint) -> Effects {
+        let names = self.summer.topology().names.clone();
+        Effects::new(self.connection.clone(), names, self.partition, checkpoint.log_created)
+    }
+
+    /// Whether `sums` still has what was confirmed in it. The outer error is a reason to try again.
+    pub(super) async fn judge_sums(&self, checkpoint: &Checkpoint) -> Result<Result<(), Verdict>, String> {
+        let Some(mark) = &checkpoint.sums else { return Ok(Ok(())) };
+        match self.effects(checkpoint).sums_reading(mark).await {
+            Ok(Some(reading)) => Ok(judge_sums(mark, &reading)),
+            Ok(None) => Err("there is no stream for finals: run `stream-sum topology apply`".to_owned()),
+            Err(cause) => Err(cause.to_string()),
+        }
+    }
+
+    /// Does what can be done about a verdict, once it has stood: the checkpoint to go on from, a reason to look again, or
+    /// the reason to give up.
+    async fn found(
+        &mut self,
+        verdict: Verdict,
+        checkpoint: &Checkpoint,
+        state: &LogState,
+    ) -> Result<Result<Checkpoint, String>, PartitionError> {
+        if let Verdict::LogTruncated { to, .. } = verdict
+            && !std::mem::take(&mut self.has_looked)
+        {
+            self.wanted_beyond = Some(to - 1);
+            return Ok(Err("the log begins further on: looking for a snapshot that reaches there".to_owned()));
+        }
+        let refused = PartitionError::Refused { partition: self.partition, verdict };
+        let refused = match self.doubtful(verdict.name(), refused) {
+            Ok(why) => return Ok(Err(why)),
+            Err(refused) => refused,
+        };
+        if let Verdict::SumsForgot { .. } = verdict {
+            return Ok(Ok(self.publish_again(verdict, checkpoint).await?));
+        }
+        match verdict {
+            _ if self.accepts.is_none() || self.accepts != verdict.flag() => Err(refused),
+            Verdict::LogHole { from, .. } if from > checkpoint.position + 1 => {
+                self.before_hole = true;
+                Ok(Ok(*checkpoint))
+            }
+            _ => {
+                let after = verdict.accepted(checkpoint, state);
+                self.record(verdict.to_string(), checkpoint, &after)?;
+                (self.accepts, self.doubt, self.skipped, self.before_hole) = (None, None, None, false);
+                Ok(Ok(after))
+            }
+        }
+    }
+
+    /// `sums` has forgotten finals: those of completed rows are published again.
+    async fn publish_again(&mut self, verdict: Verdict, checkpoint: &Checkpoint) -> Result<Checkpoint, PartitionError> {
+        let effects = self.effects(checkpoint);
+        let again = republish::completed(&self.store, &effects).await?;
+        self.counters.conflicting_finals.add(again.conflicting);
+        if let Some(conflict) = again.conflict.filter(|_| self.config.halt) {
+            return Err(PartitionError::Conflict { partition: self.partition, conflict });
+        }
+        let mut sums = None;
+        if let Some(place) = again.furthest {
+            for pause in backoff::reopening() {
+                match effects.furthest(place).await {
+                    Ok(FurthestFinal::There(mark)) => sums = Some(mark),
+                    // Gone again: to be seen at the next opening.
+                    Ok(FurthestFinal::Expired | FurthestFinal::Forgotten) => {}
+                    Err(cause) => {
+                        tracing::warn!(log = self.log.name(), %cause, "no answer from sums");
+                        tokio::time::sleep(pause).await;
+                        continue;
+                    }
+                }
+                break;
+            }
+        }
+        let lost = match again.oldest {
+            Some(oldest) => format!("of streams that completed before {}", rfc3339(oldest)),
+            None => "of all streams: no row of a completed one is left".to_owned(),
+        };
+        let text = format!(
+            "{verdict}: {} published again, {} still there, {} with another value there; what sums has lost {lost} can't \
+             be recovered",
+            again.published, again.already_there, again.conflicting
+        );
+        let after = Checkpoint { sums, ..*checkpoint };
+        self.record(text, checkpoint, &after)?;
+        self.doubt = None;
+        Ok(after)
+    }
+
+    /// Goes on at `after`, and records in the store why.
+    fn record(&self, verdict: String, before: &Checkpoint, after: &Checkpoint) -> Result<(), StoreError> {
+        let (from, to) = (before.position, after.position);
+        tracing::error!(log = self.log.name(), from, to, "accepted and recorded: {verdict}");
+        let at = UnixNanos::try_from(time::OffsetDateTime::now_utc().unix_timestamp_nanos()).unwrap_or(UnixNanos::MAX);
+        self.store.accept(after, Accepted { at, verdict, from, to })
+    }
+
+    fn gone(&self) -> PartitionError {
+        PartitionError::LogGone { partition: self.partition, log: self.log.name().to_owned() }
+    }
+
+    /// Gives up for `error` once nothing else has been found for long enough; until then it is a reason to look again.
+    fn doubtful(&mut self, name: &'static str, error: PartitionError) -> Result<String, PartitionError> {
+        let now = Instant::now();
+        match self.doubt {
+            Some((before, since)) if before == name => {
+                if now - since >= VERDICT_STANDS {
+                    return Err(error);
+                }
+            }
+            _ => {
+                tracing::error!("{error}; looking again for {} s before it is believed", VERDICT_STANDS.as_secs());
+                self.doubt = Some((name, now));
+            }
+        }
+        Ok(format!("the log is in doubt: {name}"))
+    }
+}

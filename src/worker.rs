@@ -1,0 +1,401 @@
+//! The worker: runs a summer over the partitions that it is given until it is told to stop.
+
+use crate::bus::admin::Admin;
+use crate::bus::connect::{self, ConnectError};
+use crate::bus::life::Life;
+use crate::bus::snapshots::Snapshots;
+use crate::bus::source::{Log, pull_bytes, sources_per_connection};
+use crate::bus::standing;
+use crate::bus::topology::{self, TopologyError};
+use crate::checkpoint::Acceptance;
+use crate::joined::joined;
+use crate::partition::counters::Counters;
+use crate::partition::{self, Partition, PartitionError, Shared};
+use crate::standing::WorkerStanding;
+use crate::store::{self, StoreError};
+use crate::summer::Summer;
+use crate::values::{Size, Span, parsed, serde_as_text};
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name of the worker; empty: made from the host's.
+    pub worker: WorkerName,
+    /// The partitions to fold.
+    pub partitions: PartitionSet,
+    /// Folder of the stores, one file a partition.
+    #[serde(deserialize_with = "parsed")]
+    pub data_dir: PathBuf,
+    /// The longest time from the first batch of a transaction to its end.
+    pub checkpoint_interval: Span,
+    /// The most bytes of chunk batches in one transaction.
+    pub checkpoint_bytes: Size,
+    /// Memory for rows and pages, over all partitions.
+    pub cache_bytes: Size,
+    /// What proven loss or a conflicting final does.
+    pub on_violation: OnViolation,
+}
+
+/// The name of a worker; empty where it is to be made from the host's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerName(String);
+
+impl FromStr for WorkerName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let valid = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if valid { Ok(Self(text.to_owned())) } else { Err("up to 64 characters of A-Z a-z 0-9 _ -") }
+    }
+}
+
+impl fmt::Display for WorkerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which partitions a summer folds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartitionSet {
+    All,
+    Some(BTreeSet<u32>),
+}
+
+/// More partitions than any account holds streams.
+const MOST_PARTITIONS: u32 = 65_536;
+
+impl FromStr for PartitionSet {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        const EXPECTED: &str = "all, or a list of partitions such as 0-3,6";
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let mut set = BTreeSet::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n < MOST_PARTITIONS).ok_or(EXPECTED);
+            let (first, last) = (number(first)?, number(last)?);
+            if first > last {
+                return Err(EXPECTED);
+            }
+            set.extend(first..=last);
+        }
+        Ok(Self::Some(set))
+    }
+}
+
+impl fmt::Display for PartitionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Some(set) = self else { return f.write_str("all") };
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for n in set {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == *n => *last = *n,
+                _ => ranges.push((*n, *n)),
+            }
+        }
+        let text: Vec<_> = ranges
+            .into_iter()
+            .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
+            .collect();
+        f.write_str(&text.join(","))
+    }
+}
+
+/// What to do on proven loss, or on a final that contradicts one already published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnViolation {
+    Reject,
+    Halt,
+}
+
+impl FromStr for OnViolation {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "reject" => Ok(Self::Reject),
+            "halt" => Ok(Self::Halt),
+            _ => Err("reject or halt"),
+        }
+    }
+}
+
+impl fmt::Display for OnViolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reject => "reject",
+            Self::Halt => "halt",
+        })
+    }
+}
+
+serde_as_text!(WorkerName, PartitionSet, OnViolation);
+
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    #[error(
+        "the stream {name} takes more than one message a subject, so finals could be there twice: remove it and run `stream-sum topology apply`"
+    )]
+    NotOnceOnly { name: String },
+    #[error("partition {partition} is none of the {partitions} of this topology (0 to {}): name others in summer.partitions", partitions - 1)]
+    NoSuchPartition { partition: u32, partitions: u32 },
+    #[error(
+        "partition {partition} is none of this worker's, so there is nothing to accept for it: name one that is with --accept"
+    )]
+    NothingToAccept { partition: u32 },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+}
+
+/// Folds partitions until `stop`, or until one of them can't go on: then all stop, and the first reason is returned.
+/// `accept` are losses that the operator knows of, none as a rule.
+pub async fn run(
+    config: &Config,
+    nats: &connect::Config,
+    topology: &topology::Config,
+    accept: &[Acceptance],
+    stop: CancellationToken,
+) -> Result<(), WorkerError> {
+    let counters = Arc::new(Counters::default());
+    let Started { partitions, beside } = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        started = start(config, nats, topology, accept, &counters) => started?,
+    };
+    let mut running = JoinSet::new();
+    let stop_all = stop.child_token();
+    for partition in partitions {
+        running.spawn(partition.run(stop_all.clone()));
+    }
+    let beside = tokio::spawn(beside);
+    let mut first_error: Option<PartitionError> = None;
+    while let Some(result) = running.join_next().await {
+        let result = joined(result);
+        if let Err(error) = result {
+            tracing::error!("{error}");
+            stop_all.cancel();
+            // The first reason counts, but for a broken guarantee, which nothing may hide.
+            if first_error.as_ref().is_none_or(|first: &PartitionError| error.is_violation() && !first.is_violation()) {
+                first_error = Some(error);
+            }
+        }
+    }
+    beside.abort();
+    counters.report("stopped");
+    first_error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Snapshots that one worker writes at once: each takes a thread, and its share of the processor.
+const MOST_SNAPSHOTS: usize = 2;
+
+/// A put that has not come on for so long was interrupted. One that was not, against all odds, is found damaged when it
+/// is read back, and does not count.
+const INTERRUPTED: Duration = Duration::from_secs(600);
+
+/// How often that is looked for.
+const SWEEPS: Duration = Duration::from_secs(3600);
+
+/// What a worker consists of, ready to run.
+struct Started {
+    partitions: Vec<Partition>,
+    /// Tells how far they are to whoever asks, and sweeps up behind snapshots.
+    beside: BoxFuture<'static, ()>,
+}
+
+/// Everything up to the first pull.
+async fn start(
+    config: &Config,
+    nats: &connect::Config,
+    topology: &topology::Config,
+    accept: &[Acceptance],
+    counters: &Arc<Counters>,
+) -> Result<Started, WorkerError> {
+    let connection = connect::connect(nats, "summer").await?;
+    let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
+    if !topology.once_only {
+        return Err(WorkerError::NotOnceOnly { name: topology.names.sums() });
+    }
+    let partitions = choose(&config.partitions, topology.partitions)?;
+    store::create_data_dir(&config.data_dir)?;
+    let worker = worker_name(config)?;
+    if let Some(other) = accept.iter().find(|accept| !partitions.contains(&accept.partition)) {
+        return Err(WorkerError::NothingToAccept { partition: other.partition });
+    }
+    let summer = Summer::new(topology.clone(), config.data_dir.clone(), config.cache_bytes.0, partitions.len());
+    let shared = Shared {
+        summer: Arc::new(summer),
+        config: partition::Config {
+            checkpoint_interval: config.checkpoint_interval.0,
+            checkpoint_bytes: config.checkpoint_bytes.bytes(),
+            halt: config.on_violation == OnViolation::Halt,
+        },
+        connection: connection.clone(),
+        // Large, and not to hold up what is published or pulled.
+        snapshots: Snapshots::new(connect::connect(nats, "summer snapshots").await?, &topology.names),
+        turns: Arc::new(Semaphore::new(MOST_SNAPSHOTS)),
+        counters: counters.clone(),
+    };
+    let snapshots = shared.snapshots.clone();
+    let opened = open(nats, shared, &partitions, &worker, accept).await?;
+    tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "summing");
+    let standings: Vec<_> = opened.iter().map(|partition| (partition.number(), partition.standing())).collect();
+    let told = move || {
+        let now = Instant::now();
+        let partitions = standings.iter().map(|(number, standing)| standing.borrow().told(*number, now));
+        WorkerStanding { worker: worker.clone(), partitions: partitions.collect() }
+    };
+    let answering = async move {
+        if let Err(error) = standing::answer(connection, topology.names, told).await {
+            // Folding does not depend on it.
+            tracing::warn!(%error, "nobody can ask how far this worker is");
+        }
+    };
+    let beside = async move { _ = tokio::join!(answering, sweep(&snapshots)) };
+    Ok(Started { partitions: opened, beside: beside.boxed() })
+}
+
+/// Removes now and then what interrupted puts of snapshots have left.
+async fn sweep(snapshots: &Snapshots) {
+    loop {
+        match snapshots.sweep(INTERRUPTED).await {
+            Ok(0) => {}
+            Ok(puts) => tracing::info!(puts, "removed what interrupted puts of snapshots had left"),
+            // The next time will do.
+            Err(cause) => tracing::debug!(%cause, "no answer about what interrupted puts have left"),
+        }
+        tokio::time::sleep(SWEEPS).await;
+    }
+}
+
+fn choose(set: &PartitionSet, partitions: u32) -> Result<BTreeSet<u32>, WorkerError> {
+    match set {
+        PartitionSet::All => Ok((0..partitions).collect()),
+        PartitionSet::Some(set) => match set.iter().find(|n| **n >= partitions) {
+            Some(partition) => Err(WorkerError::NoSuchPartition { partition: *partition, partitions }),
+            None => Ok(set.clone()),
+        },
+    }
+}
+
+/// Opens the stores, and as many connections for pulling as the pull budget asks for.
+async fn open(
+    nats: &connect::Config,
+    shared: Shared,
+    partitions: &BTreeSet<u32>,
+    worker: &str,
+    accept: &[Acceptance],
+) -> Result<Vec<Partition>, WorkerError> {
+    let max_payload = shared.connection.client.server_info().max_payload;
+    let a_connection = sources_per_connection(max_payload).min(partitions.len());
+    let partitions: Vec<u32> = partitions.iter().copied().collect();
+    let mut opened = Vec::with_capacity(partitions.len());
+    let life = Arc::new(Life::default());
+    for group in partitions.chunks(a_connection) {
+        let pulling = connect::connect(nats, "summer pull").await?;
+        let bytes = pull_bytes(max_payload, group.len());
+        for &partition in group {
+            let summer = shared.summer.clone();
+            let opening = tokio::task::spawn_blocking(move || summer.new_store(partition));
+            let store = joined(opening.await)?;
+            let names = &shared.summer.topology().names;
+            let log = Log::new(pulling.clone(), names, partition, worker, bytes, life.clone());
+            opened.push((partition, store, log));
+        }
+    }
+    join_all(opened.iter_mut().map(|(_, _, log)| log.rise())).await;
+    let workers = opened.into_iter().map(|(partition, store, log)| {
+        let accepts = accept.iter().find(|accept| accept.partition == partition).map(|accept| accept.loss);
+        Partition::new(partition, shared.clone(), Arc::new(store), log, accepts)
+    });
+    Ok(workers.collect::<Result<_, _>>()?)
+}
+
+/// The configured name, or the host's with 8 hex characters that are drawn once and kept in the data folder: two
+/// workers of one host with folders of their own never share a name.
+fn worker_name(config: &Config) -> Result<String, StoreError> {
+    if !config.worker.0.is_empty() {
+        return Ok(config.worker.0.clone());
+    }
+    let path = config.data_dir.join("worker-id");
+    let refuse = |source| StoreError::Folder { path: path.clone(), source };
+    let kept = || match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|suffix| !suffix.is_empty())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(refuse(error)),
+    };
+    let suffix = match kept()? {
+        Some(suffix) => suffix,
+        None => {
+            let drawn = hex::encode(rand::random::<[u8; 4]>());
+            put(&path, &drawn).map_err(refuse)?;
+            // Of two processes that drew at once, the last to write has decided.
+            kept()?.unwrap_or(drawn)
+        }
+    };
+    let host: String = gethostname::gethostname()
+        .to_string_lossy()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' })
+        .take(48)
+        .collect();
+    Ok(format!("{host}-{suffix}"))
+}
+
+/// Writes a small file whole or not at all.
+fn put(path: &Path, text: &str) -> io::Result<()> {
+    let fresh = path.with_extension(std::process::id().to_string());
+    fs::write(&fresh, text)?;
+    fs::rename(&fresh, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partition_lists_are_read_and_written() {
+        let set: PartitionSet = "0-3,6".parse().unwrap();
+        assert_eq!(set, PartitionSet::Some(BTreeSet::from([0, 1, 2, 3, 6])));
+        assert_eq!(set.to_string(), "0-3,6");
+        assert_eq!("all".parse(), Ok(PartitionSet::All));
+        for text in ["", "3-1", "a", "1,,2", "0-99999999"] {
+            assert!(text.parse::<PartitionSet>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_partition_beyond_the_last_is_refused() {
+        assert!(choose(&"0-7".parse().unwrap(), 8).is_ok());
+        assert!(matches!(choose(&"8".parse().unwrap(), 8), Err(WorkerError::NoSuchPartition { partition: 8, .. })));
+    }
+
+    #[test]
+    fn names_that_jetstream_would_not_take_are_refused() {
+        assert!("worker_1-a".parse::<WorkerName>().is_ok());
+        for text in ["a.b", "a b", "a*", "ä"] {
+            assert!(text.parse::<WorkerName>().is_err(), "{text}");
+        }
+    }
+}
