@@ -46,18 +46,23 @@ fn encode_triple(out: &mut Vec<u8>, id: StreamId, seq_no: SeqNo, bytes: &[u8]) {
     encode::write_bin(out, bytes).expect(INFALLIBLE);
 }
 
-/// All chunks of a batch, or none of them.
-pub fn decode_batch(payload: &[u8]) -> Result<Vec<Chunk<'_>>, Undecodable> {
+/// Puts all chunks of a batch into `chunks`, which is empty, or none of them.
+pub fn decode_batch<'a>(payload: &'a [u8], chunks: &mut Vec<Chunk<'a>>) -> Result<(), Undecodable> {
     let mut rest = payload;
-    let mut chunks = Vec::new();
     while !rest.is_empty() {
-        let (id, seq_no, data) = decode_triple(&mut rest).map_err(|what| Undecodable { index: chunks.len(), what })?;
-        chunks.push(Chunk { id, seq_no, data });
+        match decode_triple(&mut rest) {
+            Ok((id, seq_no, data)) => chunks.push(Chunk { id, seq_no, data }),
+            Err(what) => {
+                let index = chunks.len();
+                chunks.clear();
+                return Err(Undecodable { index, what });
+            }
+        }
     }
     if chunks.is_empty() {
         return Err(Undecodable { index: 0, what: "missing: the batch is empty" });
     }
-    Ok(chunks)
+    Ok(())
 }
 
 /// The sum that the payload of a final says.
@@ -94,6 +99,11 @@ fn read_bin<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn decode_batch(payload: &[u8]) -> Result<Vec<Chunk<'_>>, Undecodable> {
+        let mut chunks = Vec::new();
+        super::decode_batch(payload, &mut chunks).map(|()| chunks)
+    }
 
     const ID: &str = "000102030405060708090a0b0c0d0e0f";
     const BATTERY: &str = "93c410000102030405060708090a0b0c0d0e0f01c40762617474657279";

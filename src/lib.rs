@@ -39,7 +39,7 @@
 //! | 2 | [`bus`]: everything that is said to NATS |
 //! | 1 | [`store`]: everything that is said to redb |
 //! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`row`], [`checkpoint`], [`reject`], [`transaction`], [`workload`], [`verify`], [`standing`]: pure |
-//! | side | [`telemetry`], [`progress`], [`shutdown`], [`crash_point`], [`joined`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
+//! | side | [`telemetry`], [`progress`], [`shutdown`], [`crash_point`], [`joined`], [`prefetch`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
 pub mod stream_id;
@@ -84,6 +84,7 @@ pub mod config;
 
 pub mod crash_point;
 pub mod joined;
+pub mod prefetch;
 pub mod progress;
 pub mod shutdown;
 pub mod telemetry;

@@ -53,7 +53,9 @@ async fn published(jetstream: &jetstream::Context, streams: usize) {
         let mut chunks = 0;
         for sequence in state.first_sequence.max(1)..=state.last_sequence {
             let message = log.get_raw_message(sequence).await.unwrap();
-            chunks += stream_sum::codec::decode_batch(&message.payload).unwrap().len();
+            let mut decoded = Vec::new();
+            stream_sum::codec::decode_batch(&message.payload, &mut decoded).unwrap();
+            chunks += decoded.len();
         }
         (chunks == streams * 3).then_some(())
     })
