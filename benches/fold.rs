@@ -122,13 +122,13 @@ fn completing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("a chunk of whole streams");
     for chunks in [3, 100] {
         let workload = Workload { seed: 1, chunks, chunk_bytes: 32 };
-        let mut streams = Interleaved::new(workload, 0);
+        let mut streams = Interleaved::new(workload, 1, 0);
         let count = 4_000;
         (0..count).for_each(|n| streams.open(StreamId::of_run(RunPrefix([1; 4]), n)));
         let mut payload = Vec::new();
         let mut batches: Vec<Bytes> = Vec::new();
-        while let Some((chunk, _)) = streams.next_chunk() {
-            codec::encode_chunk(&mut payload, &chunk);
+        while let Some(turn) = streams.next_chunk() {
+            codec::encode_chunk(&mut payload, &turn.chunk);
             if payload.len() >= BATCH_BYTES {
                 batches.push(std::mem::take(&mut payload).into());
             }
@@ -152,12 +152,12 @@ fn generating(criterion: &mut Criterion) {
     for chunk_bytes in [32, 1 << 10] {
         group.throughput(Throughput::Elements(1));
         group.bench_function(format!("{chunk_bytes} bytes"), |bencher| {
-            let mut streams = Interleaved::new(Workload { seed: 1, chunks: u64::MAX, chunk_bytes }, 0);
+            let mut streams = Interleaved::new(Workload { seed: 1, chunks: u64::MAX, chunk_bytes }, 1, 0);
             (0..100).for_each(|n| streams.open(StreamId::of_run(RunPrefix([1; 4]), n)));
             let mut payload = Vec::with_capacity(BATCH_BYTES + 2 * chunk_bytes);
             bencher.iter(|| {
-                let (chunk, _) = streams.next_chunk().expect("streams without end");
-                codec::encode_chunk(&mut payload, &chunk);
+                let turn = streams.next_chunk().expect("streams without end");
+                codec::encode_chunk(&mut payload, &turn.chunk);
                 if payload.len() >= BATCH_BYTES {
                     payload.clear();
                 }

@@ -2,14 +2,14 @@
 
 use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
-use crate::bus::lanes::LaneEntries;
+use crate::bus::lanes::{Closed, LaneEntries, Outbox};
 use crate::bus::topology::{self, TopologyError};
 use crate::joined::joined;
 use crate::run::{self, Run, RunError, lock};
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::values::{Size, Span, parsed};
 use crate::verify::{Ledger, Moment, Report};
-use crate::workload::{Interleaved, Workload};
+use crate::workload::{Interleaved, Turn, Workload};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -74,6 +74,9 @@ const MOST_AWAITED: usize = 500_000;
 
 /// Chunks that a generator makes before it tells the ledger.
 const MOST_UNREPORTED: u64 = 256;
+
+/// Chunks that a generator makes before it hands in what it holds back, and looks whether to go on.
+const MOST_HELD_BACK: u64 = 64;
 
 /// How long an interrupted run waits for the finals of what it has sent.
 const LAST_FINALS: Duration = Duration::from_secs(4);
@@ -229,41 +232,51 @@ impl Generation {
     }
 
     fn make(&self, worker: u64, made: &mut Made) {
-        let mut streams = Interleaved::new(self.workload, worker);
+        let mut streams = Interleaved::new(self.workload, self.entries.partitions(), worker);
+        let mut outbox = Outbox::new(self.entries.clone());
+        // Where the run has ended, nobody takes it; where this thread ends, what it has made must be sent.
+        self.fill(&mut streams, &mut outbox, made).or_else(|Closed| outbox.flush()).ok();
+    }
+
+    /// Until all streams are closed and handed in.
+    fn fill(&self, streams: &mut Interleaved, outbox: &mut Outbox, made: &mut Made) -> Result<(), Closed> {
         let mut all_opened = false;
-        while !self.stop.is_cancelled() {
+        for turn in 0u64.. {
+            if turn.is_multiple_of(MOST_HELD_BACK) {
+                outbox.flush()?;
+                self.go_on()?;
+            }
             while !all_opened && streams.live() < self.live_streams {
-                if self.wait_for_finals().is_none() {
-                    return;
+                let mut ledger = lock(&self.ledger);
+                if ledger.awaited() >= MOST_AWAITED {
+                    drop(ledger);
+                    outbox.flush()?;
+                    self.wait_for_finals()?;
+                    ledger = lock(&self.ledger);
                 }
                 match self.next_stream() {
                     Some(id) => {
-                        lock(&self.ledger).open(id);
+                        ledger.open(id);
                         streams.open(id);
                     }
                     None => all_opened = true,
                 }
             }
-            if streams.live() == 0 {
-                return;
-            }
-            let Some(scheduled) = self.schedule() else { return };
-            let Some((chunk, sum)) = streams.next_chunk() else { return };
-            let data = chunk.data.len() as u64;
+            let scheduled = self.schedule(outbox)?;
+            let Some(Turn { partition, chunk, sum }) = streams.next_chunk() else { break };
+            made.chunks += 1;
+            made.bytes += chunk.data.len() as u64;
             if sum.is_some() || made.chunks >= MOST_UNREPORTED {
                 let mut ledger = lock(&self.ledger);
                 made.report(&mut ledger);
                 // Before it can be sent: its final must find the stream closed.
                 if let Some(sum) = sum {
-                    ledger.close(sum, scheduled);
+                    ledger.close(sum, scheduled.unwrap_or_else(|| self.began.elapsed()));
                 }
             }
-            if self.entries.push(&chunk).is_err() {
-                return;
-            }
-            made.chunks += 1;
-            made.bytes += data;
+            outbox.push(partition, &chunk)?;
         }
+        outbox.flush()
     }
 
     fn next_stream(&self) -> Option<StreamId> {
@@ -271,36 +284,39 @@ impl Generation {
         (n < self.streams).then(|| StreamId::of_run(self.prefix, n))
     }
 
-    /// When the next chunk is due; returns not before. `None` where the run ends first.
+    /// When the next chunk is due; returns not before. `None` where it is due at once, whenever that is.
     ///
     /// The schedule does not wait for anybody: a chunk that could not be sent in time was due when it was due.
-    fn schedule(&self) -> Option<Moment> {
+    fn schedule(&self, outbox: &mut Outbox) -> Result<Option<Moment>, Closed> {
         if self.rate == 0 {
-            return Some(self.began.elapsed());
+            return Ok(None);
         }
         let n = self.next_chunk.fetch_add(1, Ordering::Relaxed);
         let nanos = u128::from(n) * 1_000_000_000 / u128::from(self.rate);
         let due = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         while let Some(early) = due.checked_sub(self.began.elapsed()).filter(|early| !early.is_zero()) {
+            outbox.flush()?;
             self.pause(early)?;
         }
-        Some(due)
+        Ok(Some(due))
     }
 
-    /// Holds up new streams while too many finals are awaited. `None` where the run ends first.
-    fn wait_for_finals(&self) -> Option<()> {
+    /// Holds up new streams while too many finals are awaited.
+    fn wait_for_finals(&self) -> Result<(), Closed> {
         while lock(&self.ledger).awaited() >= MOST_AWAITED {
             self.pause(Duration::from_millis(5))?;
         }
-        Some(())
+        Ok(())
     }
 
     /// Sleeps, but never long enough to hold up a stop.
-    fn pause(&self, duration: Duration) -> Option<()> {
-        if self.stop.is_cancelled() {
-            return None;
-        }
+    fn pause(&self, duration: Duration) -> Result<(), Closed> {
+        self.go_on()?;
         std::thread::sleep(duration.min(Duration::from_millis(50)));
-        Some(())
+        Ok(())
+    }
+
+    fn go_on(&self) -> Result<(), Closed> {
+        if self.stop.is_cancelled() { Err(Closed) } else { Ok(()) }
     }
 }

@@ -135,10 +135,13 @@ impl Config {
         must(plain(&topology.prefix), "topology.prefix", "made of A-Z a-z 0-9 _ -")?;
         must((1..=4096).contains(&topology.partitions), "topology.partitions", "from 1 to 4096")?;
         must(matches!(topology.replicas, 1 | 3 | 5), "topology.replicas", "1, 3 or 5")?;
-        must(topology.log_max_bytes.0 >= 1 << 20, "topology.log_max_bytes", "1MiB at least")?;
         must(topology.sums_max_bytes.0 >= 1 << 20, "topology.sums_max_bytes", "1MiB at least")?;
         let max_chunk = topology.max_chunk_bytes.0;
         must((1..=1 << 26).contains(&max_chunk), "topology.max_chunk_bytes", "from 1B to 64MiB")?;
+        // A log without room for two of the largest messages could not be purged behind one while the next is stored.
+        let largest = max_chunk + topology::PAYLOAD_HEADROOM as u64;
+        let room = "twice topology.max_chunk_bytes and 256KiB at least";
+        must(topology.log_max_bytes.0 >= 2 * largest, "topology.log_max_bytes", room)?;
         must((1..=1 << 26).contains(&chunker.chunk_bytes), "chunker.chunk_bytes", "from 1 to 67108864")?;
         // Each is a blocking thread, of which the runtime has 512 for everybody.
         must((1..=256).contains(&chunker.workers), "chunker.workers", "from 1 to 256")?;

@@ -29,7 +29,7 @@ impl Workload {
 
     /// What the sum of a stream of this workload must be.
     pub fn expected(&self, id: StreamId) -> Sum {
-        let mut stream = LiveStream::open(self, id);
+        let mut stream = LiveStream::open(self, id, 0);
         let mut buffer = Vec::new();
         loop {
             if let (_, Some(sum)) = stream.next(self, &mut buffer) {
@@ -41,13 +41,14 @@ impl Workload {
 
 struct LiveStream {
     id: StreamId,
+    partition: u32,
     content: ChaCha8Rng,
     sum: Option<RunningSum>,
 }
 
 impl LiveStream {
-    fn open(workload: &Workload, id: StreamId) -> Self {
-        Self { id, content: workload.content(id), sum: None }
+    fn open(workload: &Workload, id: StreamId, partition: u32) -> Self {
+        Self { id, partition, content: workload.content(id), sum: None }
     }
 
     /// The next chunk, and with the closing one the sum of all.
@@ -66,9 +67,18 @@ impl LiveStream {
     }
 }
 
+/// What one turn of one stream has made.
+pub struct Turn<'a> {
+    pub partition: u32,
+    pub chunk: Chunk<'a>,
+    /// The sum of the whole stream, where this chunk closes it.
+    pub sum: Option<Sum>,
+}
+
 /// Streams that are open at once, taking turns at random.
 pub struct Interleaved {
     workload: Workload,
+    partitions: u32,
     live: Vec<LiveStream>,
     turns: ChaCha8Rng,
     buffer: Vec<u8>,
@@ -76,15 +86,15 @@ pub struct Interleaved {
 
 impl Interleaved {
     /// `worker` tells apart the turns of several generators of one seed.
-    pub fn new(workload: Workload, worker: u64) -> Self {
+    pub fn new(workload: Workload, partitions: u32, worker: u64) -> Self {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&workload.seed.to_le_bytes());
         key[24..].copy_from_slice(&(worker + 1).to_le_bytes());
-        Self { workload, live: Vec::new(), turns: ChaCha8Rng::from_seed(key), buffer: Vec::new() }
+        Self { workload, partitions, live: Vec::new(), turns: ChaCha8Rng::from_seed(key), buffer: Vec::new() }
     }
 
     pub fn open(&mut self, id: StreamId) {
-        self.live.push(LiveStream::open(&self.workload, id));
+        self.live.push(LiveStream::open(&self.workload, id, id.partition(self.partitions)));
     }
 
     /// Streams that are open.
@@ -92,18 +102,20 @@ impl Interleaved {
         self.live.len()
     }
 
-    /// The next chunk of a stream drawn at random, and with a closing one the sum; `None` where no stream is open.
-    pub fn next_chunk(&mut self) -> Option<(Chunk<'_>, Option<Sum>)> {
+    /// The next chunk of a stream drawn at random; `None` where no stream is open.
+    pub fn next_chunk(&mut self) -> Option<Turn<'_>> {
         if self.live.is_empty() {
             return None;
         }
         let drawn = (u64::from(self.turns.next_u32()) * self.live.len() as u64) >> 32;
         let drawn = usize::try_from(drawn).expect("below the number of live streams");
-        let (chunk, sum) = self.live[drawn].next(&self.workload, &mut self.buffer);
+        let stream = &mut self.live[drawn];
+        let partition = stream.partition;
+        let (chunk, sum) = stream.next(&self.workload, &mut self.buffer);
         if sum.is_some() {
             self.live.swap_remove(drawn);
         }
-        Some((chunk, sum))
+        Some(Turn { partition, chunk, sum })
     }
 }
 
@@ -121,13 +133,14 @@ mod tests {
 
     #[test]
     fn interleaved_streams_sum_to_what_anybody_can_recompute() {
-        let mut streams = Interleaved::new(WORKLOAD, 0);
+        let mut streams = Interleaved::new(WORKLOAD, 3, 0);
         for n in 0..20 {
             streams.open(id(n));
         }
         let mut contents: HashMap<StreamId, Vec<u8>> = HashMap::new();
         let mut order = Vec::new();
-        while let Some((chunk, sum)) = streams.next_chunk() {
+        while let Some(Turn { partition, chunk, sum }) = streams.next_chunk() {
+            assert_eq!(partition, chunk.id.partition(3));
             order.push(chunk.id);
             contents.entry(chunk.id).or_default().extend_from_slice(chunk.data);
             if let Some(sum) = sum {

@@ -151,12 +151,16 @@ pub async fn connect(config: &Config, name: &str) -> Result<Connection, ConnectE
 }
 
 async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> Result<ConnectOptions, ConnectError> {
+    let was = connects.subscribe();
     let mut options = ConnectOptions::new()
         .name(format!("stream-sum {name}"))
         .request_timeout(Some(config.request_timeout.0))
         .connection_timeout(config.request_timeout.0)
         .max_reconnects(None)
-        .reconnect_delay_callback(reconnect_delay)
+        // A first connection has nobody to spread out from.
+        .reconnect_delay_callback(
+            move |attempts| if *was.borrow() > 0 { reconnect_delay(attempts) } else { Duration::ZERO },
+        )
         .event_callback(move |event| {
             let connects = connects.clone();
             async move { note(event, &connects) }

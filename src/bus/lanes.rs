@@ -47,11 +47,27 @@ pub struct Patience {
     pub unknown: Option<Duration>,
 }
 
+/// Encoded chunks of one partition, in order.
+#[derive(Default)]
+struct Block {
+    payload: Vec<u8>,
+    /// Streams whose closing chunks are among them.
+    closings: Vec<StreamId>,
+}
+
+impl Block {
+    fn add(&mut self, chunk: &Chunk<'_>) {
+        encode_chunk(&mut self.payload, chunk);
+        if chunk.closes() {
+            self.closings.push(chunk.id);
+        }
+    }
+}
+
 /// A batch that fills.
 #[derive(Default)]
 struct Filling {
-    payload: Vec<u8>,
-    closings: Vec<StreamId>,
+    block: Block,
     /// Nothing more comes: what is there is sent, and the lane ends.
     finished: bool,
     /// Nothing more is taken.
@@ -72,20 +88,19 @@ impl Lane {
         self.filling.lock().expect("nothing panics while it holds a lane")
     }
 
-    /// Adds a chunk to the batch that fills. Blocks the thread while that is full.
-    pub fn push(&self, chunk: &Chunk<'_>) -> Result<(), Closed> {
-        let needed = chunk.data.len() + CHUNK_OVERHEAD;
+    /// Adds chunks to the batch that fills, and leaves `block` empty. Blocks the thread while the batch is full.
+    fn push(&self, block: &mut Block) -> Result<(), Closed> {
+        let needed = block.payload.len();
         let no_room = |filling: &mut Filling| {
-            !filling.closed && !filling.payload.is_empty() && filling.payload.len() + needed > self.limit
+            let filled = filling.block.payload.len();
+            !filling.closed && filled > 0 && filled + needed > self.limit
         };
         let mut filling = self.room.wait_while(self.lock(), no_room).expect("nothing panics while it holds a lane");
         if filling.closed || filling.finished {
             return Err(Closed);
         }
-        encode_chunk(&mut filling.payload, chunk);
-        if chunk.closes() {
-            filling.closings.push(chunk.id);
-        }
+        filling.block.payload.append(&mut block.payload);
+        filling.block.closings.append(&mut block.closings);
         drop(filling);
         self.ready.notify_one();
         Ok(())
@@ -103,18 +118,19 @@ impl Lane {
     }
 
     /// The batch that has filled, as soon as there is one; `None` where nothing more comes.
-    async fn take(&self) -> Option<(Bytes, Vec<StreamId>)> {
+    async fn take(&self) -> Option<Block> {
         loop {
             {
                 let mut filling = self.lock();
                 if filling.closed {
                     return None;
                 }
-                if !filling.payload.is_empty() {
-                    let payload = std::mem::take(&mut filling.payload);
-                    let closings = std::mem::take(&mut filling.closings);
+                if !filling.block.payload.is_empty() {
+                    // The next is likely to grow as large.
+                    let next = Block { payload: Vec::with_capacity(filling.block.payload.len()), closings: Vec::new() };
+                    let block = std::mem::replace(&mut filling.block, next);
                     self.room.notify_all();
-                    return Some((payload.into(), closings));
+                    return Some(block);
                 }
                 if filling.finished {
                     return None;
@@ -197,15 +213,58 @@ impl Drop for Lanes {
 pub struct LaneEntries(Vec<Arc<Lane>>);
 
 impl LaneEntries {
-    /// Hands a chunk to the lane of its partition. Blocks the thread while that lane's batch is full.
+    /// Hands in one chunk at once. Blocks the thread while the batch of its lane is full.
     pub fn push(&self, chunk: &Chunk<'_>) -> Result<(), Closed> {
-        let partitions = u32::try_from(self.0.len()).expect("as many as the topology says");
-        self.0[chunk.id.partition(partitions) as usize].push(chunk)
+        let mut block = Block::default();
+        block.add(chunk);
+        self.0[chunk.id.partition(self.partitions()) as usize].push(&mut block)
+    }
+
+    /// How many partitions there are.
+    pub fn partitions(&self) -> u32 {
+        u32::try_from(self.0.len()).expect("as many as the topology says")
     }
 
     /// Takes nothing more, and wakes whoever waits.
     pub fn close(&self) {
         self.0.iter().for_each(|lane| lane.close());
+    }
+}
+
+/// Bytes of one lane's chunks that a thread holds back at the most.
+const BLOCK_BYTES: usize = 4 << 10;
+
+/// Chunks that one thread is about to hand in. A lane is shared, and locked for each block of chunks, not for each chunk.
+pub struct Outbox {
+    entries: LaneEntries,
+    blocks: Vec<Block>,
+}
+
+impl Outbox {
+    pub fn new(entries: LaneEntries) -> Self {
+        let blocks = entries.0.iter().map(|_| Block::default()).collect();
+        Self { entries, blocks }
+    }
+
+    /// Adds a chunk for the lane of its partition. Blocks the thread while that lane's batch is full.
+    pub fn push(&mut self, partition: u32, chunk: &Chunk<'_>) -> Result<(), Closed> {
+        let (lane, block) = (&self.entries.0[partition as usize], &mut self.blocks[partition as usize]);
+        // Room for what comes is made first, so that no block is larger than a batch unless a single chunk is.
+        let needed = chunk.data.len() + CHUNK_OVERHEAD;
+        if !block.payload.is_empty() && block.payload.len() + needed > BLOCK_BYTES.min(lane.limit) {
+            lane.push(block)?;
+        }
+        block.add(chunk);
+        Ok(())
+    }
+
+    /// Hands in what is held back. To be done before a thread waits for anything.
+    pub fn flush(&mut self) -> Result<(), Closed> {
+        let blocks = self.entries.0.iter().zip(&mut self.blocks).filter(|(_, block)| !block.payload.is_empty());
+        for (lane, block) in blocks {
+            lane.push(block)?;
+        }
+        Ok(())
     }
 }
 
@@ -223,8 +282,8 @@ struct Sender {
 
 impl Sender {
     async fn run(self) -> Result<(), LaneError> {
-        while let Some((payload, closings)) = self.lane.take().await {
-            self.send(payload, &closings).await?;
+        while let Some(Block { payload, closings }) = self.lane.take().await {
+            self.send(payload.into(), &closings).await?;
         }
         Ok(())
     }

@@ -235,7 +235,7 @@ fn a_server_that_can_not_carry_it() {
 fn a_full_log_is_named() {
     let server = Server::start();
     Program::at(&server, "topology apply --partitions 1")
-        .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "1MiB")
+        .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "2MiB")
         .run()
         .expect(0);
     let ended = Program::at(&server, "chunker --streams 100 --chunk-bytes 1024")

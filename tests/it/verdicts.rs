@@ -5,7 +5,11 @@ use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use std::fs;
 use std::path::Path;
+use stream_sum::bus::names::Names;
+use stream_sum::chunk::SeqNo;
+use stream_sum::codec;
 use stream_sum::store::{Owner, Store};
+use stream_sum::sum::{Sum, Value};
 
 async fn publish(jetstream: &jetstream::Context, n: usize) {
     let payload = batch(&[(id_in(0, 1, 5, n), 1, b"a")]);
@@ -294,5 +298,71 @@ async fn an_empty_folder_does_not_hide_that_the_log_was_made_anew() {
     committed(&going_on, 1);
     going_on.stop().expect(0);
     assert_eq!(known(&empty), [1]);
+    assert_eq!(store(&empty).accepted().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_that_contradicts_what_is_published_again_is_counted_and_halts_where_it_must() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let jetstream = server.jetstream().await;
+    for n in 0..3 {
+        complete(&jetstream, n).await;
+    }
+    fold(&server, folder.path(), 3);
+    jetstream.delete_stream("sums").await.unwrap();
+    apply(&server, 1);
+    // Somebody has published another sum for a stream of which the old one is forgotten.
+    let id = id_in(0, 1, 5, 1);
+    let other = Sum { id, seq_no: SeqNo::new(2).unwrap(), value: Value([9; 20]) };
+    let subject = Names::new("").final_subject(id);
+    jetstream.publish(subject, codec::encode_final(&other).into()).await.unwrap().await.unwrap();
+    let halted = summer(&server, folder.path(), "").env("STREAM_SUM_SUMMER__ON_VIOLATION", "halt").run().expect(3);
+    assert!(halted.sentence().contains("ConflictingFinal"), "{}", halted.stderr);
+    let summing = summer(&server, folder.path(), "").spawn();
+    summing.wait_for_log("opened the log", 1);
+    let log = summing.log();
+    summing.stop().expect(0);
+    assert!(
+        log.iter()
+            .any(|entry| entry["level"] == "ERROR" && entry["message"].as_str().unwrap().contains("ConflictingFinal"))
+    );
+    let accepted = store(folder.path()).accepted().unwrap();
+    let said = &accepted.last().unwrap().verdict;
+    assert!(said.contains("1 with another value there"), "{said}");
+    assert_eq!(finals(&server).await, 3, "nothing was replaced, and nothing is missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_further_snapshot_that_has_accepted_a_loss_does_not_replace_a_sound_store() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let (behind, ahead) = (folder.path().join("behind"), folder.path().join("ahead"));
+    let jetstream = server.jetstream().await;
+    publish(&jetstream, 0).await;
+    let killed = summer(&server, &behind, "").env("STREAM_SUM_LOG__LEVEL", "debug").spawn();
+    committed(&killed, 1);
+    killed.kill();
+    for n in 1..6 {
+        publish(&jetstream, n).await;
+    }
+    assert!(jetstream.get_stream("chunks-0").await.unwrap().delete_message(3).await.unwrap());
+    let accepting = summer(&server, &ahead, "--accept hole:0").env("STREAM_SUM_LOG__LEVEL", "debug").spawn();
+    committed(&accepting, 6);
+    // A clean stop leaves a snapshot at the end of the log.
+    accepting.stop().expect(0);
+    assert_eq!(store(&ahead).accepted().unwrap().len(), 1);
+    let ended = refused(&server, &behind);
+    assert!(ended.sentence().contains("LogHole: message"), "{}", ended.stderr);
+    assert_eq!(store(&behind).accepted().unwrap(), [], "nothing was accepted on its behalf");
+    assert_eq!(known(&behind), [0], "its own fold, as it was");
+    // One that has nothing of its own takes what there is.
+    let empty = folder.path().join("empty");
+    let restored = summer(&server, &empty, "").spawn();
+    restored.wait_for_log("restored a snapshot", 1);
+    restored.stop().expect(0);
+    assert_eq!(known(&empty), [0, 1, 3, 4, 5]);
     assert_eq!(store(&empty).accepted().unwrap().len(), 1);
 }
