@@ -39,7 +39,7 @@
 //! | 2 | [`bus`]: everything that is said to NATS |
 //! | 1 | [`store`]: everything that is said to redb |
 //! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`row`], [`checkpoint`], [`reject`], [`transaction`], [`workload`], [`verify`], [`standing`]: pure |
-//! | side | [`telemetry`], [`progress`], [`shutdown`], [`crash_point`], [`joined`], [`prefetch`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
+//! | side | [`telemetry`], [`progress`], [`shutdown`], [`crash_point`], [`heap`], [`joined`], [`prefetch`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
 pub mod stream_id;
@@ -83,6 +83,7 @@ pub mod cli;
 pub mod config;
 
 pub mod crash_point;
+pub mod heap;
 pub mod joined;
 pub mod prefetch;
 pub mod progress;

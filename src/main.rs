@@ -3,8 +3,10 @@
 use clap::Parser;
 use std::process::ExitCode;
 use stream_sum::cli::{self, Cli, Exit};
+use stream_sum::heap;
 
 fn main() -> ExitCode {
+    heap::tune();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -49,6 +49,9 @@ pub struct Config {
 /// The oldest server with stream metadata and the consumer options that the log source relies on.
 const OLDEST_SERVER: (i64, i64, i64) = (2, 10, 0);
 
+/// Publishes and the like that may wait for the socket of one connection: as many as all partitions send in one go.
+const MOST_COMMANDS: usize = 1 << 13;
+
 /// Publishes of one connection that may wait for their acknowledgement at once.
 const MOST_UNACKED: usize = 1 << 15;
 
@@ -75,6 +78,8 @@ pub enum ConnectError {
 pub struct Connection {
     pub client: Client,
     pub jetstream: jetstream::Context,
+    /// How long one request or publish waits for its answer.
+    pub request_timeout: Duration,
     connects: watch::Receiver<u64>,
 }
 
@@ -147,7 +152,7 @@ pub async fn connect(config: &Config, name: &str) -> Result<Connection, ConnectE
         .timeout(config.request_timeout.0)
         .max_ack_inflight(MOST_UNACKED)
         .build(client.clone());
-    Ok(Connection { client, jetstream, connects })
+    Ok(Connection { client, jetstream, request_timeout: config.request_timeout.0, connects })
 }
 
 async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> Result<ConnectOptions, ConnectError> {
@@ -157,6 +162,7 @@ async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> R
         .request_timeout(Some(config.request_timeout.0))
         .connection_timeout(config.request_timeout.0)
         .max_reconnects(None)
+        .client_capacity(MOST_COMMANDS)
         // A first connection has nobody to spread out from.
         .reconnect_delay_callback(
             move |attempts| if *was.borrow() > 0 { reconnect_delay(attempts) } else { Duration::ZERO },

@@ -2,6 +2,7 @@
 //!
 //! Confirmed is what the leader has acknowledged, or what was read back from it equal.
 
+use crate::bus::acks::Acks;
 use crate::bus::connect::Connection;
 use crate::bus::names::Names;
 use crate::bus::publish::{Once, Throttle, publish_once};
@@ -12,7 +13,7 @@ use crate::reject::RejectedBatch;
 use crate::row::UnixNanos;
 use crate::stream_id::StreamId;
 use crate::sum::{Sum, Value};
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, SubscribeError};
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
 
@@ -37,6 +38,13 @@ pub struct Confirmed {
     pub already_there: bool,
     /// A reject that was there differs from this one.
     pub differs: bool,
+}
+
+impl Confirmed {
+    /// A final that this publish has stored.
+    pub fn stored(sequence: u64, id: StreamId) -> Self {
+        Self { place: Some(Place { sequence, id }), already_there: false, differs: false }
+    }
 }
 
 /// A final that contradicts one already published: one content, two sums.
@@ -69,15 +77,24 @@ impl Effects {
         Self { connection, names, sums, rejects, partition, log_created, complaints: Throttle::default() }
     }
 
+    /// Gathers the acknowledgements of finals that are [sent](Effects::send_final).
+    pub async fn acks<T>(&self) -> Result<Acks<T>, SubscribeError> {
+        Acks::new(self.connection.clone(), self.sums.clone()).await
+    }
+
+    /// Publishes a final once, if that can be done without waiting; says whether it was. One that is not acknowledged is
+    /// to be [published](Effects::publish_final) for good.
+    pub fn send_final<T>(&self, acks: &mut Acks<T>, sum: &Sum, what: T) -> bool {
+        acks.publish(self.names.final_subject(sum.id), codec::encode_final(sum).into(), what)
+    }
+
     /// Publishes a final until it is confirmed.
     pub async fn publish_final(&self, sum: Sum) -> Result<Confirmed, ConflictingFinal> {
         let subject = self.names.final_subject(sum.id);
         let payload = Bytes::from(codec::encode_final(&sum));
         let once = publish_once(&self.connection, &self.sums, &subject, None, payload, &self.complaints).await;
         match once {
-            Once::Stored(sequence) => {
-                Ok(Confirmed { place: Some(Place { sequence, id: sum.id }), already_there: false, differs: false })
-            }
+            Once::Stored(sequence) => Ok(Confirmed::stored(sequence, sum.id)),
             Once::Found(message) => match codec::decode_final(&message.payload) {
                 Ok(found) if found == sum => {
                     let place = Place { sequence: message.sequence, id: sum.id };

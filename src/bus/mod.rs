@@ -3,7 +3,7 @@
 //! [`connect`], [`topology`] and its [`admin`] come first, with [`names`] for all that is named. A summer reads its logs through
 //! [`source`] and publishes through [`finals`]; a run fills the logs through [`lanes`] and hears back through [`watch`].
 //! [`snapshots`] keeps what stores hold. Through [`standing`] workers are asked how far they are.
-//! Under them lie [`publish`], which knows what a refusal means, and [`read`], which asks leaders only.
+//! Under them lie [`publish`], which knows what a refusal means, [`acks`], which gathers acknowledgements, and [`read`], which asks leaders only.
 
 pub mod admin;
 pub mod connect;
@@ -21,6 +21,7 @@ pub mod watch;
 pub mod snapshots;
 pub mod standing;
 
+pub mod acks;
 pub mod backoff;
 pub mod publish;
 pub mod read;

@@ -26,8 +26,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Publishes of one partition that wait for their confirmation at once. More would only queue in the socket.
-const WINDOW: usize = 1024;
+/// Publishes of one partition that wait for their confirmation at once. More would only queue in the socket, and a
+/// server refuses them beyond ten thousand of one stream.
+const WINDOW: usize = 512;
 
 /// Batches whose effects may wait to be published. Each holds finals of one batch at most.
 pub const QUEUED_BATCHES: usize = 4;
@@ -117,6 +118,8 @@ impl Committer {
     /// A commit that is on its way to disk is always waited for.
     pub async fn run(mut self, mut work: mpsc::Receiver<Work>, cancel: CancellationToken) -> Result<(), CommitError> {
         let mut queue: VecDeque<Numbered<Effect>> = VecDeque::new();
+        let mut acks = self.effects.acks().await.map_err(|error| CommitError::Doubt(error.to_string()))?;
+        // What takes more than one try.
         let mut in_flight = InFlight::new();
         // Sealed transactions, and the open one last.
         let mut pending = VecDeque::from([self.pending()]);
@@ -125,10 +128,13 @@ impl Committer {
         let mut writing: Option<JoinHandle<Written>> = None;
         let mut hung_up = false;
         loop {
-            while in_flight.len() < WINDOW
+            while in_flight.len() + acks.unanswered() < WINDOW
                 && let Some((number, effect)) = queue.pop_front()
             {
-                in_flight.push(self.publish(number, effect));
+                match effect {
+                    Effect::Final(sum) if self.effects.send_final(&mut acks, &sum, (number, sum)) => {}
+                    effect => in_flight.push(self.publish(number, effect)),
+                }
             }
             if checking.is_none()
                 && writing.is_none()
@@ -139,7 +145,8 @@ impl Committer {
                 crash_point::reached("effects-confirmed");
                 checking = Some(self.check(transaction, front));
             }
-            let idle = queue.is_empty() && in_flight.is_empty() && checking.is_none() && writing.is_none();
+            let published = queue.is_empty() && in_flight.is_empty() && acks.unanswered() == 0;
+            let idle = published && checking.is_none() && writing.is_none();
             if hung_up && idle {
                 return Ok(());
             }
@@ -168,6 +175,13 @@ impl Committer {
                     checking = None;
                     writing = Some(self.write(checked?));
                 }
+                ((number, sum), sequence) = acks.next(), if acks.unanswered() > 0 => match sequence {
+                    Some(sequence) => {
+                        let place = usize::try_from(number - first).expect("two transactions at most");
+                        self.confirmed(&mut pending[place], Ok(Confirmed::stored(sequence, sum.id)))?;
+                    }
+                    None => in_flight.push(self.publish(number, Effect::Final(sum))),
+                },
                 Some((number, outcome)) = in_flight.next(), if !in_flight.is_empty() => {
                     let place = usize::try_from(number - first).expect("two transactions at most");
                     if let Err(error) = self.confirmed(&mut pending[place], outcome) {

@@ -1,0 +1,133 @@
+//! Publishes whose acknowledgements are gathered: one subscription for all of them, and for each a place in a window.
+//!
+//! A request of its own for each would cost more than all else that is done about a final. What is not acknowledged in
+//! time, or refused, is handed back: whoever published it finds out why.
+
+use crate::bus::connect::Connection;
+use async_nats::{SubscribeError, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+/// Publishes that the oldest unanswered one may be behind.
+const MOST_BEHIND: usize = 1 << 14;
+
+/// Publishes to one stream, and what each of them is for.
+pub struct Acks<T> {
+    connection: Connection,
+    stream: String,
+    /// Subjects of acknowledgements: this, and a number.
+    inbox: String,
+    arriving: Subscriber,
+    connects: watch::Receiver<u64>,
+    /// In the order in which they were sent; `None` where it is answered already.
+    waiting: VecDeque<Option<Waiting<T>>>,
+    /// The number of the first of them.
+    first: u64,
+    unanswered: usize,
+}
+
+struct Waiting<T> {
+    what: T,
+    until: Instant,
+}
+
+/// The part of an acknowledgement that matters.
+#[derive(Deserialize)]
+struct Ack<'a> {
+    #[serde(borrow)]
+    stream: Cow<'a, str>,
+    seq: u64,
+}
+
+impl<T> Acks<T> {
+    /// For publishes that `stream` stores.
+    pub async fn new(connection: Connection, stream: String) -> Result<Self, SubscribeError> {
+        let inbox = format!("{}.", connection.client.new_inbox());
+        // Before anything is sent, so that a reconnect in between is seen.
+        let mut connects = connection.connects();
+        connects.mark_unchanged();
+        let arriving = connection.client.subscribe(format!("{inbox}*")).await?;
+        let (waiting, first, unanswered) = (VecDeque::new(), 0, 0);
+        Ok(Self { connection, stream, inbox, arriving, connects, waiting, first, unanswered })
+    }
+
+    /// Publishes that are not answered yet.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
+    }
+
+    /// Publishes, if that can be done without waiting; says whether it was.
+    pub fn publish(&mut self, subject: String, payload: Bytes, what: T) -> bool {
+        if self.waiting.len() >= MOST_BEHIND {
+            return false;
+        }
+        let reply = format!("{}{}", self.inbox, self.first + self.waiting.len() as u64);
+        let sending = self.connection.client.publish_with_reply(subject, reply, payload);
+        // A future that is dropped has sent nothing. Unconstrained: the scheduler would have every 128th wait.
+        let sent = matches!(tokio::task::unconstrained(sending).now_or_never(), Some(Ok(())));
+        if sent {
+            self.waiting.push_back(Some(Waiting { what, until: Instant::now() + self.connection.request_timeout }));
+            self.unanswered += 1;
+        }
+        sent
+    }
+
+    /// The next publish that is answered, with its sequence in the stream; without one where the answer is no, or is
+    /// not known: it may be stored or not. To be asked only while there are unanswered ones. Cancel-safe.
+    pub async fn next(&mut self) -> (T, Option<u64>) {
+        loop {
+            let until = match self.waiting.front() {
+                Some(Some(first)) => first.until,
+                Some(None) => {
+                    self.waiting.pop_front();
+                    self.first += 1;
+                    continue;
+                }
+                None => std::future::pending().await,
+            };
+            tokio::select! {
+                biased;
+                // What was in flight when the connection broke is lost without a word.
+                _ = self.connects.changed() => self.give_up(),
+                message = self.arriving.next() => match message {
+                    Some(message) => {
+                        let number = message.subject.strip_prefix(self.inbox.as_str()).and_then(|n| n.parse().ok());
+                        if let Some(what) = number.and_then(|number| self.take(number)) {
+                            return (what, self.sequence(&message.payload));
+                        }
+                    }
+                    // The connection is closed for good.
+                    None => return (self.take_first(), None),
+                },
+                () = sleep_until(until) => return (self.take_first(), None),
+            }
+        }
+    }
+
+    /// Nothing that is waiting will be answered: the time for all of it is over.
+    fn give_up(&mut self) {
+        let now = Instant::now();
+        self.waiting.iter_mut().flatten().for_each(|waiting| waiting.until = now);
+    }
+
+    fn take_first(&mut self) -> T {
+        self.take(self.first).expect("the first is waiting")
+    }
+
+    fn take(&mut self, number: u64) -> Option<T> {
+        let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let waiting = self.waiting.get_mut(place)?.take()?;
+        self.unanswered -= 1;
+        Some(waiting.what)
+    }
+
+    fn sequence(&self, payload: &[u8]) -> Option<u64> {
+        let ack: Ack = serde_json::from_slice(payload).ok()?;
+        (ack.stream == self.stream).then_some(ack.seq)
+    }
+}
