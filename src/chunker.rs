@@ -76,7 +76,13 @@ const MOST_AWAITED: usize = 500_000;
 const MOST_UNREPORTED: u64 = 256;
 
 /// Chunks that a generator makes before it hands in what it holds back, and looks whether to go on.
-const MOST_HELD_BACK: u64 = 64;
+const MOST_HELD_BACK: u64 = 1024;
+
+/// By a schedule, chunks that close no stream are held back so long at the most.
+const LONGEST_HELD_BACK: Duration = Duration::from_millis(5);
+
+/// Waking up for every single chunk would take a core at some rates.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
 
 /// How long an interrupted run waits for the finals of what it has sent.
 const LAST_FINALS: Duration = Duration::from_secs(4);
@@ -241,6 +247,7 @@ impl Generation {
     /// Until all streams are closed and handed in.
     fn fill(&self, streams: &mut Interleaved, outbox: &mut Outbox, made: &mut Made) -> Result<(), Closed> {
         let mut all_opened = false;
+        let mut flushed = self.began.elapsed();
         for turn in 0u64.. {
             if turn.is_multiple_of(MOST_HELD_BACK) {
                 outbox.flush()?;
@@ -262,7 +269,7 @@ impl Generation {
                     None => all_opened = true,
                 }
             }
-            let scheduled = self.schedule(outbox)?;
+            let scheduled = self.schedule(outbox, &mut flushed)?;
             let Some(Turn { partition, chunk, sum }) = streams.next_chunk() else { break };
             made.chunks += 1;
             made.bytes += chunk.data.len() as u64;
@@ -274,7 +281,12 @@ impl Generation {
                     ledger.close(sum, scheduled.unwrap_or_else(|| self.began.elapsed()));
                 }
             }
+            let closes = chunk.closes();
             outbox.push(partition, &chunk)?;
+            // By a schedule, somebody waits for the final. As fast as it goes, every lane has more than it can send.
+            if closes && scheduled.is_some() {
+                outbox.flush_lane(partition)?;
+            }
         }
         outbox.flush()
     }
@@ -286,19 +298,27 @@ impl Generation {
 
     /// When the next chunk is due; returns not before. `None` where it is due at once, whenever that is.
     ///
-    /// The schedule does not wait for anybody: a chunk that could not be sent in time was due when it was due.
-    fn schedule(&self, outbox: &mut Outbox) -> Result<Option<Moment>, Closed> {
+    /// The schedule does not wait for anybody: a chunk that could not be sent in time was due when it was due. What has
+    /// come together since `flushed` may wait for company a little longer: a message for each chunk would cost the
+    /// server more than the chunks do.
+    fn schedule(&self, outbox: &mut Outbox, flushed: &mut Moment) -> Result<Option<Moment>, Closed> {
         if self.rate == 0 {
             return Ok(None);
         }
         let n = self.next_chunk.fetch_add(1, Ordering::Relaxed);
         let nanos = u128::from(n) * 1_000_000_000 / u128::from(self.rate);
         let due = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        while let Some(early) = due.checked_sub(self.began.elapsed()).filter(|early| !early.is_zero()) {
-            outbox.flush()?;
-            self.pause(early)?;
+        loop {
+            let now = self.began.elapsed();
+            if due.max(now) >= *flushed + LONGEST_HELD_BACK {
+                outbox.flush()?;
+                *flushed = now;
+            }
+            match due.checked_sub(now) {
+                None | Some(Duration::ZERO) => return Ok(Some(due)),
+                Some(early) => self.pause(early.max(SHORTEST_PAUSE))?,
+            }
         }
-        Ok(Some(due))
     }
 
     /// Holds up new streams while too many finals are awaited.

@@ -77,7 +77,10 @@ pub fn decode_final(payload: &[u8]) -> Result<Sum, Undecodable> {
     Ok(Sum { id, seq_no, value: Value(value) })
 }
 
-fn decode_triple<'a>(rest: &mut &'a [u8]) -> Result<(StreamId, SeqNo, &'a [u8]), &'static str> {
+/// What chunks and finals are alike in: ID, sequence number, and bytes.
+type Triple<'a> = (StreamId, SeqNo, &'a [u8]);
+
+fn decode_triple<'a>(rest: &mut &'a [u8]) -> Result<Triple<'a>, &'static str> {
     if let Some((triple, tail)) = decode_short(rest) {
         *rest = tail;
         return Ok(triple);
@@ -87,7 +90,7 @@ fn decode_triple<'a>(rest: &mut &'a [u8]) -> Result<(StreamId, SeqNo, &'a [u8]),
 
 /// A triple in the shortest form, which is what encoders write; `None` for whatever is not. The library's readers, which
 /// take any form byte by byte, would be a sixth of a summer's time.
-fn decode_short(bytes: &[u8]) -> Option<((StreamId, SeqNo, &[u8]), &[u8])> {
+fn decode_short(bytes: &[u8]) -> Option<(Triple<'_>, &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<3>()?;
     if *head != [0x93, 0xc4, 16] {
         return None;
@@ -112,7 +115,7 @@ fn decode_short(bytes: &[u8]) -> Option<((StreamId, SeqNo, &[u8]), &[u8])> {
 }
 
 /// A triple in any form, and what is wrong where it is none.
-fn decode_any<'a>(rest: &mut &'a [u8]) -> Result<(StreamId, SeqNo, &'a [u8]), &'static str> {
+fn decode_any<'a>(rest: &mut &'a [u8]) -> Result<Triple<'a>, &'static str> {
     if decode::read_array_len(rest).map_err(|_| "no array")? != 3 {
         return Err("no array of 3");
     }

@@ -16,9 +16,9 @@ use std::sync::Arc;
 /// Rows to look up at once without leaving the async thread.
 const FEW_ROWS: usize = 64;
 
-/// Rows that are not committed can't be let go: with this many times the memory for rows held, pulling waits for a
-/// commit.
-const CROWDED: u64 = 2;
+/// Rows that are not committed can't be let go, and there are two of each while they are being committed: with this many
+/// quarters of the memory for rows in use, pulling waits for a commit.
+const CROWDED_QUARTERS: u64 = 6;
 
 /// The application of one worker, for all the partitions that it folds.
 #[derive(Debug)]
@@ -34,8 +34,9 @@ impl Summer {
     /// `cache_bytes` is shared by the `partitions` partitions that this worker folds.
     pub fn new(topology: Topology, data_dir: PathBuf, cache_bytes: u64, partitions: usize) -> Self {
         let share = cache_bytes / partitions.max(1) as u64;
-        // Most of the memory goes to rows; pages serve the rows that were let go.
-        Self { topology, data_dir, row_bytes: share / 4 * 3, page_bytes: share / 4 }
+        // Most of the memory goes to rows; pages serve the rows that were let go. The rest is left for what a store has
+        // changed and not written yet.
+        Self { topology, data_dir, row_bytes: share / 4 * 3, page_bytes: share / 8 }
     }
 
     pub fn topology(&self) -> &Topology {
@@ -97,6 +98,7 @@ impl Summer {
 
     /// A transaction was committed: rows of it may be let go now.
     pub fn committed(&self, fold: &mut Fold, transaction: u64) {
+        fold.committed(transaction);
         if fold.open_batches() == 0 {
             fold.evict(self.row_bytes, transaction);
         }
@@ -104,6 +106,6 @@ impl Summer {
 
     /// Whether so many rows wait for their commit that nothing more should be pulled until it comes.
     pub fn is_crowded(&self, fold: &Fold) -> bool {
-        fold.held_bytes() > self.row_bytes.saturating_mul(CROWDED)
+        fold.held_bytes() + fold.sealed_bytes() > (self.row_bytes / 4).saturating_mul(CROWDED_QUARTERS)
     }
 }

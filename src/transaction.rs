@@ -145,6 +145,8 @@ pub struct Fold {
     number: u64,
     tally: Tally,
     batches: u64,
+    /// Memory of the last transaction, until it is committed.
+    sealed_bytes: u64,
     /// Memory of the last batch's chunks and places, for the next.
     spare: (Vec<Chunk<'static>>, Vec<usize>),
 }
@@ -160,6 +162,7 @@ impl Fold {
             number: 1,
             tally: Tally::default(),
             batches: 0,
+            sealed_bytes: 0,
             spare: (Vec::new(), Vec::new()),
         }
     }
@@ -324,7 +327,8 @@ impl Fold {
             let Held::Row(row) = &place.held else { unreachable!("only rows change") };
             (*id, row.clone())
         });
-        let rows = rows.collect();
+        let rows: Vec<_> = rows.collect();
+        self.sealed_bytes = size_of_val(rows.as_slice()) as u64;
         let number = self.number;
         self.number += 1;
         self.batches = 0;
@@ -352,6 +356,18 @@ impl Fold {
         if self.rows.len() > most {
             self.rows.retain(|_, place| must_stay(place));
         }
+    }
+
+    /// A transaction was committed, and its memory is free.
+    pub fn committed(&mut self, transaction: u64) {
+        if transaction + 1 == self.number {
+            self.sealed_bytes = 0;
+        }
+    }
+
+    /// Memory of the last transaction while it waits for its commit, in bytes.
+    pub fn sealed_bytes(&self) -> u64 {
+        self.sealed_bytes
     }
 
     /// Memory of the rows held, in bytes.
@@ -566,6 +582,9 @@ mod tests {
         log.0.seal();
         log.0.evict(0, 0);
         assert_eq!(log.0.held_bytes(), 2 * HELD_ROW_BYTES);
+        assert!(log.0.sealed_bytes() > 2 * 100, "and the copy that is being committed counts as well");
+        log.0.committed(1);
+        assert_eq!(log.0.sealed_bytes(), 0);
         log.0.evict(0, 1);
         assert_eq!(log.0.held_bytes(), 0);
     }

@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use std::time::{Duration, Instant};
 use stream_sum::stream_id::{RunPrefix, StreamId};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 /// In milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +16,19 @@ pub struct Latency {
     pub p50: f64,
     pub p99: f64,
 }
+
+impl Latency {
+    pub fn p50(&self) -> f64 {
+        self.p50
+    }
+
+    pub fn p99(&self) -> f64 {
+        self.p99
+    }
+}
+
+/// Nothing takes longer, unless it will never come.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of a final.
 const FINAL_BYTES: usize = 44;
@@ -62,19 +76,20 @@ pub async fn floor(stack: &Stack, batch_bytes: usize, rate: u64, seconds: u64) -
     let due = move |n: u64| began + Duration::from_nanos(n * 1_000_000_000 / rate);
     let (publishing, batch) = (stack.connect().await.jetstream, Bytes::from(vec![7; batch_bytes]));
     let subjects: Vec<_> = (0..stack.partitions).map(|partition| stack.names.log_subject(partition)).collect();
-    let runtime = Handle::current();
+    let (runtime, sending) = (Handle::current(), publishing.clone());
     // A thread of its own: timers of an async runtime are a millisecond late.
     let schedule = tokio::task::spawn_blocking(move || {
         for (n, subject) in (0..total).zip(subjects.iter().cycle()) {
             std::thread::sleep(due(n).saturating_duration_since(Instant::now()));
-            let ack = runtime.block_on(publishing.publish(subject.clone(), batch.clone())).expect("a publish");
+            let ack = runtime.block_on(sending.publish(subject.clone(), batch.clone())).expect("a publish");
             runtime.spawn(async move { ack.await.expect("an ack") });
         }
     });
 
     let mut latency_us = Histogram::<u64>::new(3).expect("three digits");
     for _ in 0..total {
-        let message = finals.next().await.expect("a final").expect("a final");
+        let message = timeout(PATIENCE, finals.next()).await.expect("a final in time");
+        let message = message.expect("a final").expect("a final");
         let id = stack.names.stream_of_final(&message.subject).expect("an ID");
         let late = due(id.nth_of_run(run).expect("of this run")).elapsed();
         latency_us.saturating_record(u64::try_from(late.as_micros()).expect("not for ever"));

@@ -16,6 +16,7 @@ mod latency;
 mod table;
 
 use clap::{Parser, ValueEnum};
+use latency::Latency;
 use nix::sys::signal::Signal;
 use std::fs;
 use std::path::PathBuf;
@@ -293,14 +294,11 @@ impl Bench {
         for _ in 0..self.rounds {
             let report = report(&stack, &format!("--rate {TENTH} --streams {}", closings * SECONDS));
             let ms = |quantile: &str| report["latency_ms"][quantile].as_f64().expect("milliseconds");
-            finals.push(latency::Latency { p50: ms("p50"), p99: ms("p99") });
+            finals.push(Latency { p50: ms("p50"), p99: ms("p99") });
         }
-        let of = |latencies: &[latency::Latency], quantile: fn(&latency::Latency) -> f64| {
-            latencies.iter().map(quantile).collect::<Vec<_>>()
-        };
-        let (p50, p99): (fn(&latency::Latency) -> f64, fn(&latency::Latency) -> f64) = (|at| at.p50, |at| at.p99);
-        for (quantile, of_quantile, aim) in [("p50", p50, 1.5), ("p99", p99, 3.0)] {
-            let (floor, summed) = (of(&floors, of_quantile), of(&finals, of_quantile));
+        for (quantile, of, aim) in [("p50", Latency::p50 as fn(&Latency) -> f64, 1.5), ("p99", Latency::p99, 3.0)] {
+            let floor: Vec<_> = floors.iter().map(of).collect();
+            let summed: Vec<_> = finals.iter().map(of).collect();
             let ratio = ratios(&summed, &floor);
             let at = format!("at {} k chunk/s, {quantile}", TENTH / 1000);
             self.table.add(format!("floor: publish with ack, deliver, twice ({at})"), "ms", floor, None);

@@ -232,7 +232,7 @@ impl LaneEntries {
 }
 
 /// Bytes of one lane's chunks that a thread holds back at the most.
-const BLOCK_BYTES: usize = 4 << 10;
+const BLOCK_BYTES: usize = 16 << 10;
 
 /// Chunks that one thread is about to hand in. A lane is shared, and locked for each block of chunks, not for each chunk.
 pub struct Outbox {
@@ -258,13 +258,15 @@ impl Outbox {
         Ok(())
     }
 
-    /// Hands in what is held back. To be done before a thread waits for anything.
+    /// Hands in what is held back for one partition.
+    pub fn flush_lane(&mut self, partition: u32) -> Result<(), Closed> {
+        let (lane, block) = (&self.entries.0[partition as usize], &mut self.blocks[partition as usize]);
+        if block.payload.is_empty() { Ok(()) } else { lane.push(block) }
+    }
+
+    /// Hands in all that is held back.
     pub fn flush(&mut self) -> Result<(), Closed> {
-        let blocks = self.entries.0.iter().zip(&mut self.blocks).filter(|(_, block)| !block.payload.is_empty());
-        for (lane, block) in blocks {
-            lane.push(block)?;
-        }
-        Ok(())
+        (0..self.entries.partitions()).try_for_each(|partition| self.flush_lane(partition))
     }
 }
 
