@@ -26,7 +26,11 @@ sum +FILES:
 server *FLAGS:
     cargo run --release --locked -- server "$@"
 
-# Twenty minutes at full speed, and whether anything grows: slopes, and a plot
+# What it costs to be right: ratios to loops that promise nothing, in one run
+bench *FLAGS:
+    cargo bench --locked --bench pipeline -- "$@"
+
+# Twenty-five minutes at full speed, and whether anything grows: slopes, and a plot
 endurance *FLAGS:
     cargo build --release --locked
     tests/endurance "$@"

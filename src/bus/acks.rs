@@ -8,6 +8,7 @@ use async_nats::{SubscribeError, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use tokio::sync::watch;
@@ -42,6 +43,17 @@ struct Ack<'a> {
     #[serde(borrow)]
     stream: Cow<'a, str>,
     seq: u64,
+    /// A refusal names the stream as well, and 0 for a sequence.
+    #[serde(default)]
+    error: Option<IgnoredAny>,
+}
+
+impl Ack<'_> {
+    /// Where `stream` has stored the message; `None` where it has not, or another has.
+    fn sequence(payload: &[u8], stream: &str) -> Option<u64> {
+        let ack: Ack = serde_json::from_slice(payload).ok()?;
+        (ack.error.is_none() && ack.stream == stream && ack.seq > 0).then_some(ack.seq)
+    }
 }
 
 impl<T> Acks<T> {
@@ -98,7 +110,7 @@ impl<T> Acks<T> {
                     Some(message) => {
                         let number = message.subject.strip_prefix(self.inbox.as_str()).and_then(|n| n.parse().ok());
                         if let Some(what) = number.and_then(|number| self.take(number)) {
-                            return (what, self.sequence(&message.payload));
+                            return (what, Ack::sequence(&message.payload, &self.stream));
                         }
                     }
                     // The connection is closed for good.
@@ -125,9 +137,26 @@ impl<T> Acks<T> {
         self.unanswered -= 1;
         Some(waiting.what)
     }
+}
 
-    fn sequence(&self, payload: &[u8]) -> Option<u64> {
-        let ack: Ack = serde_json::from_slice(payload).ok()?;
-        (ack.stream == self.stream).then_some(ack.seq)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_stream_has_stored_has_a_sequence() {
+        let sequence = |payload: &str| Ack::sequence(payload.as_bytes(), "sums");
+        assert_eq!(sequence(r#"{"stream":"sums","seq":7}"#), Some(7));
+        assert_eq!(sequence(r#"{"stream":"sums","domain":"hub","seq":8,"duplicate":true}"#), Some(8));
+        let refused = r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"sums","seq":0}"#;
+        for other in [
+            refused,
+            &refused.replace("\"seq\":0", "\"seq\":9"),
+            r#"{"stream":"other","seq":7}"#,
+            r#"{"stream":"sums","seq":0}"#,
+            "",
+        ] {
+            assert_eq!(sequence(other), None, "{other}");
+        }
     }
 }
