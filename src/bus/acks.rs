@@ -104,8 +104,12 @@ impl<T> Acks<T> {
             };
             tokio::select! {
                 biased;
-                // What was in flight when the connection broke is lost without a word.
-                _ = self.connects.changed() => self.give_up(),
+                changed = self.connects.changed() => match changed {
+                    // What was in flight when the connection broke is lost without a word.
+                    Ok(()) => self.give_up(),
+                    // The connection is closed for good.
+                    Err(_) => return (self.take_first(), None),
+                },
                 message = self.arriving.next() => match message {
                     Some(message) => {
                         let number = message.subject.strip_prefix(self.inbox.as_str()).and_then(|n| n.parse().ok());
@@ -113,7 +117,6 @@ impl<T> Acks<T> {
                             return (what, Ack::sequence(&message.payload, &self.stream));
                         }
                     }
-                    // The connection is closed for good.
                     None => return (self.take_first(), None),
                 },
                 () = sleep_until(until) => return (self.take_first(), None),
