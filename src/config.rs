@@ -165,6 +165,7 @@ impl Config {
             ("topology.completed_expiry", topology.completed_expiry),
             ("chunker.deadline", chunker.deadline),
             ("summer.checkpoint_interval", summer.checkpoint_interval),
+            ("summer.purge_delay", summer.purge_delay),
         ] {
             let holds = !span.0.is_zero() && span.0 <= LONGEST;
             must(holds, key, "longer than nothing, and ten years at the most")?;

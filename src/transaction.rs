@@ -16,13 +16,13 @@
 use crate::checkpoint::{Checkpoint, Position};
 use crate::chunk::{Chunk, SeqNo};
 use crate::codec::{self, Undecodable};
+use crate::places::{INDEX_BYTES, Places};
 use crate::prefetch::prefetch;
 use crate::reject::{Reason, RejectedBatch, Rejections};
 use crate::row::{Expiry, Row, UnixNanos};
 use crate::stream_id::StreamId;
 use crate::sum::{RunningSum, Sum};
 use bytes::Bytes;
-use indexmap::IndexMap;
 
 /// What every fold of a partition must agree on; it stands in the log's metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,12 +86,17 @@ pub struct Folded {
 /// A batch that is decoded and whose rows have their places. What the store has of the IDs in `missing` must be
 /// [supplied](Fold::supply) before the batch is folded.
 pub struct Staged<'a> {
-    chunks: Vec<Chunk<'a>>,
+    chunks: Vec<StagedChunk<'a>>,
     undecodable: Option<Undecodable>,
-    /// Of the row of each chunk.
-    places: Vec<usize>,
     /// Streams whose rows the fold does not hold, each once, unsorted.
     pub missing: Vec<StreamId>,
+}
+
+/// A chunk, and the place of its row.
+#[derive(Clone, Copy)]
+struct StagedChunk<'a> {
+    chunk: Chunk<'a>,
+    place: usize,
 }
 
 /// All that changed between two checkpoints, ready to be committed.
@@ -107,9 +112,8 @@ pub struct Transaction {
     pub tally: Tally,
 }
 
-/// Bytes of memory that one held row costs: the row with its ID and hash, and two words for its place in the index. What
-/// a growing table keeps in reserve comes on top.
-pub const HELD_ROW_BYTES: u64 = (size_of::<StreamId>() + size_of::<Place>() + 3 * size_of::<usize>()) as u64;
+/// Bytes of memory that one held row costs. What a growing table keeps in reserve comes on top.
+pub const HELD_ROW_BYTES: u64 = (size_of::<Place>() + INDEX_BYTES) as u64;
 
 /// How many chunks ahead of the one that is folded a row is fetched into the processor's cache.
 const AHEAD: usize = 12;
@@ -122,21 +126,23 @@ enum Held {
     Row(Row),
 }
 
+/// Two lines of the processor's cache, and no part of a third.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 struct Place {
     held: Held,
     /// The transaction that changed the row last; 0 where none of this fold did.
     changed_in: u64,
-    /// The transaction that looked at the row last.
-    used_in: u64,
 }
+
+const _: () = assert!(size_of::<Place>() == 128);
 
 /// The fold of one partition: rows read and changed, and the place it stands at.
 pub struct Fold {
     rules: Rules,
-    rows: IndexMap<StreamId, Place, foldhash::fast::RandomState>,
-    /// Places of the rows that the open transaction has changed.
-    changed: Vec<usize>,
+    rows: Places<Place>,
+    /// The rows that the open transaction has changed.
+    changed: Vec<(StreamId, usize)>,
     /// Streams whose expired rows leave the store with the open transaction.
     collected: Vec<StreamId>,
     /// Where the fold stands; ahead of what is committed.
@@ -147,15 +153,15 @@ pub struct Fold {
     batches: u64,
     /// Memory of the last transaction, until it is committed.
     sealed_bytes: u64,
-    /// Memory of the last batch's chunks and places, for the next.
-    spare: (Vec<Chunk<'static>>, Vec<usize>),
+    /// Memory of the last batch's chunks, for the next.
+    spare: Vec<StagedChunk<'static>>,
 }
 
 impl Fold {
     pub fn new(rules: Rules, at: Checkpoint) -> Self {
         Self {
             rules,
-            rows: IndexMap::default(),
+            rows: Places::default(),
             changed: Vec::new(),
             collected: Vec::new(),
             at,
@@ -163,7 +169,7 @@ impl Fold {
             tally: Tally::default(),
             batches: 0,
             sealed_bytes: 0,
-            spare: (Vec::new(), Vec::new()),
+            spare: Vec::new(),
         }
     }
 
@@ -179,22 +185,34 @@ impl Fold {
 
     /// Decodes a batch and finds the rows of its streams.
     pub fn stage<'a>(&mut self, payload: &'a [u8]) -> Staged<'a> {
-        let (chunks, mut places) = std::mem::take(&mut self.spare);
-        let mut chunks = emptied(chunks);
-        let undecodable = codec::decode_batch(payload, &mut chunks).err();
-        let mut missing = Vec::new();
-        for chunk in &chunks {
-            let place = self.rows.get_index_of(&chunk.id).unwrap_or_else(|| {
-                let ours = chunk.id.partition(self.rules.partitions) == self.rules.partition;
-                if ours {
-                    missing.push(chunk.id);
+        let mut staged =
+            Staged { chunks: emptied(std::mem::take(&mut self.spare)), undecodable: None, missing: Vec::new() };
+        for chunk in codec::chunks(payload) {
+            match chunk {
+                Ok(chunk) => {
+                    let place = match self.rows.place_of(&chunk.id) {
+                        Some(place) => place,
+                        None => self.make_place(chunk.id, &mut staged.missing),
+                    };
+                    staged.chunks.push(StagedChunk { chunk, place });
                 }
-                let held = if ours { Held::Absent } else { Held::Misrouted };
-                self.rows.insert_full(chunk.id, Place { held, changed_in: 0, used_in: self.number }).0
-            });
-            places.push(place);
+                Err(undecodable) => {
+                    staged.chunks.clear();
+                    staged.undecodable = Some(undecodable);
+                }
+            }
         }
-        Staged { chunks, undecodable, places, missing }
+        staged
+    }
+
+    /// A place for the row of a stream that is not held.
+    fn make_place(&mut self, id: StreamId, missing: &mut Vec<StreamId>) -> usize {
+        let ours = id.partition(self.rules.partitions) == self.rules.partition;
+        if ours {
+            missing.push(id);
+        }
+        let held = if ours { Held::Absent } else { Held::Misrouted };
+        self.rows.insert(id, Place { held, changed_in: 0 })
     }
 
     /// The row of a stream that [`Fold::stage`] found missing, as the store has it.
@@ -220,11 +238,11 @@ impl Fold {
             rejections.add(undecodable.index, Reason::Undecodable);
         }
         folded.tally.chunks = staged.chunks.len() as u64;
-        for (index, (chunk, &place)) in staged.chunks.iter().zip(&staged.places).enumerate() {
-            if let Some(&next) = staged.places.get(index + AHEAD) {
-                prefetch(&self.rows[next]);
+        for (index, StagedChunk { chunk, place }) in staged.chunks.iter().enumerate() {
+            if let Some(next) = staged.chunks.get(index + AHEAD) {
+                prefetch(&self.rows[next.place]);
             }
-            match self.fold_chunk(place, chunk, &mut folded.tally) {
+            match self.fold_chunk(*place, chunk, &mut folded.tally) {
                 Ok(Some(sum)) => folded.finals.push(sum),
                 Ok(None) => {}
                 Err(reason) => {
@@ -236,9 +254,7 @@ impl Fold {
                 }
             }
         }
-        let Staged { chunks, mut places, .. } = staged;
-        places.clear();
-        self.spare = (emptied(chunks), places);
+        self.spare = emptied(staged.chunks);
         if !rejections.is_empty() {
             folded.tally.rejected = rejections.count();
             let payload = batch.payload.clone();
@@ -250,7 +266,6 @@ impl Fold {
 
     fn fold_chunk(&mut self, index: usize, chunk: &Chunk<'_>, tally: &mut Tally) -> Result<Option<Sum>, Reason> {
         let place = &mut self.rows[index];
-        place.used_in = self.number;
         let was_live = matches!(place.held, Held::Row(Row::Live { .. }));
         let (next, result) = match decide(&mut place.held, chunk, self.at.log_time, &self.rules) {
             Outcome::Duplicate => {
@@ -277,7 +292,7 @@ impl Fold {
         }
         if place.changed_in != self.number {
             place.changed_in = self.number;
-            self.changed.push(index);
+            self.changed.push((chunk.id, index));
         }
         result
     }
@@ -293,11 +308,11 @@ impl Fold {
             let was_live = match self.rows.get_mut(id) {
                 None if row.is_expired(now, expiry) => {
                     // Held as absent until this is committed: till then the store still has it.
-                    let place = Place { held: Held::Absent, changed_in: self.number, used_in: self.number };
+                    let place = Place { held: Held::Absent, changed_in: self.number };
                     self.rows.insert(*id, place);
                     matches!(row, Row::Live { .. })
                 }
-                Some(Place { held: held @ Held::Row(_), changed_in, .. }) if *changed_in != self.number => {
+                Some(Place { held: held @ Held::Row(_), changed_in }) if *changed_in != self.number => {
                     let Held::Row(row) = &*held else { unreachable!("matched above") };
                     if !row.is_expired(now, expiry) {
                         continue;
@@ -319,12 +334,11 @@ impl Fold {
             return None;
         }
         let changed = std::mem::take(&mut self.changed);
-        let rows = changed.iter().enumerate().map(|(n, place)| {
-            if let Some(&next) = changed.get(n + AHEAD) {
-                prefetch(&self.rows[next]);
+        let rows = changed.iter().enumerate().map(|(n, (id, place))| {
+            if let Some((_, next)) = changed.get(n + AHEAD) {
+                prefetch(&self.rows[*next]);
             }
-            let (id, place) = self.rows.get_index(*place).expect("changed rows stay held until committed");
-            let Held::Row(row) = &place.held else { unreachable!("only rows change") };
+            let Held::Row(row) = &self.rows[*place].held else { unreachable!("only rows change") };
             (*id, row.clone())
         });
         let rows: Vec<_> = rows.collect();
@@ -349,12 +363,12 @@ impl Fold {
         }
         let number = self.number;
         let must_stay = |place: &Place| place.changed_in > committed;
-        // Completed rows are seldom asked for again; live ones not used for two transactions come next.
-        self.rows.retain(|_, place| {
-            must_stay(place) || matches!(place.held, Held::Row(Row::Live { .. })) && place.used_in + 2 >= number
+        // Completed rows are seldom asked for again; live ones not extended for two transactions come next.
+        self.rows.retain(|place| {
+            must_stay(place) || matches!(place.held, Held::Row(Row::Live { .. })) && place.changed_in + 2 >= number
         });
         if self.rows.len() > most {
-            self.rows.retain(|_, place| must_stay(place));
+            self.rows.retain(must_stay);
         }
     }
 
@@ -377,7 +391,7 @@ impl Fold {
 }
 
 /// The memory of chunks that are no longer needed, for others. Collecting in place is what keeps it.
-fn emptied<'a>(mut chunks: Vec<Chunk<'_>>) -> Vec<Chunk<'a>> {
+fn emptied<'a>(mut chunks: Vec<StagedChunk<'_>>) -> Vec<StagedChunk<'a>> {
     chunks.clear();
     chunks.into_iter().map(|_| unreachable!("it is empty")).collect()
 }

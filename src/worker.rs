@@ -47,6 +47,8 @@ pub struct Config {
     pub cache_bytes: Size,
     /// What proven loss or a conflicting final does.
     pub on_violation: OnViolation,
+    /// How old a snapshot must be before its log is purged up to it.
+    pub purge_delay: Span,
 }
 
 /// The name of a worker; empty where it is to be made from the host's name.
@@ -250,6 +252,7 @@ async fn start(
             checkpoint_interval: config.checkpoint_interval.0,
             checkpoint_bytes: config.checkpoint_bytes.bytes(),
             halt: config.on_violation == OnViolation::Halt,
+            purge_delay: config.purge_delay.0,
         },
         connection: connection.clone(),
         // Large, and not to hold up what is published or pulled.

@@ -175,6 +175,7 @@ impl Log {
             messages: Messages::OneByOne { left: ONE_BY_ONE, subject: self.reader.subject().to_owned() },
             connects,
             position,
+            pending: 0,
             next_check: Instant::now() + IDLE_CHECK,
             check: None,
             was_ahead: false,
@@ -238,6 +239,7 @@ impl Log {
             messages: Messages::Pulled(Box::new(messages)),
             connects,
             position,
+            pending: 0,
             next_check: Instant::now() + IDLE_CHECK,
             check: None,
             was_ahead: false,
@@ -263,6 +265,8 @@ pub struct Source {
     connects: watch::Receiver<u64>,
     /// Of the last batch that came.
     position: Position,
+    /// What the log had beyond it when it was sent.
+    pending: u64,
     next_check: Instant,
     /// A question to whoever delivers, sent on the pull's own connection after the last batch came: is there more?
     check: Option<BoxFuture<'static, Option<bool>>>,
@@ -276,6 +280,11 @@ enum Messages {
 }
 
 impl Source {
+    /// How many batches the log had beyond the last one when that was sent; 0 where they are read one by one.
+    pub fn pending(&self) -> u64 {
+        self.pending
+    }
+
     /// The next batch, which is always the one after the last. Cancel-safe.
     pub async fn next(&mut self) -> Result<Batch, Lost> {
         loop {
@@ -288,7 +297,7 @@ impl Source {
                     return Err(Lost::Reconnected);
                 }
                 batch = next_message(&mut self.messages, &self.jetstream, &self.log, self.position) => {
-                    let batch = batch?;
+                    let (batch, pending) = batch?;
                     self.next_check = Instant::now() + IDLE_CHECK;
                     self.check = None;
                     self.was_ahead = false;
@@ -296,7 +305,7 @@ impl Source {
                     if batch.position != expected {
                         return Err(Lost::OutOfSequence { expected, found: batch.position });
                     }
-                    self.position = expected;
+                    (self.position, self.pending) = (expected, pending);
                     return Ok(batch);
                 }
                 ahead = async { self.check.as_mut().expect("guarded").await }, if self.check.is_some() => {
@@ -332,13 +341,13 @@ async fn is_ahead(jetstream: &Context, log: &str, durable: &str, position: Posit
     }
 }
 
-/// The next message of the log. Cancel-safe.
+/// The next message of the log, and how many there were beyond it. Cancel-safe.
 async fn next_message(
     messages: &mut Messages,
     jetstream: &Context,
     log: &str,
     position: Position,
-) -> Result<Batch, Lost> {
+) -> Result<(Batch, u64), Lost> {
     match messages {
         Messages::Pulled(pulled) => {
             let message = pulled.next().await.ok_or(Lost::ConsumerDeleted)?.map_err(|error| match error.kind() {
@@ -348,7 +357,8 @@ async fn next_message(
             })?;
             let info = message.info().map_err(|error| Lost::PullFailed(error.to_string()))?;
             let (position, time) = (info.stream_sequence, read::unix_nanos(info.published));
-            Ok(Batch { position, time, payload: message.message.payload })
+            let pending = info.pending;
+            Ok((Batch { position, time, payload: message.message.payload }, pending))
         }
         Messages::OneByOne { left: 0, .. } => Err(Lost::EndOfReading),
         Messages::OneByOne { left, subject } => {
@@ -356,7 +366,7 @@ async fn next_message(
             match found.map_err(|cause| Lost::PullFailed(cause.to_string()))? {
                 Some(StoredMessage { sequence, time, payload, .. }) => {
                     *left -= 1;
-                    Ok(Batch { position: sequence, time, payload })
+                    Ok((Batch { position: sequence, time, payload }, 0))
                 }
                 None => Err(Lost::EndOfReading),
             }

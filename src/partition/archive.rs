@@ -35,10 +35,6 @@ const GROWTH: u64 = 4;
 /// A log of which no more than this part is left runs full: there is no time to wait for old snapshots.
 const RUNS_FULL: u64 = 4;
 
-/// Twice the interval at which a server writes to disk for certain, by default (`sync_interval`, 2 min), and then some:
-/// a snapshot that is older survives a power failure.
-const SETTLED: Duration = Duration::from_secs(300);
-
 /// Snapshots kept of one partition, besides those that wait to settle.
 const KEPT: usize = 2;
 
@@ -105,16 +101,23 @@ impl Written {
         self.checkpoint.position
     }
 
-    fn has_settled(&self, now: Instant) -> bool {
-        now.duration_since(self.at) >= SETTLED
+    /// Whether it is old enough for the broker to have it on disk for certain.
+    fn has_settled(&self, now: Instant, delay: Duration) -> bool {
+        now.duration_since(self.at) >= delay
     }
 }
 
-/// The snapshot up to which the log is to be purged, the oldest of `written` first: the newest that has settled. Where
-/// the log runs full, the one before the newest, and where that frees nothing, the newest.
-fn purge_to(written: &[Written], now: Instant, first: Position, runs_full: bool) -> Option<&Written> {
+/// The snapshot up to which the log is to be purged, the oldest of `written` first: the newest that has settled by `now`,
+/// which takes `delay`. Where the log runs full, the one before the newest, and where that frees nothing, the newest.
+fn purge_to(
+    written: &[Written],
+    now: Instant,
+    delay: Duration,
+    first: Position,
+    runs_full: bool,
+) -> Option<&Written> {
     let frees = |written: &&Written| written.position() > first;
-    let settled = written.iter().rfind(|written| written.has_settled(now)).filter(frees);
+    let settled = written.iter().rfind(|written| written.has_settled(now, delay)).filter(frees);
     let newest = written.len().saturating_sub(KEPT);
     let at_once = || written[newest..].iter().find(frees);
     settled.or_else(|| if runs_full { at_once() } else { None })
@@ -122,10 +125,10 @@ fn purge_to(written: &[Written], now: Instant, first: Position, runs_full: bool)
 
 /// Of the snapshots written, the oldest first, those to keep: the newest two; the newest that has settled; and the oldest
 /// that has not, or none ever would.
-fn to_keep(written: Vec<Written>, now: Instant) -> Vec<Written> {
+fn to_keep(written: Vec<Written>, now: Instant, delay: Duration) -> Vec<Written> {
     let newest = written.len().saturating_sub(KEPT);
-    let settled = written.iter().rposition(|written| written.has_settled(now));
-    let settling = written.iter().position(|written| !written.has_settled(now));
+    let settled = written.iter().rposition(|written| written.has_settled(now, delay));
+    let settling = written.iter().position(|written| !written.has_settled(now, delay));
     let kept = |n: usize| n >= newest || Some(n) == settled || Some(n) == settling;
     written.into_iter().enumerate().filter(|(n, _)| kept(*n)).map(|(_, written)| written).collect()
 }
@@ -156,13 +159,22 @@ pub struct Archive {
     snapshots: Snapshots,
     /// Snapshots that one worker writes at once: each takes a thread and its share of the processor.
     turns: Arc<Semaphore>,
+    /// How long a snapshot takes to settle: see [`Config::purge_delay`](super::Config::purge_delay).
+    delay: Duration,
     /// A snapshot that was put and could not be read back.
     unseen: Mutex<Option<Name>>,
 }
 
 impl Archive {
-    pub fn new(owner: Owner, store: Arc<Store>, log: LogReader, snapshots: Snapshots, turns: Arc<Semaphore>) -> Self {
-        Self { owner, store, log, snapshots, turns, unseen: Mutex::new(None) }
+    pub fn new(
+        owner: Owner,
+        store: Arc<Store>,
+        log: LogReader,
+        snapshots: Snapshots,
+        turns: Arc<Semaphore>,
+        delay: Duration,
+    ) -> Self {
+        Self { owner, store, log, snapshots, turns, delay, unseen: Mutex::new(None) }
     }
 
     /// Keeps the archive until `stop`. `standing` tells how far the store is.
@@ -210,11 +222,11 @@ impl Archive {
             let (position, bytes) = (put.checkpoint.position, put.bytes);
             tracing::info!(log = self.log.name(), position, bytes, "wrote a snapshot");
             written.push(Written { name: put.name, checkpoint: put.checkpoint, at: Instant::now() });
-            *written = to_keep(std::mem::take(written), Instant::now());
+            *written = to_keep(std::mem::take(written), Instant::now(), self.delay);
             self.tidy(written).await?;
             situation = self.situation(position, began, written).await?;
         }
-        let purge = purge_to(written, Instant::now(), situation.first, situation.runs_full());
+        let purge = purge_to(written, Instant::now(), self.delay, situation.first, situation.runs_full());
         if let Some(Written { checkpoint, .. }) = purge {
             // The log may have been brought back, or made anew, since: then nothing of it is this snapshot's to purge.
             if let Err(error) = self.compare(checkpoint).await {
@@ -302,7 +314,7 @@ impl Archive {
     /// Keeps the two furthest snapshots of this log, and those of `written`. Those of a log that it is not stay for as
     /// long as no snapshot of this one has settled: somebody may bring the other back.
     async fn tidy(&self, written: &[Written]) -> Result<(), ArchiveError> {
-        let settled = written.iter().any(|written| written.has_settled(Instant::now()));
+        let settled = written.iter().any(|written| written.has_settled(Instant::now(), self.delay));
         let mut ours = 0;
         for listed in self.snapshots.list(self.owner.partition).await? {
             let Some(reading) = self.log.reading(&listed.checkpoint, None).await? else { break };
@@ -357,6 +369,7 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+    const DELAY: Duration = Duration::from_secs(300);
 
     fn situation() -> Situation {
         Situation {
@@ -409,10 +422,10 @@ mod tests {
 
     #[test]
     fn the_log_is_purged_to_what_has_settled_and_at_once_only_where_it_runs_full() {
-        let now = Instant::now() + SETTLED * 3;
-        let some = [written(10, now - SETTLED), written(20, now - SETTLED / 2), written(30, now)];
+        let now = Instant::now() + DELAY * 3;
+        let some = [written(10, now - DELAY), written(20, now - DELAY / 2), written(30, now)];
         let purge = |written: &[Written], first, runs_full| -> Option<Position> {
-            purge_to(written, now, first, runs_full).map(Written::position)
+            purge_to(written, now, DELAY, first, runs_full).map(Written::position)
         };
         assert_eq!(purge(&some, 1, false), Some(10));
         assert_eq!(purge(&some, 10, false), None);
@@ -430,14 +443,14 @@ mod tests {
         for minute in 1..60 {
             let now = began + INTERVAL * minute;
             kept.push(written(u64::from(minute), now));
-            kept = to_keep(kept, now);
+            kept = to_keep(kept, now, DELAY);
             assert!(kept.len() <= KEPT + 2);
             assert!(
                 kept.iter().rev().take(2).map(Written::position).eq([u64::from(minute), u64::from(minute.max(2)) - 1])
                     || minute == 1
             );
-            purged = purge_to(&kept, now, purged, false).map_or(purged, Written::position);
-            // Settled after five minutes, and then the next has to wait as long.
+            purged = purge_to(&kept, now, DELAY, purged, false).map_or(purged, Written::position);
+            // Settled after the delay, and then the next has to wait as long.
             assert!(u64::from(minute) - purged <= 12, "{purged} at {minute}");
         }
         assert!(purged > 40);

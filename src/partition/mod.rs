@@ -44,6 +44,14 @@ use tokio_util::sync::CancellationToken;
 /// How often the message at the committed position is compared with the one that was folded.
 const IDENTITY_CHECK: Duration = Duration::from_secs(5);
 
+/// While the log is ahead, a transaction may last this many times `checkpoint_interval`. Who catches up changes the same rows
+/// again and again, and each commit writes all of them.
+const CATCHING_UP: u32 = 8;
+
+/// A transaction that holds this part of `checkpoint_bytes` ends as soon as the log is drained: so many batches are not to
+/// be folded again, and there is nothing to wait for.
+const LARGE: usize = 16;
+
 /// How long after the signal to stop a last snapshot may take.
 const LAST_SNAPSHOT: Duration = Duration::from_secs(9);
 
@@ -54,6 +62,8 @@ pub struct Config {
     pub checkpoint_bytes: usize,
     /// Whether proven loss and a conflicting final stop the worker.
     pub halt: bool,
+    /// How old a snapshot must be before its log is purged up to it: till then the broker may not have it on disk.
+    pub purge_delay: Duration,
 }
 
 /// Why a partition can't be folded any further.
@@ -163,9 +173,9 @@ struct Session {
     committed: watch::Receiver<Committed>,
     committer: JoinHandle<Result<(), CommitError>>,
     cancel: CancellationToken,
-    /// Bytes of batches in the open transaction, and when it is to be sealed.
+    /// Bytes of batches in the open transaction, and when the first of them was folded.
     open_bytes: usize,
-    seal_at: Instant,
+    opened_at: Instant,
     /// The transaction that is sealed and not committed yet.
     sealed: Option<u64>,
     /// The position that did not come when it was next.
@@ -225,6 +235,7 @@ impl Partition {
             LogReader::new(self.connection.clone(), &self.summer.topology().names, self.partition),
             self.snapshots.clone(),
             self.turns.clone(),
+            self.config.purge_delay,
         );
         let archive = Arc::new(archive);
         let over = CancellationToken::new();
@@ -358,9 +369,9 @@ impl Partition {
         let mut next_check = Instant::now() + IDENTITY_CHECK;
         let mut check: Option<BoxFuture<'_, Result<Result<(), String>, String>>> = None;
         loop {
-            let full = session.open_bytes >= self.config.checkpoint_bytes || self.summer.is_crowded(&session.fold);
+            let full = self.is_full(session);
             let may_seal = session.sealed.is_none() && session.fold.open_batches() > 0;
-            let seal_at = if full { Instant::now() } else { session.seal_at };
+            let seal_at = session.opened_at + self.longest(session);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Over::Stopped),
@@ -415,7 +426,7 @@ impl Partition {
                         }
                     };
                     if session.fold.open_batches() == 0 {
-                        session.seal_at = Instant::now() + self.config.checkpoint_interval;
+                        session.opened_at = Instant::now();
                     }
                     session.open_bytes += batch.payload.len();
                     let folded = self.fold(&mut session.fold, &batch).await?;
@@ -424,6 +435,23 @@ impl Partition {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether the open transaction takes no more.
+    fn is_full(&self, session: &Session) -> bool {
+        session.open_bytes >= self.config.checkpoint_bytes || self.summer.is_crowded(&session.fold)
+    }
+
+    /// How long the open transaction may last, from its first batch on.
+    fn longest(&self, session: &Session) -> Duration {
+        let ahead = session.source.pending() > 0;
+        if self.is_full(session) || !ahead && session.open_bytes >= self.config.checkpoint_bytes / LARGE {
+            Duration::ZERO
+        } else if ahead {
+            self.config.checkpoint_interval * CATCHING_UP
+        } else {
+            self.config.checkpoint_interval
         }
     }
 

@@ -124,7 +124,7 @@ impl Partition {
             committer: tokio::spawn(committer.run(queue, cancel.clone())),
             cancel,
             open_bytes: 0,
-            seal_at: Instant::now(),
+            opened_at: Instant::now(),
             sealed: None,
             skipped: None,
         }))

@@ -1,4 +1,4 @@
-//! Three nodes, three replicas of everything, and one node at a time that dies.
+//! Three nodes, three replicas of everything, and one node at a time that dies; once, the summer's disk with it.
 
 use crate::support::{Program, Server, count, summer, wait_until};
 use nix::sys::signal::Signal;
@@ -54,17 +54,22 @@ async fn a_cluster_that_loses_one_node_at_a_time_loses_nothing() {
     // A meta leader has to be found first.
     wait_until("the cluster", async || {
         let applied = at("topology apply --partitions 2")
-            .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "64MiB")
+            .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "4MiB")
             .env("STREAM_SUM_TOPOLOGY__SUMS_MAX_BYTES", "64MiB")
             .run();
         (applied.code() == 0).then_some(())
     })
     .await;
     let folder = tempfile::tempdir().unwrap();
-    let summing = patient(summer(&nodes[0], &folder.path().join("data"), "")).spawn();
+    let data = folder.path().join("data");
+    let start = |nodes: &[Server]| patient(summer(&nodes[0], &data, "--worker a")).spawn();
+    let mut summing = start(&nodes);
     let report = folder.path().join("report.json");
     let mut chunking =
-        at(&format!("chunker --streams {STREAMS} --chunks 10 --rate 2500")).arg("--report").arg(&report).spawn();
+        at(&format!("chunker --streams {STREAMS} --chunks 10 --chunk-bytes 256 --rate 2500")).arg("--report").arg(&report).spawn();
+
+    // Each log holds a few seconds of this, so that it is purged behind snapshots all the time.
+    summing.wait_for_log("purged the log up to a snapshot", 2);
 
     let mut killed = 0;
     for n in 0..3 {
@@ -80,6 +85,12 @@ async fn a_cluster_that_loses_one_node_at_a_time_loses_nothing() {
         };
         more(&nodes).await;
         nodes[n].stop(Signal::SIGKILL);
+        if n == 1 {
+            summing.kill();
+            fs::remove_dir_all(&data).unwrap();
+            summing = start(&nodes);
+            summing.wait_for_log("restored a snapshot", 2);
+        }
         more(&nodes).await;
         nodes[n].start_again();
         wait_until("every replica to be current", async || all_current(&nodes[alive]).await.then_some(())).await;

@@ -14,6 +14,8 @@ use stream_sum::config::Config;
 use stream_sum::row::Row;
 use stream_sum::store::{Owner, Store};
 use stream_sum::stream_id::StreamId;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// A topology with logs of a given size.
 fn apply(server: &Server, partitions: u32, log_max_bytes: &str) {
@@ -286,6 +288,57 @@ async fn a_small_log_wraps_again_and_again_with_summers_slower_than_chunkers() {
         let kept = snapshots.list(partition).await.unwrap().len();
         assert!((2..=4).contains(&kept), "{kept}");
     }
+}
+
+/// A summer of one partition whose snapshot waits to settle, and the position of that. The log is a third full.
+async fn settling(server: &Server, folder: &Path, delay: &str) -> (Process, u64) {
+    apply(server, 1, "4MiB");
+    let summing = summer(server, folder, "--worker a").env("STREAM_SUM_SUMMER__PURGE_DELAY", delay).spawn();
+    Program::at(server, "chunker --streams 70 --chunks 20 --chunk-bytes 1024").run().expect(0);
+    summing.wait_for_log("wrote a snapshot", 1);
+    let position = total(&summing.log(), "wrote a snapshot", "position");
+    (summing, position)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_purged_up_to_a_snapshot_that_has_settled_and_not_before() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (summing, position) = settling(&server, folder.path(), "3s").await;
+    summing.wait_for_log("purged the log up to a snapshot", 1);
+    // Another line of the log may follow, but none of another snapshot: too little was folded since.
+    let log = summing.log();
+    let at = |message: &str| {
+        let entry = log.iter().find(|entry| entry["message"] == message).unwrap();
+        OffsetDateTime::parse(entry["timestamp"].as_str().unwrap(), &Rfc3339).unwrap()
+    };
+    let waited = at("purged the log up to a snapshot") - at("wrote a snapshot");
+    assert!(waited >= Duration::from_secs(3), "{waited}");
+    let stream = server.jetstream().await.get_stream("chunks-0").await.unwrap();
+    assert_eq!(stream.cached_info().state.first_sequence, position, "the message at the position stays");
+    summing.stop().expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_made_anew_while_a_snapshot_settles_is_not_purged() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (summing, position) = settling(&server, folder.path(), "2s").await;
+    summing.signal(Signal::SIGSTOP);
+    let jetstream = server.jetstream().await;
+    jetstream.delete_stream("chunks-0").await.unwrap();
+    apply(&server, 1, "4MiB");
+    for n in 0..usize::try_from(position).unwrap() + 10 {
+        publish(&jetstream, n, false).await;
+    }
+    summing.signal(Signal::SIGCONT);
+    let refused = "the archive stands still: the log is not what the snapshot was folded from";
+    wait_for("the archive to refuse", || {
+        summing.log().iter().any(|entry| entry["message"].as_str().is_some_and(|said| said.starts_with(refused)))
+    });
+    assert_eq!(first_sequence(&server, "chunks-0").await, 1);
+    assert_eq!(total(&summing.log(), "purged the log up to a snapshot", "first"), 0);
+    summing.kill();
 }
 
 #[tokio::test(flavor = "multi_thread")]

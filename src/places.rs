@@ -1,0 +1,113 @@
+//! `Places`: values by stream, each at a place of its own in one dense list.
+//!
+//! IDs stand in the index, not beside the values. So whether a stream is known is found out in a small part of the memory,
+//! and a value is fetched when its place is known, well before it is needed. A map that keeps IDs with the values waits for
+//! the values' memory twice.
+
+use crate::stream_id::StreamId;
+use foldhash::fast::RandomState;
+use std::collections::HashMap;
+use std::ops::{Index, IndexMut};
+
+/// Values by stream. Places count from 0, and stay what they are until [`Places::retain`].
+pub struct Places<T> {
+    index: HashMap<StreamId, u32, RandomState>,
+    values: Vec<T>,
+}
+
+/// Bytes that the index takes for each value: ID and place. What a growing table keeps in reserve comes on top.
+pub const INDEX_BYTES: usize = size_of::<(StreamId, u32)>() + 1;
+
+impl<T> Default for Places<T> {
+    fn default() -> Self {
+        Self { index: HashMap::default(), values: Vec::new() }
+    }
+}
+
+impl<T> Places<T> {
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    pub fn place_of(&self, id: &StreamId) -> Option<usize> {
+        self.index.get(id).map(|place| *place as usize)
+    }
+
+    /// Puts in the value of a stream that has none.
+    ///
+    /// # Panics
+    /// With more than 2^32 values, which no memory holds.
+    pub fn insert(&mut self, id: StreamId, value: T) -> usize {
+        let place = self.values.len();
+        let before = self.index.insert(id, place.try_into().expect("fewer than 2^32 values"));
+        debug_assert_eq!(before, None, "a stream has one place");
+        self.values.push(value);
+        place
+    }
+
+    pub fn get_mut(&mut self, id: &StreamId) -> Option<&mut T> {
+        self.place_of(id).map(|place| &mut self.values[place])
+    }
+
+    /// Drops all values but those to keep. The others move up, so that places change.
+    pub fn retain(&mut self, keep: impl Fn(&T) -> bool) {
+        let mut kept = 0;
+        let mut moved = Vec::with_capacity(self.values.len());
+        self.values.retain(|value| {
+            let keeps = keep(value);
+            moved.push(keeps.then_some(kept));
+            kept += u32::from(keeps);
+            keeps
+        });
+        self.index.retain(|_, place| match moved[*place as usize] {
+            Some(now) => {
+                *place = now;
+                true
+            }
+            None => false,
+        });
+    }
+}
+
+impl<T> Index<usize> for Places<T> {
+    type Output = T;
+
+    fn index(&self, place: usize) -> &T {
+        &self.values[place]
+    }
+}
+
+impl<T> IndexMut<usize> for Places<T> {
+    fn index_mut(&mut self, place: usize) -> &mut T {
+        &mut self.values[place]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_found_by_stream_before_and_after_others_are_dropped() {
+        let id = |n: u32| StreamId::new([n.to_be_bytes(); 4].concat().try_into().unwrap());
+        let mut places = Places::default();
+        for n in 0..1000 {
+            assert_eq!(places.insert(id(n), n), n as usize);
+        }
+        places.retain(|n| n % 3 == 1);
+        assert_eq!(places.len(), 333);
+        places.insert(id(1000), 1000);
+        for n in 0..1100 {
+            let found = places.place_of(&id(n)).map(|place| places[place]);
+            assert_eq!(found, (n % 3 == 1 && n < 1000 || n == 1000).then_some(n));
+        }
+        *places.get_mut(&id(1000)).unwrap() += 1;
+        assert_eq!(places[333], 1001);
+    }
+}
