@@ -99,8 +99,12 @@ impl Lane {
         if filling.closed || filling.finished {
             return Err(Closed);
         }
-        filling.block.payload.append(&mut block.payload);
-        filling.block.closings.append(&mut block.closings);
+        if filling.block.payload.is_empty() {
+            std::mem::swap(&mut filling.block, block);
+        } else {
+            filling.block.payload.append(&mut block.payload);
+            filling.block.closings.append(&mut block.closings);
+        }
         drop(filling);
         self.ready.notify_one();
         Ok(())
