@@ -79,10 +79,10 @@ const MOST_UNREPORTED: u64 = 256;
 const MOST_HELD_BACK: u64 = 1024;
 
 /// By a schedule, chunks that close no stream are held back so long at the most.
-const LONGEST_HELD_BACK: Duration = Duration::from_millis(5);
+const LONGEST_HELD_BACK: Duration = Duration::from_millis(20);
 
 /// Waking up for every single chunk would take a core at some rates.
-const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
+const SHORTEST_PAUSE: Duration = Duration::from_micros(200);
 
 /// How long an interrupted run waits for the finals of what it has sent.
 const LAST_FINALS: Duration = Duration::from_secs(4);
