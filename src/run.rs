@@ -102,7 +102,8 @@ pub struct Run {
 impl Run {
     pub async fn start(connection: &Connection, topology: &Topology, options: Options) -> Result<Self, RunError> {
         let (prefix, finals) = choose(connection, topology, options.run).await?;
-        let (arrived, arrivals) = finals.clone().watch().await?;
+        let may_pass = |error: &WatchError| !matches!(error, WatchError::NoSums);
+        let (arrived, arrivals) = connection.ask_at_start(|| finals.clone().watch(), may_pass).await?;
         let began = Instant::now();
         let ledger = Arc::new(Mutex::new(Ledger::new(prefix, options.deadline)));
         let max_payload = connection.client.server_info().max_payload;
@@ -304,7 +305,7 @@ async fn choose(
     loop {
         let prefix = given.unwrap_or_else(|| RunPrefix(rand::random()));
         let finals = RunFinals::new(connection.clone(), topology.names.clone(), prefix);
-        match (finals.exist().await?, given) {
+        match (connection.ask_at_start(|| finals.exist(), |_| true).await?, given) {
             (false, _) => return Ok((prefix, finals)),
             (true, Some(_)) => return Err(RunError::RunTaken(prefix)),
             (true, None) => {}

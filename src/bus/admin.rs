@@ -1,7 +1,7 @@
 //! Making, checking and showing the JetStream objects of one system.
 
 use crate::bus::connect::Connection;
-use crate::bus::read::{self};
+use crate::bus::read;
 use crate::bus::topology::{
     COMPLETED_EXPIRY_KEY, Config, FORMAT_KEY, IDLE_EXPIRY_KEY, MAX_CHUNK_BYTES_KEY, PARTITIONS_KEY, PAYLOAD_HEADROOM,
     Shape, Topology, TopologyError,
@@ -150,7 +150,8 @@ impl<'a> Admin<'a> {
     }
 
     async fn find(&self, name: &str) -> Result<Option<Info>, TopologyError> {
-        read::stream(&self.connection.jetstream, name)
+        self.connection
+            .ask_at_start(|| read::stream(&self.connection.jetstream, name), |_| true)
             .await
             .map_err(|cause| TopologyError::NoAnswer { servers: self.servers.clone(), cause })
     }

@@ -1,5 +1,6 @@
 //! Connecting: servers, credentials, and what a server must be able to do.
 
+use crate::bus::backoff;
 use crate::values::{Secret, SecretPath, Span, list, parsed, redact_url, redacted_urls};
 use async_nats::jetstream;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
@@ -81,12 +82,37 @@ pub struct Connection {
     /// How long one request or publish waits for its answer.
     pub request_timeout: Duration,
     connects: watch::Receiver<u64>,
+    /// When a starting process gives up.
+    starts_until: Instant,
 }
 
 impl Connection {
     /// Changes whenever the connection was lost and made again: what was in flight then may be lost.
     pub fn connects(&self) -> watch::Receiver<u64> {
         self.connects.clone()
+    }
+
+    /// Asks what a process must know to start, again and again until `startup_timeout` is over: while a cluster looks for
+    /// leaders, nobody answers. Errors that may not pass are returned at once.
+    pub async fn ask_at_start<T, E: fmt::Display, F: Future<Output = Result<T, E>>>(
+        &self,
+        ask: impl Fn() -> F,
+        may_pass: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
+        let mut has_said = false;
+        for pause in backoff::reopening() {
+            match ask().await {
+                Err(cause) if may_pass(&cause) && Instant::now() + pause < self.starts_until => {
+                    if !has_said {
+                        tracing::warn!(%cause, "no answer yet: asking again");
+                    }
+                    has_said = true;
+                }
+                answer => return answer,
+            }
+            tokio::time::sleep(pause).await;
+        }
+        unreachable!("the pauses never end")
     }
 }
 
@@ -152,7 +178,8 @@ pub async fn connect(config: &Config, name: &str) -> Result<Connection, ConnectE
         .timeout(config.request_timeout.0)
         .max_ack_inflight(MOST_UNACKED)
         .build(client.clone());
-    Ok(Connection { client, jetstream, request_timeout: config.request_timeout.0, connects })
+    let request_timeout = config.request_timeout.0;
+    Ok(Connection { client, jetstream, request_timeout, connects, starts_until: deadline })
 }
 
 async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> Result<ConnectOptions, ConnectError> {

@@ -109,13 +109,7 @@ impl Written {
 
 /// The snapshot up to which the log is to be purged, the oldest of `written` first: the newest that has settled by `now`,
 /// which takes `delay`. Where the log runs full, the one before the newest, and where that frees nothing, the newest.
-fn purge_to(
-    written: &[Written],
-    now: Instant,
-    delay: Duration,
-    first: Position,
-    runs_full: bool,
-) -> Option<&Written> {
+fn purge_to(written: &[Written], now: Instant, delay: Duration, first: Position, runs_full: bool) -> Option<&Written> {
     let frees = |written: &&Written| written.position() > first;
     let settled = written.iter().rfind(|written| written.has_settled(now, delay)).filter(frees);
     let newest = written.len().saturating_sub(KEPT);

@@ -225,7 +225,7 @@ fn a_server_that_can_not_carry_it() {
     let small = Server::with_config("max_payload: 256KB\n");
     check(Program::at(&small, "topology apply").run(), 2, &["max_payload of the NATS server", "640KiB"]);
     let without = Server::with_config("jetstream: disabled\n");
-    let ended = Program::at(&without, "topology apply").env("STREAM_SUM_NATS__REQUEST_TIMEOUT", "500ms").run();
+    let ended = Program::at(&without, "topology apply").env("STREAM_SUM_NATS__STARTUP_TIMEOUT", "1s").run();
     check(ended, 1, &["JetStream", "enabled"]);
     let tiny = Server::with_config("jetstream { max_file_store: 64MB }\n");
     check(Program::at(&tiny, "topology apply").run(), 1, &["no room for the stream chunks-0, which reserves 1GiB"]);

@@ -65,8 +65,10 @@ async fn a_cluster_that_loses_one_node_at_a_time_loses_nothing() {
     let start = |nodes: &[Server]| patient(summer(&nodes[0], &data, "--worker a")).spawn();
     let mut summing = start(&nodes);
     let report = folder.path().join("report.json");
-    let mut chunking =
-        at(&format!("chunker --streams {STREAMS} --chunks 10 --chunk-bytes 256 --rate 2500")).arg("--report").arg(&report).spawn();
+    let mut chunking = at(&format!("chunker --streams {STREAMS} --chunks 10 --chunk-bytes 256 --rate 2500"))
+        .arg("--report")
+        .arg(&report)
+        .spawn();
 
     // Each log holds a few seconds of this, so that it is purged behind snapshots all the time.
     summing.wait_for_log("purged the log up to a snapshot", 2);
