@@ -8,7 +8,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamId([u8; 16]);
 
-/// As one number: as a slice of bytes, its length would be hashed as well, which is half of the work.
+/// As one number: as a slice of bytes, its length would be hashed as well.
 impl Hash for StreamId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u128(u128::from_ne_bytes(self.0));

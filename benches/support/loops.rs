@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 use stream_sum::bus::connect::Connection;
 use stream_sum::bus::life::Life;
+use stream_sum::bus::pull::{Demand, Pull};
 use stream_sum::bus::source::{Log, Opened, pull_bytes};
 use stream_sum::checkpoint::Checkpoint;
 use stream_sum::chunk::SeqNo;
@@ -51,20 +52,17 @@ pub async fn drain(stack: &Stack) -> f64 {
     let mut drains = Vec::new();
     for partition in 0..stack.partitions {
         // A connection each: what is outstanding on one must stay within 32 MiB.
-        let jetstream = stack.connect().await.jetstream;
+        let connection = stack.connect().await;
         let name = stack.names.log(partition);
         drains.push(tokio::spawn(async move {
-            let mut log = jetstream.get_stream(name).await.expect("a log");
+            let mut log = connection.jetstream.get_stream(&name).await.expect("a log");
             let last = log.info().await.expect("an answer").state.last_sequence;
             let config = consumer::pull::Config { ack_policy: consumer::AckPolicy::None, ..Default::default() };
             let consumer = log.create_consumer(config).await.expect("a consumer");
-            let pulling = consumer.stream().max_bytes_per_batch(4 << 20).max_messages_per_batch(10_000);
-            let mut messages = pulling.messages().await.expect("messages");
-            while let Some(message) = messages.next().await {
-                if message.expect("a message").info().expect("its place").stream_sequence == last {
-                    return;
-                }
-            }
+            let each = Demand { messages: 10_000, bytes: 4 << 20 };
+            let pulling = Pull::new(&connection, &name, &consumer.cached_info().name, each);
+            let mut pull = pulling.await.expect("a pull");
+            while pull.next().await.expect("a message").info().expect("its place").stream_sequence < last {}
         }));
     }
     all(drains).await;

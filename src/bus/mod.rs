@@ -24,4 +24,5 @@ pub mod standing;
 pub mod acks;
 pub mod backoff;
 pub mod publish;
+pub mod pull;
 pub mod read;

@@ -11,16 +11,14 @@ use crate::bus::connect::Connection;
 use crate::bus::life::{Incarnation, Life};
 use crate::bus::log::LogReader;
 use crate::bus::names::Names;
+use crate::bus::pull::{Demand, Pull, PullError};
 use crate::bus::read::{self, StoredMessage, Which};
 use crate::checkpoint::Position;
 use crate::transaction::Batch;
-use async_nats::jetstream::consumer::pull::{self, MessagesErrorKind};
-use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::context::Context;
-use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::ConsumerErrorKind;
-use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,9 +38,6 @@ const MOST_PULLED: usize = 4 << 20;
 
 /// Small messages end a pull by number before they do by bytes.
 const MOST_MESSAGES: usize = 10_000;
-
-const PULL_EXPIRES: Duration = Duration::from_secs(30);
-const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// After this long without a message, the log is asked whether it is ahead.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
@@ -220,18 +215,11 @@ impl Log {
             ..pull::Config::default()
         };
         // Strict: where another life has made the durable meanwhile, this fails, and the next try reads whose it is.
-        let consumer = stream.create_consumer_strict(config).await.map_err(failed)?;
+        stream.create_consumer_strict(config).await.map_err(failed)?;
         // A server that was told to take larger messages since would send none into a pull that has no room for them.
         let largest = self.reader.connection().client.server_info().max_payload + PULL_HEADROOM;
-        let messages = consumer
-            .stream()
-            .max_bytes_per_batch(self.pull_bytes.max(largest))
-            .max_messages_per_batch(MOST_MESSAGES)
-            .expires(PULL_EXPIRES)
-            .heartbeat(HEARTBEAT)
-            .messages()
-            .await
-            .map_err(failed)?;
+        let each = Demand { messages: MOST_MESSAGES, bytes: self.pull_bytes.max(largest) };
+        let messages = Pull::new(self.reader.connection(), self.name(), &self.durable, each).await.map_err(failed)?;
         let source = Source {
             jetstream: self.jetstream().clone(),
             log: self.name().to_owned(),
@@ -275,7 +263,7 @@ pub struct Source {
 }
 
 enum Messages {
-    Pulled(Box<pull::Stream>),
+    Pulled(Box<Pull>),
     OneByOne { left: u32, subject: String },
 }
 
@@ -332,12 +320,11 @@ impl Source {
 /// Whether the consumer has more than what came through `position`. It is the consumer that is asked, not the log: it
 /// delivers, so its answer takes the way that the batches take. `None` where there is no answer.
 async fn is_ahead(jetstream: &Context, log: &str, durable: &str, position: Position) -> Option<bool> {
-    match jetstream.request(format!("CONSUMER.INFO.{log}.{durable}"), &()).await.ok()? {
-        Response::Ok(consumer::Info { num_pending, delivered, .. }) => {
-            Some(num_pending > 0 || delivered.stream_sequence > position)
-        }
+    let stream = jetstream.get_stream_no_info(log).await.ok()?;
+    match stream.consumer_info(durable).await {
+        Ok(info) => Some(info.num_pending > 0 || info.delivered.stream_sequence > position),
         // Gone, and its last word did not reach us.
-        Response::Err { error } => (error.code() == 404).then_some(true),
+        Err(error) => (error.kind() == ConsumerInfoErrorKind::NotFound).then_some(true),
     }
 }
 
@@ -350,10 +337,10 @@ async fn next_message(
 ) -> Result<(Batch, u64), Lost> {
     match messages {
         Messages::Pulled(pulled) => {
-            let message = pulled.next().await.ok_or(Lost::ConsumerDeleted)?.map_err(|error| match error.kind() {
-                MessagesErrorKind::ConsumerDeleted => Lost::ConsumerDeleted,
-                MessagesErrorKind::MissingHeartbeat => Lost::MissedHeartbeat,
-                _ => Lost::PullFailed(error.to_string()),
+            let message = pulled.next().await.map_err(|error| match error {
+                PullError::ConsumerDeleted => Lost::ConsumerDeleted,
+                PullError::MissedHeartbeat => Lost::MissedHeartbeat,
+                PullError::Failed(cause) => Lost::PullFailed(cause),
             })?;
             let info = message.info().map_err(|error| Lost::PullFailed(error.to_string()))?;
             let (position, time) = (info.stream_sequence, read::unix_nanos(info.published));

@@ -4,6 +4,7 @@ use crate::bus::backoff;
 use crate::bus::connect::Connection;
 use crate::bus::names::Names;
 use crate::bus::publish::Throttle;
+use crate::bus::pull::{Demand, Pull};
 use crate::bus::read::{self, NoAnswer, Which};
 use crate::checkpoint::MessageMark;
 use crate::codec;
@@ -13,13 +14,10 @@ use crate::sum::Sum;
 use crate::verify::Copies;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
-use futures_util::StreamExt;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-const PULL_EXPIRES: Duration = Duration::from_secs(30);
-const HEARTBEAT: Duration = Duration::from_secs(3);
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(60);
 const MOST_MESSAGES: usize = 10_000;
 
@@ -140,7 +138,7 @@ struct Watch {
 }
 
 impl Watch {
-    async fn run(mut self, messages: pull::Stream) {
+    async fn run(mut self, messages: Pull) {
         let mut connects = self.finals.connection.connects();
         let mut pauses = backoff::reopening();
         let mut followed = self.follow(messages).await;
@@ -195,7 +193,7 @@ impl Watch {
         Ok(self.last.position + 1)
     }
 
-    async fn open(&mut self) -> Result<pull::Stream, WatchError> {
+    async fn open(&mut self) -> Result<Pull, WatchError> {
         let start_sequence = self.start().await?;
         let stream = self.finals.connection.jetstream.get_stream_no_info(&self.finals.sums).await.map_err(failed)?;
         let config = pull::Config {
@@ -209,12 +207,14 @@ impl Watch {
             ..pull::Config::default()
         };
         let consumer = stream.create_consumer(config).await.map_err(failed)?;
-        let pull = consumer.stream().max_messages_per_batch(MOST_MESSAGES).expires(PULL_EXPIRES).heartbeat(HEARTBEAT);
-        pull.messages().await.map_err(failed)
+        // A final is small: their number is bound enough.
+        let each = Demand { messages: MOST_MESSAGES, bytes: 0 };
+        let (connection, name) = (&self.finals.connection, &consumer.cached_info().name);
+        Pull::new(connection, &self.finals.sums, name, each).await.map_err(failed)
     }
 
     /// Hands on finals until something goes wrong, or nobody wants them any more.
-    async fn follow(&mut self, mut messages: pull::Stream) -> Result<(), WatchError> {
+    async fn follow(&mut self, mut messages: Pull) -> Result<(), WatchError> {
         let mut connects = self.finals.connection.connects();
         connects.mark_unchanged();
         loop {
@@ -222,7 +222,7 @@ impl Watch {
                 biased;
                 _ = connects.changed() => return Err(WatchError::Reconnected),
                 () = self.arrivals.closed() => return Ok(()),
-                message = messages.next() => message.ok_or_else(|| failed("the pull has ended"))?.map_err(failed)?,
+                message = messages.next() => message.map_err(failed)?,
             };
             let at = Instant::now();
             let info = message.info().map_err(failed)?;
