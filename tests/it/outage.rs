@@ -6,6 +6,8 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_nats_is_waited_out_by_all() {
@@ -124,5 +126,26 @@ async fn a_server_that_hangs_is_noticed_by_its_missing_heartbeat() {
     });
     server.signal(Signal::SIGCONT);
     Program::at(&server, "chunker --streams 100 --chunks 3").run().expect(0);
+    summing.stop().expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_has_more_and_delivers_nothing_is_made_again() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, folder.path(), "--worker w").spawn();
+    summing.wait_for_log("opened the log", 1);
+    // Its heartbeats go on: only asking it tells.
+    let until = OffsetDateTime::now_utc() + Duration::from_secs(3600);
+    let pause = serde_json::json!({ "pause_until": until.format(&Rfc3339).unwrap() });
+    let client = server.client().await;
+    let paused = client.request("$JS.API.CONSUMER.PAUSE.chunks-0.summer-w", pause.to_string().into()).await.unwrap();
+    let paused: Value = serde_json::from_slice(&paused.payload).unwrap();
+    assert_eq!(paused["paused"], true, "{paused}");
+    Program::at(&server, "chunker --streams 100 --chunks 3").run().expect(0);
+    let log = summing.log();
+    let why: Vec<_> = log.iter().filter_map(|entry| entry["why"].as_str()).collect();
+    assert_eq!(why, ["nothing has come after 0, though there is more"]);
     summing.stop().expect(0);
 }
