@@ -39,7 +39,7 @@ pub struct Config {
     /// Folder of the stores, one file a partition.
     #[serde(deserialize_with = "parsed")]
     pub data_dir: PathBuf,
-    /// The longest time from the first batch of a transaction to its end.
+    /// The longest time from the first batch of a transaction to its end; eight times that while the log is ahead.
     pub checkpoint_interval: Span,
     /// The most bytes of chunk batches in one transaction.
     pub checkpoint_bytes: Size,
