@@ -73,6 +73,9 @@ impl<T> Places<T> {
             }
             None => false,
         });
+        // Slots that were dropped count as used until the table is made anew, and a table that is used up so grows for
+        // good, although it holds no more than before.
+        self.index.shrink_to_fit();
     }
 }
 
@@ -101,8 +104,10 @@ mod tests {
         for n in 0..1000 {
             assert_eq!(places.insert(id(n), n), n as usize);
         }
+        let before = places.index.capacity();
         places.retain(|n| n % 3 == 1);
         assert_eq!(places.len(), 333);
+        assert!(places.index.capacity() < before);
         places.insert(id(1000), 1000);
         for n in 0..1100 {
             let found = places.place_of(&id(n)).map(|place| places[place]);
