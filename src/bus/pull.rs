@@ -185,6 +185,7 @@ mod tests {
         let rest = Ok(Demand { messages: 7, bytes: 900 });
         assert_eq!(ended(408, "Request Timeout", &told), rest);
         assert_eq!(ended(409, "Message Size Exceeds MaxBytes", &told), rest);
+        assert_eq!(ended(409, "Batch Completed", &told), rest);
         assert_eq!(ended(409, "Consumer Deleted", &[]), Err(PullError::ConsumerDeleted));
         assert_eq!(ended(503, "", &[]), Err(failed("503 ")));
         assert_eq!(ended(409, "Exceeded MaxWaiting", &[]), Err(failed("409 Exceeded MaxWaiting")));

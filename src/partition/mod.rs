@@ -66,6 +66,17 @@ pub struct Config {
     pub purge_delay: Duration,
 }
 
+impl Config {
+    /// How long a transaction of `bytes` may last, from its first batch on. `ahead`: the log has more than it has folded.
+    fn longest(&self, bytes: usize, ahead: bool) -> Duration {
+        match ahead {
+            true => self.checkpoint_interval * CATCHING_UP,
+            false if bytes >= self.checkpoint_bytes / LARGE => Duration::ZERO,
+            false => self.checkpoint_interval,
+        }
+    }
+}
+
 /// Why a partition can't be folded any further.
 #[derive(Debug, thiserror::Error)]
 pub enum PartitionError {
@@ -369,9 +380,11 @@ impl Partition {
         let mut next_check = Instant::now() + IDENTITY_CHECK;
         let mut check: Option<BoxFuture<'_, Result<Result<(), String>, String>>> = None;
         loop {
-            let full = self.is_full(session);
+            let full = session.open_bytes >= self.config.checkpoint_bytes || self.summer.is_crowded(&session.fold);
             let may_seal = session.sealed.is_none() && session.fold.open_batches() > 0;
-            let seal_at = session.opened_at + self.longest(session);
+            let ahead = session.source.pending() > 0;
+            let longest = if full { Duration::ZERO } else { self.config.longest(session.open_bytes, ahead) };
+            let seal_at = session.opened_at + longest;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Over::Stopped),
@@ -435,23 +448,6 @@ impl Partition {
                     }
                 }
             }
-        }
-    }
-
-    /// Whether the open transaction takes no more.
-    fn is_full(&self, session: &Session) -> bool {
-        session.open_bytes >= self.config.checkpoint_bytes || self.summer.is_crowded(&session.fold)
-    }
-
-    /// How long the open transaction may last, from its first batch on.
-    fn longest(&self, session: &Session) -> Duration {
-        let ahead = session.source.pending() > 0;
-        if self.is_full(session) || !ahead && session.open_bytes >= self.config.checkpoint_bytes / LARGE {
-            Duration::ZERO
-        } else if ahead {
-            self.config.checkpoint_interval * CATCHING_UP
-        } else {
-            self.config.checkpoint_interval
         }
     }
 
@@ -537,4 +533,20 @@ async fn pull<'a>(
     let permit = work.reserve().await.ok()?;
     let batch = source.next().await;
     Some((permit, batch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_lasts_longer_while_the_log_is_ahead_and_ends_large_where_it_is_not() {
+        let interval = Duration::from_millis(250);
+        let config =
+            Config { checkpoint_interval: interval, checkpoint_bytes: 1600, halt: false, purge_delay: Duration::ZERO };
+        assert_eq!(config.longest(99, false), interval);
+        assert_eq!(config.longest(100, false), Duration::ZERO);
+        assert_eq!(config.longest(99, true), interval * 8);
+        assert_eq!(config.longest(100, true), interval * 8);
+    }
 }

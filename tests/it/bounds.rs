@@ -1,8 +1,8 @@
 //! Bounds: small transactions, little memory, many partitions, large chunks, and what comes of them.
 
-use crate::support::{Program, Server, apply, count, messages, parse_log, summer, total, wait_until};
+use crate::support::{Program, Server, apply, batch, count, id_in, messages, parse_log, summer, total, wait_until};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::path::Path;
 
@@ -36,6 +36,58 @@ fn a_transaction_ends_by_its_bytes_as_well_as_by_time() {
     assert!(by_bytes > 20, "{by_bytes}");
     let at_the_end = commits(&server, &folder.path().join("a"), &[never]);
     assert_eq!(at_the_end, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_transaction_ends_as_soon_as_the_log_is_drained() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let jetstream = server.jetstream().await;
+    let data = vec![7; 200 << 10];
+    for n in 0..4 {
+        let payload = batch(&[(id_in(0, 1, 3, n), 1, &data)]);
+        jetstream.publish("chunks.0", payload.into()).await.unwrap().await.unwrap();
+    }
+    // Neither the time nor the bytes of a whole transaction are ever reached.
+    let summing = summer(&server, folder.path(), "--worker a")
+        .env("STREAM_SUM_SUMMER__CHECKPOINT_INTERVAL", "1h")
+        .env("STREAM_SUM_SUMMER__CHECKPOINT_BYTES", "8MiB")
+        .spawn();
+    wait_until("all of it to be committed", async || committed(&server).then_some(())).await;
+    summing.kill();
+}
+
+/// Whether the one worker of one partition has committed all that there is.
+fn committed(server: &Server) -> bool {
+    let status = Program::at(server, "status --json").run().expect(0).stdout();
+    serde_json::from_str::<Value>(&status).unwrap()["partitions"][0]["workers"][0]["lag"] == 0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pull_requests_that_end_by_number_or_by_bytes_are_followed_by_others_at_once() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let jetstream = server.jetstream().await;
+    let id = id_in(0, 1, 3, 0);
+    let data = vec![7; 200 << 10];
+    // A request asks for ten thousand messages and 4 MiB: small ones end it by their number, large ones by their bytes.
+    let sizes = [vec![1; 25_000], vec![200 << 10; 60], vec![1; 25_000], vec![200 << 10; 60]].concat();
+    let mut acks = VecDeque::new();
+    for (bytes, seq_no) in sizes.into_iter().zip(1..) {
+        let payload = batch(&[(id, seq_no, &data[..bytes])]);
+        acks.push_back(jetstream.publish("chunks.0", payload.into()).await.unwrap());
+        if acks.len() > 1000 {
+            acks.pop_front().unwrap().await.unwrap();
+        }
+    }
+    for ack in acks {
+        ack.await.unwrap();
+    }
+    let summing = summer(&server, folder.path(), "--worker a").spawn();
+    wait_until("all of it to be committed", async || committed(&server).then_some(())).await;
+    assert_eq!(total(&parse_log(&summing.stop().expect(0).stderr), "stopped", "opened"), 1);
 }
 
 #[test]
