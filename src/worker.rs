@@ -302,7 +302,7 @@ fn choose(set: &PartitionSet, partitions: u32) -> Result<BTreeSet<u32>, WorkerEr
     }
 }
 
-/// Opens the stores, and as many connections for pulling as the pull budget asks for.
+/// Opens the stores, and the connections for pulling.
 async fn open(
     nats: &connect::Config,
     shared: Shared,
@@ -311,7 +311,7 @@ async fn open(
     accept: &[Acceptance],
 ) -> Result<Vec<Partition>, WorkerError> {
     let max_payload = shared.connection.client.server_info().max_payload;
-    let a_connection = sources_per_connection(max_payload).min(partitions.len());
+    let a_connection = sources_per_connection(max_payload, partitions.len());
     let partitions: Vec<u32> = partitions.iter().copied().collect();
     let mut opened = Vec::with_capacity(partitions.len());
     let life = Arc::new(Life::default());

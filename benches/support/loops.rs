@@ -11,10 +11,9 @@ use sha1::{Digest, Sha1};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
-use stream_sum::bus::connect::Connection;
 use stream_sum::bus::life::Life;
 use stream_sum::bus::pull::{Demand, Pull};
-use stream_sum::bus::source::{Log, Opened, pull_bytes};
+use stream_sum::bus::source::{Log, Opened, pull_bytes, sources_per_connection};
 use stream_sum::checkpoint::Checkpoint;
 use stream_sum::chunk::SeqNo;
 use stream_sum::codec;
@@ -131,16 +130,20 @@ pub async fn fold_and_forget(stack: &Stack) -> f64 {
     let plain = stream::Config { name: PLAIN.to_owned(), subjects: vec![format!("{PLAIN}.>")], ..Default::default() };
     stack.jetstream.create_stream(plain).await.expect("a stream");
     let began = Instant::now();
-    let pulling: Connection = stack.connect().await;
-    let publishing = stack.connect().await.jetstream;
-    let max_payload = pulling.client.server_info().max_payload;
-    let (life, bytes) = (Arc::new(Life::default()), pull_bytes(max_payload, stack.partitions as usize));
+    let publishing = stack.connect().await;
+    let max_payload = publishing.client.server_info().max_payload;
+    let a_connection = sources_per_connection(max_payload, stack.partitions as usize);
+    let (life, bytes) = (Arc::new(Life::default()), pull_bytes(max_payload, a_connection));
+    let mut pulling = publishing.clone();
     let mut folding = Vec::new();
     for partition in 0..stack.partitions {
+        if (partition as usize).is_multiple_of(a_connection) {
+            pulling = stack.connect().await;
+        }
         let state = stack.log(partition).await;
         let rules = rules(partition, stack.partitions);
         let mut log = Log::new(pulling.clone(), &stack.names, partition, PLAIN, bytes, life.clone());
-        let mut window = Window::new(publishing.clone());
+        let mut window = Window::new(publishing.jetstream.clone());
         folding.push(tokio::spawn(async move {
             let mut fold = Fold::new(rules, Checkpoint::start_of(1));
             let Opened { mut source, .. } = log.open(0).await.expect("a log");
