@@ -99,12 +99,8 @@ impl Lane {
         if filling.closed || filling.finished {
             return Err(Closed);
         }
-        if filling.block.payload.is_empty() {
-            std::mem::swap(&mut filling.block, block);
-        } else {
-            filling.block.payload.append(&mut block.payload);
-            filling.block.closings.append(&mut block.closings);
-        }
+        filling.block.payload.append(&mut block.payload);
+        filling.block.closings.append(&mut block.closings);
         drop(filling);
         self.ready.notify_one();
         Ok(())
@@ -130,8 +126,8 @@ impl Lane {
                     return None;
                 }
                 if !filling.block.payload.is_empty() {
-                    // The next is likely to grow as large.
-                    let next = Block { payload: Vec::with_capacity(filling.block.payload.len()), closings: Vec::new() };
+                    // Of one size, whatever it fills to: what is freed fits the next.
+                    let next = Block { payload: Vec::with_capacity(self.limit), closings: Vec::new() };
                     let block = std::mem::replace(&mut filling.block, next);
                     self.room.notify_all();
                     return Some(block);
