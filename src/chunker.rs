@@ -81,8 +81,12 @@ const MOST_HELD_BACK: u64 = 1024;
 /// By a schedule, chunks that close no stream are held back so long at the most.
 const LONGEST_HELD_BACK: Duration = Duration::from_millis(20);
 
+/// By a schedule, chunks that close no stream are made so early at the most: a thread wakes up for each closing chunk, whose
+/// final somebody waits for, and makes many others meanwhile.
+const MOST_EARLY: Duration = Duration::from_millis(1);
+
 /// Waking up for every single chunk would take a core at some rates.
-const SHORTEST_PAUSE: Duration = Duration::from_micros(200);
+const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
 
 /// How long an interrupted run waits for the finals of what it has sent.
 const LAST_FINALS: Duration = Duration::from_secs(4);
@@ -269,8 +273,11 @@ impl Generation {
                     None => all_opened = true,
                 }
             }
-            let scheduled = self.schedule(outbox, &mut flushed)?;
+            let due = self.due();
             let Some(Turn { partition, chunk, sum }) = streams.next_chunk() else { break };
+            if let Some(due) = due {
+                self.wait_for(due, chunk.closes(), outbox, &mut flushed)?;
+            }
             made.chunks += 1;
             made.bytes += chunk.data.len() as u64;
             if sum.is_some() || made.chunks >= MOST_UNREPORTED {
@@ -278,13 +285,13 @@ impl Generation {
                 made.report(&mut ledger);
                 // Before it can be sent: its final must find the stream closed.
                 if let Some(sum) = sum {
-                    ledger.close(sum, scheduled.unwrap_or_else(|| self.began.elapsed()));
+                    ledger.close(sum, due.unwrap_or_else(|| self.began.elapsed()));
                 }
             }
             let closes = chunk.closes();
             outbox.push(partition, &chunk)?;
             // By a schedule, somebody waits for the final. As fast as it goes, every lane has more than it can send.
-            if closes && scheduled.is_some() {
+            if closes && due.is_some() {
                 outbox.flush_lane(partition)?;
             }
         }
@@ -296,28 +303,34 @@ impl Generation {
         (n < self.streams).then(|| StreamId::of_run(self.prefix, n))
     }
 
-    /// When the next chunk is due; returns not before. `None` where it is due at once, whenever that is.
+    /// When the next chunk is due; `None` where it is due at once, whenever that is.
     ///
-    /// The schedule does not wait for anybody: a chunk that could not be sent in time was due when it was due. What has
-    /// come together since `flushed` may wait for company a little longer: a message for each chunk would cost the
-    /// server more than the chunks do.
-    fn schedule(&self, outbox: &mut Outbox, flushed: &mut Moment) -> Result<Option<Moment>, Closed> {
+    /// The schedule does not wait for anybody: a chunk that could not be sent in time was due when it was due.
+    fn due(&self) -> Option<Moment> {
         if self.rate == 0 {
-            return Ok(None);
+            return None;
         }
         let n = self.next_chunk.fetch_add(1, Ordering::Relaxed);
         let nanos = u128::from(n) * 1_000_000_000 / u128::from(self.rate);
-        let due = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+    }
+
+    /// Waits until a chunk may be handed in: one that closes a stream when it is due, others a little earlier too. What
+    /// has come together since `flushed` may wait for company a little longer: a message for each chunk would cost the
+    /// server more than the chunks do.
+    fn wait_for(&self, due: Moment, closes: bool, outbox: &mut Outbox, flushed: &mut Moment) -> Result<(), Closed> {
+        let most_early = if closes { Duration::ZERO } else { MOST_EARLY };
         loop {
             let now = self.began.elapsed();
             if due.max(now) >= *flushed + LONGEST_HELD_BACK {
                 outbox.flush()?;
                 *flushed = now;
             }
-            match due.checked_sub(now) {
-                None | Some(Duration::ZERO) => return Ok(Some(due)),
-                Some(early) => self.pause(early.max(SHORTEST_PAUSE))?,
+            let early = due.saturating_sub(now);
+            if early <= most_early {
+                return Ok(());
             }
+            self.pause(early.max(SHORTEST_PAUSE))?;
         }
     }
 
