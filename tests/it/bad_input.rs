@@ -177,6 +177,41 @@ fn a_server_that_speaks_tls_is_trusted_by_its_authority_alone() {
 }
 
 #[test]
+fn a_server_that_asks_for_certificates_takes_those_of_its_authority_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let pair = |name: &str| {
+        let certified = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let cert = file(&format!("{name}-cert.pem"), certified.cert.pem());
+        (cert, file(&format!("{name}-key.pem"), certified.signing_key.serialize_pem()))
+    };
+    let (server_pair, client_pair, stranger_pair) = (pair("server"), pair("client"), pair("stranger"));
+    let server = Server::with_config(&format!(
+        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}\n",
+        server_pair.0, server_pair.1, client_pair.0
+    ));
+    let at = |arguments: &str, cert: &str, key: &str| {
+        Program::at(&server, arguments)
+            .env("STREAM_SUM_NATS__TLS_CA", &server_pair.0)
+            .env("STREAM_SUM_NATS__TLS_CERT", cert)
+            .env("STREAM_SUM_NATS__TLS_KEY", key)
+            .env("STREAM_SUM_NATS__STARTUP_TIMEOUT", "1s")
+    };
+    at("topology apply --partitions 1", &client_pair.0, &client_pair.1).run().expect(0);
+    check(at("topology show", "", "").run(), 1, &["no NATS server answers"]);
+    check(at("topology show", &stranger_pair.0, &stranger_pair.1).run(), 1, &["no NATS server answers"]);
+    for (cert, key) in [(client_pair.0.as_str(), ""), ("", client_pair.1.as_str())] {
+        check(at("topology show", cert, key).run(), 2, &["nats.tls_key", "given together with nats.tls_cert"]);
+    }
+    let mixed = at("topology show", &client_pair.0, &stranger_pair.1).run();
+    check(mixed, 1, &["no NATS server answers"]);
+}
+
+#[test]
 fn a_server_that_is_too_old() {
     // As an old server introduces itself; none that old can be had any more.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
