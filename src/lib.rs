@@ -10,7 +10,7 @@
 //!    numbered from 1, the last of them empty. [`codec`] is how they look on the wire, and [`workload`] makes them up.
 //! 2. Each partition has a JetStream stream of its own, its *partition log*, so its positions are dense: the next batch
 //!    is always `position + 1`. [`bus::lanes`] fills the logs, one batch in flight on each; [`bus::source`] reads one.
-//! 3. The [fold](transaction::Fold) says what a chunk does to the [`Row`](row::Row) of its stream. It is pure: what it
+//! 3. The [fold](fold::Fold) says what a chunk does to the [`Row`](row::Row) of its stream. It is pure: what it
 //!    decides depends on the log alone, so every replay decides the same.
 //! 4. A [`Store`](store::Store) is `fold(log[..=position])`, one redb file a partition. Rows and
 //!    [`Checkpoint`](checkpoint::Checkpoint) are committed in one transaction; nothing is acked, because the store leads.
@@ -38,7 +38,7 @@
 //! | 3 | [`summer`], [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS |
 //! | 1 | [`store`]: everything that is said to redb |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`row`], [`checkpoint`], [`reject`], [`places`], [`transaction`], [`workload`], [`verify`], [`standing`]: pure |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`row`], [`checkpoint`], [`reject`], [`places`], [`fold`], [`transaction`], [`workload`], [`verify`], [`report`], [`standing`]: pure |
 //! | side | [`telemetry`], [`progress`], [`shutdown`], [`crash_point`], [`heap`], [`joined`], [`prefetch`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
@@ -50,6 +50,7 @@ pub mod row;
 pub mod workload;
 
 pub mod checkpoint;
+pub mod fold;
 pub mod places;
 pub mod reject;
 pub mod transaction;
@@ -67,6 +68,7 @@ pub mod partition;
 
 pub mod worker;
 
+pub mod report;
 pub mod verify;
 
 pub mod run;

@@ -1,7 +1,7 @@
 //! How far a run is, for people: a bar or a line on a terminal, plain lines elsewhere.
 
+use crate::report::Report;
 use crate::telemetry;
-use crate::verify::Report;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -119,7 +119,7 @@ async fn next(ticks: &mut Interval, reports: &mut watch::Receiver<Report>) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::{Counts, Latency};
+    use crate::report::{Counts, Latency};
 
     #[test]
     fn a_line_tells_rates_since_the_last_and_totals() {

@@ -22,6 +22,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -127,6 +128,7 @@ pub async fn run(
         entries: run.entries(),
         run,
         piece,
+        idle_expiry: Duration::from_nanos(u64::try_from(topology.expiry.idle).unwrap_or(u64::MAX)),
         progress: progress.clone(),
         readers: JoinSet::new(),
         begun: 0,
@@ -153,6 +155,7 @@ struct Summing<'a> {
     ledger: Arc<Mutex<Ledger>>,
     entries: LaneEntries,
     piece: usize,
+    idle_expiry: Duration,
     progress: ProgressBar,
     readers: JoinSet<FileRead>,
     /// Files that were begun, in order.
@@ -213,6 +216,7 @@ impl Summing<'_> {
             source,
             id,
             piece: self.piece,
+            idle_expiry: self.idle_expiry,
             progress: self.progress.clone(),
             ledger: self.ledger.clone(),
             entries: self.entries.clone(),
@@ -334,6 +338,8 @@ struct Reader {
     source: Source,
     id: StreamId,
     piece: usize,
+    /// How long a stream is remembered without a chunk.
+    idle_expiry: Duration,
     progress: ProgressBar,
     ledger: Arc<Mutex<Ledger>>,
     entries: LaneEntries,
@@ -353,12 +359,16 @@ impl Reader {
         let mut buffer = vec![0; self.piece];
         let mut sum: Option<RunningSum> = None;
         let mut ended = false;
+        let mut sent_at: Option<Instant> = None;
         loop {
             // After the end nothing is read again: a terminal or a pipe might have more to say.
             let filled = if ended { 0 } else { fill(input, &mut buffer)? };
             ended = filled < buffer.len();
             let data = &buffer[..filled];
             self.progress.inc(filled as u64);
+            if sent_at.is_some_and(|sent_at| sent_at.elapsed() >= self.idle_expiry) {
+                return Err(self.forgotten());
+            }
             let seq_no = sum.as_ref().map_or(SeqNo::FIRST, |sum| sum.seq_no().next());
             let chunk = Chunk { id: self.id, seq_no, data };
             match &mut sum {
@@ -374,7 +384,18 @@ impl Reader {
             if let Some(value) = value {
                 return Ok(value);
             }
+            sent_at = Some(Instant::now());
         }
+    }
+
+    /// A chunk now would be one of an unknown stream, and rejected.
+    fn forgotten(&self) -> io::Error {
+        let idle_expiry = humantime::format_duration(self.idle_expiry);
+        io::Error::other(format!(
+            "less than a chunk of {} bytes came within topology.idle_expiry, {idle_expiry}, after which a stream is forgotten: \
+             sum it once all of it is there",
+            self.piece
+        ))
     }
 }
 

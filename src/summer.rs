@@ -5,11 +5,12 @@
 
 use crate::bus::topology::Topology;
 use crate::checkpoint::Checkpoint;
+use crate::fold::Fold;
 use crate::joined::joined;
 use crate::row::Row;
 use crate::store::{Owner, Store, StoreError};
 use crate::stream_id::StreamId;
-use crate::transaction::{Batch, Fold, Folded, Transaction};
+use crate::transaction::{Batch, Folded, Transaction};
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -365,7 +365,8 @@ impl Bench {
 /// Nanoseconds a chunk, once every stream is open.
 fn cost(made: &Made, live_streams: usize) -> f64 {
     use stream_sum::checkpoint::Checkpoint;
-    use stream_sum::transaction::{Batch, Fold};
+    use stream_sum::fold::Fold;
+    use stream_sum::transaction::Batch;
     let mut fold = Fold::new(loops::rules(0, 1), Checkpoint::start_of(1));
     let (mut began, mut chunks, mut live) = (Instant::now(), 0, 0);
     for (payload, position) in made.batches[0].iter().zip(1..) {

@@ -17,9 +17,10 @@ use stream_sum::bus::source::{Log, Opened, pull_bytes, sources_per_connection};
 use stream_sum::checkpoint::Checkpoint;
 use stream_sum::chunk::SeqNo;
 use stream_sum::codec;
+use stream_sum::fold::Fold;
 use stream_sum::row::Expiry;
 use stream_sum::sum::{Sum, Value};
-use stream_sum::transaction::{Batch, Fold, Rules};
+use stream_sum::transaction::{Batch, Rules};
 use tokio::task::JoinHandle;
 
 /// Publishes of one partition that wait for their acknowledgement at once. A JetStream context lets 5000 of all wait, and

@@ -13,9 +13,9 @@ use crate::chunker::{self, ChunkerConfig, ChunkerError, generate_and_verify_stre
 use crate::joined::joined;
 use crate::local_server::{LocalServer, LocalServerError};
 use crate::nats_server::{self, ServerError};
+use crate::report::Report;
 use crate::telemetry;
 use crate::values::Span;
-use crate::verify::Report;
 use crate::worker::PartitionSet;
 use children::{ChildError, Children};
 use std::collections::BTreeSet;

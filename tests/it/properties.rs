@@ -7,11 +7,12 @@ use proptest::prelude::*;
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, HashMap};
 use stream_sum::checkpoint::Checkpoint;
+use stream_sum::fold::Fold;
 use stream_sum::row::{Expiry, Row};
 use stream_sum::store::{Owner, Store};
 use stream_sum::stream_id::StreamId;
 use stream_sum::sum::{RunningSum, Sum};
-use stream_sum::transaction::{Batch, Fold, Rules};
+use stream_sum::transaction::{Batch, Rules};
 
 const PARTITIONS: u32 = 2;
 

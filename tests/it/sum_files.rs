@@ -1,12 +1,15 @@
 //! `sum` beside `sha1sum`.
 
-use crate::support::{Program, Server, apply, summer, wait_for};
+use crate::support::{Program, Server, apply, messages, summer, wait_for, wait_until};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+use stream_sum::codec;
 
 /// Bytes that do not repeat, cheaply.
 fn noise(bytes: usize, seed: u64) -> Vec<u8> {
@@ -102,6 +105,40 @@ fn an_unreadable_file_is_named_and_the_rest_goes_on() {
     assert_eq!(ended.stdout, sha1sum(folder.path(), &["a".into(), "b".into()]));
     assert!(ended.stderr.contains("stream-sum: nothing: No such file or directory"), "{}", ended.stderr);
     assert!(ended.stderr.contains("stream-sum: folder: Is a directory"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_pipe_that_pauses_for_longer_than_streams_are_remembered_is_named_and_the_rest_goes_on() {
+    let server = Server::start();
+    Program::at(&server, "topology apply --partitions 1")
+        .env("STREAM_SUM_TOPOLOGY__IDLE_EXPIRY", "1s")
+        .env("STREAM_SUM_TOPOLOGY__MAX_CHUNK_BYTES", "1KiB")
+        .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "8MiB")
+        .run()
+        .expect(0);
+    let data = tempfile::tempdir().unwrap();
+    let _summer = summer(&server, data.path(), "").spawn();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), noise(5000, 1)).unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let summing = sum(&server, folder.path(), &["pipe".into(), "file".into()]).spawn();
+    let mut pouring = fs::File::options().write(true).open(&pipe).unwrap();
+    pouring.write_all(&noise(1024, 2)).unwrap();
+    let jetstream = server.jetstream().await;
+    wait_until("chunks of both in the log", async || {
+        let batches = messages(&jetstream, "chunks-0").await;
+        let ids = batches.iter().flat_map(|batch| codec::chunks(&batch.payload)).map(|chunk| chunk.unwrap().id);
+        (ids.collect::<BTreeSet<_>>().len() == 2).then_some(())
+    })
+    .await;
+    std::thread::sleep(Duration::from_millis(1500));
+    pouring.write_all(&noise(1024, 3)).unwrap();
+    drop(pouring);
+    let ended = summing.wait().expect(1);
+    assert_eq!(ended.stdout, sha1sum(folder.path(), &["file".into()]));
+    let sentence = "stream-sum: pipe: less than a chunk of 1024 bytes came within topology.idle_expiry, 1s,";
+    assert!(ended.stderr.contains(sentence), "{}", ended.stderr);
 }
 
 #[test]
