@@ -3,8 +3,9 @@
 use crate::bus::backoff;
 use crate::values::{Secret, SecretPath, Span, list, parsed, redact_url, redacted_urls};
 use async_nats::jetstream;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, rustls};
 use serde::{Deserialize, Serialize};
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -66,6 +67,10 @@ pub enum ConnectError {
         "the NATS server at {servers} refuses these credentials: check nats.user, nats.password, nats.token, --creds or --nkey"
     )]
     Refused { servers: String },
+    #[error(
+        "no secure connection to {servers} ({cause}): check nats.tls_ca, which vouches for the server, and nats.tls_cert and nats.tls_key, by which it knows this client"
+    )]
+    NotSecure { servers: String, cause: String },
     #[error("{key} names {path}, which cannot be used ({cause}): name a file that can be read")]
     BadFile { key: &'static str, path: String, cause: String },
     #[error("{url} is not the address of a NATS server: write it as nats://host:port")]
@@ -160,7 +165,10 @@ pub async fn connect(config: &Config, name: &str) -> Result<Connection, ConnectE
                 ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                     return Err(ConnectError::Refused { servers });
                 }
-                _ => error.to_string(),
+                _ => match tls_error(&error) {
+                    Some(cause) => return Err(ConnectError::NotSecure { servers, cause }),
+                    None => error.to_string(),
+                },
             },
             Err(_) => "no answer".to_owned(),
         };
@@ -180,6 +188,19 @@ pub async fn connect(config: &Config, name: &str) -> Result<Connection, ConnectE
         .build(client.clone());
     let request_timeout = config.request_timeout.0;
     Ok(Connection { client, jetstream, request_timeout, connects, starts_until: deadline })
+}
+
+/// What is wrong with the certificates, where it is that.
+fn tls_error(error: &async_nats::ConnectError) -> Option<String> {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(tls) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return Some(tls.to_string());
+        }
+        next = error.source();
+    }
+    (error.kind() == ConnectErrorKind::Tls).then(|| error.to_string())
 }
 
 async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> Result<ConnectOptions, ConnectError> {
