@@ -35,7 +35,7 @@ const PULL_HEADROOM: usize = 64 << 10;
 
 /// The most that one pull asks for, however few share a connection. With more, what is folded next has left the processor's
 /// cache; with less, the server answers more often.
-const MOST_PULLED: usize = 2 << 20;
+const MOST_PULLED: usize = 3 << 19;
 
 /// Connections that one worker pulls on, where the budget does not ask for more. Several are read at once, and what a
 /// partition folds was just read by the same thread.

@@ -64,9 +64,13 @@ pub async fn furthest(
         let Listed { name, checkpoint, .. } = listed;
         let Some(reading) = log.reading(checkpoint, None).await? else { break };
         if let Err(verdict) = judge(checkpoint, &reading) {
-            tracing::warn!(log = log.name(), snapshot = %name, "a snapshot is passed over: {verdict}");
-            if !matches!(verdict, Verdict::LogTruncated { .. }) {
+            let is_outdated = matches!(verdict, Verdict::LogTruncated { .. });
+            if !is_outdated {
                 verdicts.push(verdict);
+            }
+            // An outdated one is only missed where the store itself is no further.
+            if !is_outdated || checkpoint.position > beyond {
+                tracing::warn!(log = log.name(), snapshot = %name, "a snapshot is passed over: {verdict}");
             }
             continue;
         }
