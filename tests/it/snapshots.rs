@@ -288,6 +288,16 @@ async fn a_small_log_wraps_again_and_again_with_summers_slower_than_chunkers() {
         let kept = snapshots.list(partition).await.unwrap().len();
         assert!((2..=4).contains(&kept), "{kept}");
     }
+    // Purged further, the log makes the oldest useless: nobody is told so whose store is further than both.
+    let oldest = snapshots.list(0).await.unwrap().last().unwrap().checkpoint.position;
+    let stream = server.jetstream().await.get_stream("chunks-0").await.unwrap();
+    let last = stream.cached_info().state.last_sequence;
+    assert!(oldest + 1 < last, "{oldest} {last}");
+    stream.purge().sequence(last).await.unwrap();
+    let summing = summer(&server, &folder.path().join("data"), "").spawn();
+    Program::at(&server, "chunker --streams 20").run().expect(0);
+    let log = summing.stop().expect(0).stderr;
+    assert!(!log.contains("passed over"), "{log}");
 }
 
 /// A summer of one partition whose snapshot waits to settle, and the position of that. The log is a third full.
