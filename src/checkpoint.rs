@@ -1,6 +1,6 @@
 //! `Checkpoint` and the log identity: where a store stands, in which log, and whether the broker still has that log.
 
-use crate::row::UnixNanos;
+use crate::row::{LogTime, UnixNanos};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -12,31 +12,77 @@ pub type Position = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     pub position: Position,
-    /// When the log was created.
+    /// When the log was created. A log that is brought back from a backup is created anew, and stays the same log.
     pub log_created: UnixNanos,
+    /// When the log was created that the store began with: the subjects of its rejects carry this.
+    pub log_born: UnixNanos,
     /// The timestamp of the message at `position`; 0 where there is none: at position 0, and where messages that are
     /// gone were accepted as lost.
     pub message_time: UnixNanos,
-    /// The highest message timestamp through `position`; 0 at position 0.
-    pub log_time: UnixNanos,
+    /// What the log's clock has run so far: see [`Checkpoint::step`].
+    pub log_time: LogTime,
+    /// Through this position messages were folded before a loss was accepted, and come again: the log's clock stands still.
+    pub refolds_through: Position,
     /// Live streams in the store, expired ones that nobody has collected included.
     pub live_streams: u64,
     /// The furthest final that this store knows to be in `sums`.
-    pub sums: Option<SumsMark>,
+    pub sums: Option<Mark>,
+    /// The furthest reject that this store knows to be in `rejects`.
+    pub rejects: Option<Mark>,
 }
 
-/// The identity of `sums`: when it was created, and the highest final ever confirmed in it.
+/// The identity of a stream of effects: when it was created, and the highest message ever confirmed in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SumsMark {
+pub struct Mark {
     pub created: UnixNanos,
     pub sequence: u64,
     pub time: UnixNanos,
 }
 
+impl Mark {
+    /// The mark that reaches further; that of another stream never counts against the new one.
+    pub fn further(before: Option<Mark>, found: Option<Mark>) -> Option<Mark> {
+        match (before, found) {
+            (Some(before), Some(found)) if before.created == found.created && before.sequence > found.sequence => {
+                Some(before)
+            }
+            (before, found) => found.or(before),
+        }
+    }
+}
+
+/// One message moves the log's clock by this part of `idle_expiry` at the most.
+const LONGEST_STEP: LogTime = 8;
+
 impl Checkpoint {
     /// The checkpoint of a store that has folded nothing of the log created at `log_created`.
     pub fn start_of(log_created: UnixNanos) -> Self {
-        Self { position: 0, log_created, message_time: 0, log_time: 0, live_streams: 0, sums: None }
+        Self {
+            position: 0,
+            log_created,
+            log_born: log_created,
+            message_time: 0,
+            log_time: 0,
+            refolds_through: 0,
+            live_streams: 0,
+            sums: None,
+            rejects: None,
+        }
+    }
+
+    /// Moves on to the next message, stamped `time`, and moves the log's clock.
+    ///
+    /// Each message adds what lies between its stamp and that of the one before: never less than nothing, and never more
+    /// than an eighth of `idle_expiry`. So neither a server's clock that steps nor a night without a message makes streams
+    /// expire that were under way, and a step counts once. The log alone decides.
+    pub fn step(&mut self, time: UnixNanos, idle_expiry: LogTime) {
+        self.position += 1;
+        let comes_again = self.position <= self.refolds_through;
+        if self.message_time != 0 && !comes_again {
+            let between = time.saturating_sub(self.message_time);
+            self.log_time = self.log_time.saturating_add(between.clamp(0, idle_expiry / LONGEST_STEP));
+        }
+        self.message_time = time;
     }
 }
 
@@ -59,10 +105,19 @@ pub struct LogState {
     pub created: UnixNanos,
     /// The first sequence that is kept; 0 in a new log, `last + 1` in an emptied one.
     pub first: Position,
+    /// The timestamp of the message at `first`.
+    pub first_time: UnixNanos,
     /// The last sequence ever assigned.
     pub last: Position,
     /// The timestamp of the message at `last`.
     pub last_time: UnixNanos,
+}
+
+impl LogState {
+    /// Whether the stream holds messages that are older than itself: it was brought back from a backup.
+    fn was_brought_back(&self) -> bool {
+        self.first <= self.last && self.last > 0 && self.first_time < self.created
+    }
 }
 
 /// What the leader answered about one place of the log.
@@ -84,7 +139,18 @@ pub enum Verdict {
     /// The log was deleted and made anew.
     LogReplaced { folded: UnixNanos, found: UnixNanos },
     /// `sums` has lost finals that it had acknowledged: through `recorded` at least, and what it has left ends at `last`.
-    SumsForgot { recorded: u64, recorded_at: UnixNanos, last: u64, made_anew: bool },
+    SumsForgot(Forgot),
+    /// `rejects` has lost rejects that it had acknowledged.
+    RejectsForgot(Forgot),
+}
+
+/// What a stream of effects has lost: through `recorded` at least, and what it has left ends at `last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forgot {
+    pub recorded: u64,
+    pub recorded_at: UnixNanos,
+    pub last: u64,
+    pub made_anew: bool,
 }
 
 impl Verdict {
@@ -94,7 +160,8 @@ impl Verdict {
             Verdict::LogTruncated { .. } => "LogTruncated",
             Verdict::LogHole { .. } => "LogHole",
             Verdict::LogReplaced { .. } => "LogReplaced",
-            Verdict::SumsForgot { .. } => "SumsForgot",
+            Verdict::SumsForgot(_) => "SumsForgot",
+            Verdict::RejectsForgot(_) => "RejectsForgot",
         }
     }
 
@@ -105,7 +172,7 @@ impl Verdict {
             Verdict::LogTruncated { .. } => Some(Loss::Truncated),
             Verdict::LogHole { .. } => Some(Loss::Hole),
             Verdict::LogReplaced { .. } => Some(Loss::Replaced),
-            Verdict::SumsForgot { .. } => None,
+            Verdict::SumsForgot(_) | Verdict::RejectsForgot(_) => None,
         }
     }
 
@@ -117,7 +184,12 @@ impl Verdict {
             Verdict::LogHole { to, .. } => *to,
             _ => state.first.saturating_sub(1),
         };
-        Checkpoint { position, log_created: state.created, message_time: 0, ..*before }
+        let (log_created, replaced) = (state.created, matches!(self, Verdict::LogReplaced { .. }));
+        let (log_born, refolds_through) = match replaced {
+            true => (log_created, 0),
+            false => (before.log_born, before.refolds_through.max(before.position)),
+        };
+        Checkpoint { position, log_created, log_born, message_time: 0, refolds_through, ..*before }
     }
 }
 
@@ -210,18 +282,26 @@ impl fmt::Display for Verdict {
                 rfc3339(*found),
                 rfc3339(*folded)
             ),
-            Verdict::SumsForgot { recorded, recorded_at, last, made_anew } => write!(
+            Verdict::SumsForgot(forgot) => {
+                write!(f, "the final at {}. The finals of completed streams are published again", forgot.of("sums"))
+            }
+            Verdict::RejectsForgot(forgot) => write!(
                 f,
-                "the final at {recorded} of sums, acknowledged at {}, is gone: sums {}. The finals of completed streams \
-                 are published again",
-                rfc3339(*recorded_at),
-                if *made_anew {
-                    "was made anew".to_owned()
-                } else {
-                    format!("ends at {last}, or has others in their place")
-                },
+                "the reject at {}. What was rejected before and is no longer there can't be recovered from the store",
+                forgot.of("rejects")
             ),
         }
+    }
+}
+
+impl Forgot {
+    fn of(&self, stream: &str) -> String {
+        let what = match self.made_anew {
+            true => "was made anew".to_owned(),
+            false => format!("ends at {}, or has others in their place", self.last),
+        };
+        let at = rfc3339(self.recorded_at);
+        format!("{} of {stream}, acknowledged at {at}, is gone: {stream} {what}", self.recorded)
     }
 }
 
@@ -254,27 +334,26 @@ pub struct NextMessage {
 
 /// Whether the log is still the one that `checkpoint` stands in.
 ///
-/// Only a sequence and its timestamp together tell a message from another: clocks step, and sequences are given anew.
+/// Only a sequence and its timestamp together tell a message from another: clocks step, and sequences are given anew. No
+/// message at the position, in a log that reaches it, was deleted after it was folded.
 pub fn judge(checkpoint: &Checkpoint, reading: &LogReading) -> Result<(), Verdict> {
-    let Checkpoint { position, .. } = *checkpoint;
+    let Checkpoint { position, message_time, .. } = *checkpoint;
     let LogState { created, first, last, .. } = reading.state;
-    if created != checkpoint.log_created {
-        return Err(Verdict::LogReplaced { folded: checkpoint.log_created, found: created });
+    let known = position > 0 && message_time != 0;
+    let same = known && reading.at_position == Some(MessageMark { position, time: message_time });
+    if created != checkpoint.log_created && !same {
+        let folded_another = last < position || reading.at_position.is_some();
+        return Err(match reading.state.was_brought_back() && folded_another {
+            // From a backup that is older than the store.
+            true => Verdict::LogDiverged { position, last },
+            false => Verdict::LogReplaced { folded: checkpoint.log_created, found: created },
+        });
     }
-    if last < position {
+    if last < position || known && !same && reading.at_position.is_some() {
         return Err(Verdict::LogDiverged { position, last });
     }
     if first > position + 1 {
         return Err(Verdict::LogTruncated { from: position + 1, to: first - 1 });
-    }
-    if position > 0 && first <= position {
-        let same = match reading.at_position {
-            Some(found) => found.position == position && found.time == checkpoint.message_time,
-            None => checkpoint.message_time == 0,
-        };
-        if !same {
-            return Err(Verdict::LogDiverged { position, last });
-        }
     }
     let Some(NextMessage { expected, found }) = reading.next else { return Ok(()) };
     let next = found.map_or(last + 1, |found| found.position);
@@ -284,39 +363,45 @@ pub fn judge(checkpoint: &Checkpoint, reading: &LogReading) -> Result<(), Verdic
     Ok(())
 }
 
-/// What the leader of `sums` answered about it.
+/// Whether the message at the position was deleted after it was folded, from a log that is [the same](judge) and still
+/// begins before it.
+pub fn is_deleted(checkpoint: &Checkpoint, reading: &LogReading) -> bool {
+    let Checkpoint { position, message_time, .. } = *checkpoint;
+    message_time != 0 && reading.state.first <= position && reading.at_position.is_none()
+}
+
+/// What the leader of a stream of effects answered about it.
 #[derive(Clone, Copy, Debug)]
-pub struct SumsReading {
+pub struct MarkReading {
     pub state: LogState,
     /// The message at the recorded sequence, where there is one.
     pub at_mark: Option<MessageMark>,
 }
 
-/// Whether `sums` still has the furthest final that was ever confirmed in it. What lies before its first sequence has
-/// aged out, and was not forgotten.
-pub fn judge_sums(mark: &SumsMark, reading: &SumsReading) -> Result<(), Verdict> {
+/// Whether `sums` or `rejects` still has the furthest message that was ever confirmed in it. What lies before its first
+/// sequence has aged out, and was not forgotten. One that was brought back from a backup, and has it, is the same.
+pub fn judge_mark(mark: &Mark, reading: &MarkReading) -> Result<(), Forgot> {
     let LogState { created, first, last, .. } = reading.state;
-    let SumsMark { sequence, time, .. } = *mark;
-    let forgot = |made_anew| Err(Verdict::SumsForgot { recorded: sequence, recorded_at: time, last, made_anew });
-    if created != mark.created {
-        return forgot(true);
-    }
-    if first > sequence || reading.at_mark == Some(MessageMark { position: sequence, time }) {
+    let Mark { sequence, time, .. } = *mark;
+    let made_anew = created != mark.created && !reading.state.was_brought_back();
+    let aged_out = !made_anew && first > sequence;
+    if aged_out || reading.at_mark == Some(MessageMark { position: sequence, time }) {
         return Ok(());
     }
-    forgot(false)
+    Err(Forgot { recorded: sequence, recorded_at: time, last, made_anew })
 }
 
-/// The cheap judgement before a commit: whether the log still reaches the position that is about to be committed.
-pub fn judge_before_commit(next: &Checkpoint, state: &LogState) -> Result<(), Verdict> {
+/// The cheap judgement before a commit: whether the log still reaches the position that is about to be committed. `false`
+/// where its last message is stamped otherwise: only the message at the position tells whether it was rewritten, or was
+/// deleted after it was folded.
+pub fn judge_before_commit(next: &Checkpoint, state: &LogState) -> Result<bool, Verdict> {
     if state.created != next.log_created {
         return Err(Verdict::LogReplaced { folded: next.log_created, found: state.created });
     }
-    let rewritten = state.last == next.position && state.last_time != next.message_time;
-    if state.last < next.position || rewritten {
+    if state.last < next.position {
         return Err(Verdict::LogDiverged { position: next.position, last: state.last });
     }
-    Ok(())
+    Ok(state.last > next.position || state.last_time == next.message_time)
 }
 
 #[cfg(test)]
@@ -328,8 +413,12 @@ mod tests {
     }
 
     fn reading(first: Position, last: Position) -> LogReading {
-        let state = LogState { created: 1, first, last, last_time: last as i64 * 10 };
-        LogReading { state, at_position: None, next: None }
+        LogReading { state: state(1, first, last), at_position: None, next: None }
+    }
+
+    /// Message n is stamped 10 n, and a log created at 1 is older than all of them.
+    fn state(created: UnixNanos, first: Position, last: Position) -> LogState {
+        LogState { created, first, first_time: first as i64 * 10, last, last_time: last as i64 * 10 }
     }
 
     fn mark_at(position: Position, time: UnixNanos) -> Option<MessageMark> {
@@ -344,6 +433,7 @@ mod tests {
         let at_its_end = LogReading { at_position: mark_at(5, 50), next: next(6, None), ..reading(5, 5) };
         assert_eq!(judge(&checkpoint(5), &at_its_end), Ok(()));
         assert_eq!(judge(&checkpoint(5), &reading(6, 5)), Ok(()), "purged through the position");
+        assert!(!is_deleted(&checkpoint(5), &reading(6, 5)) && !is_deleted(&checkpoint(5), &held));
         for first in [0, 1] {
             assert_eq!(judge(&checkpoint(0), &reading(first, 0)), Ok(()), "empty");
         }
@@ -353,7 +443,7 @@ mod tests {
     fn each_way_a_log_can_differ_has_its_own_verdict() {
         let judge = |checkpoint: &Checkpoint, reading: LogReading| judge(checkpoint, &reading).unwrap_err();
         assert_eq!(judge(&checkpoint(5), reading(1, 4)), Verdict::LogDiverged { position: 5, last: 4 });
-        for other in [None, mark_at(5, 51), mark_at(6, 50)] {
+        for other in [mark_at(5, 51), mark_at(6, 50)] {
             let reading = LogReading { at_position: other, ..reading(1, 9) };
             assert_eq!(judge(&checkpoint(5), reading), Verdict::LogDiverged { position: 5, last: 9 });
         }
@@ -367,47 +457,130 @@ mod tests {
         let to_the_end = LogReading { next: next(6, None), ..hole };
         assert_eq!(judge(&checkpoint(5), to_the_end), Verdict::LogHole { from: 6, to: 9 });
         let mut anew = reading(1, 9);
-        anew.state.created = 2;
-        assert_eq!(judge(&checkpoint(5), anew), Verdict::LogReplaced { folded: 1, found: 2 });
+        (anew.state.created, anew.state.first_time) = (200, 201);
+        assert_eq!(judge(&checkpoint(5), anew), Verdict::LogReplaced { folded: 1, found: 200 });
+    }
+
+    #[test]
+    fn a_message_that_was_deleted_after_it_was_folded_is_no_loss() {
+        for (first, last) in [(1, 9), (1, 5), (5, 5)] {
+            let deleted = reading(first, last);
+            assert_eq!(judge(&checkpoint(5), &deleted), Ok(()), "{first} to {last}");
+            assert!(is_deleted(&checkpoint(5), &deleted));
+        }
+        // What is not folded is another matter.
+        let and_the_next =
+            LogReading { next: Some(NextMessage { expected: 6, found: mark_at(7, 70) }), ..reading(1, 9) };
+        assert_eq!(judge(&checkpoint(5), &and_the_next), Err(Verdict::LogHole { from: 6, to: 6 }));
+    }
+
+    #[test]
+    fn a_log_that_was_brought_back_from_a_backup_is_the_same_where_it_has_what_was_folded() {
+        let back = |first, last, at_position| LogReading { state: state(200, first, last), at_position, next: None };
+        let judge = |reading| judge(&checkpoint(5), &reading);
+        assert_eq!(judge(back(1, 9, mark_at(5, 50))), Ok(()));
+        assert_eq!(judge(back(5, 5, mark_at(5, 50))), Ok(()));
+        // From an older one, and what has come in the meantime.
+        assert_eq!(judge(back(1, 4, None)), Err(Verdict::LogDiverged { position: 5, last: 4 }));
+        assert_eq!(judge(back(1, 9, mark_at(5, 210))), Err(Verdict::LogDiverged { position: 5, last: 9 }));
+        // What is not there shows nothing.
+        let replaced = Verdict::LogReplaced { folded: 1, found: 200 };
+        for unknown in [back(1, 9, None), back(6, 9, None), back(6, 5, None), back(0, 0, None)] {
+            assert_eq!(judge(unknown), Err(replaced));
+        }
+        let never = Checkpoint { message_time: 0, ..checkpoint(5) };
+        assert_eq!(
+            super::judge(&never, &back(1, 9, mark_at(5, 50))),
+            Err(Verdict::LogDiverged { position: 5, last: 9 })
+        );
+    }
+
+    #[test]
+    fn the_log_s_clock_runs_with_stamps_and_never_far_with_one() {
+        const IDLE: LogTime = 800;
+        let mut at = Checkpoint::start_of(1);
+        for (stamp, log_time, why) in [
+            (5_000, 0, "the first sets it"),
+            (5_030, 30, "what lies between"),
+            (5_030, 30, "nothing"),
+            (5_130, 130, "an eighth"),
+            (5_131, 131, ""),
+            (5_000_000, 231, "a step counts once, and little"),
+            (5_000_050, 281, ""),
+            (5_200, 281, "a step back counts nothing"),
+            (5_250, 331, "and goes on from there"),
+        ] {
+            at.step(stamp, IDLE);
+            assert_eq!(at.log_time, log_time, "{stamp}: {why}");
+        }
+        assert_eq!((at.position, at.message_time), (9, 5_250));
+    }
+
+    #[test]
+    fn the_log_s_clock_stands_still_while_what_was_folded_comes_again() {
+        let folded = Checkpoint { position: 3, log_time: 77, message_time: 30, ..Checkpoint::start_of(1) };
+        let mut at = Verdict::LogDiverged { position: 3, last: 9 }.accepted(&folded, &state(1, 1, 9));
+        assert_eq!((at.position, at.refolds_through), (0, 3));
+        for (stamp, log_time) in [(10, 77), (20, 77), (30, 77), (40, 87)] {
+            at.step(stamp, 800);
+            assert_eq!(at.log_time, log_time, "{stamp}");
+        }
+        let replaced = Verdict::LogReplaced { folded: 1, found: 200 }.accepted(&folded, &state(200, 1, 9));
+        assert_eq!((replaced.refolds_through, replaced.log_born), (0, 200), "nothing of it comes again");
     }
 
     #[test]
     fn a_commit_waits_for_a_log_that_reaches_its_position() {
-        let state = |created, last, last_time| LogState { created, first: 1, last, last_time };
-        assert_eq!(judge_before_commit(&checkpoint(5), &state(1, 5, 50)), Ok(()));
-        assert_eq!(judge_before_commit(&checkpoint(5), &state(1, 7, 1)), Ok(()));
+        let state = |created, last, last_time| LogState { last_time, ..state(created, 1, last) };
+        assert_eq!(judge_before_commit(&checkpoint(5), &state(1, 5, 50)), Ok(true));
+        assert_eq!(judge_before_commit(&checkpoint(5), &state(1, 7, 1)), Ok(true));
+        assert_eq!(judge_before_commit(&checkpoint(5), &state(1, 5, 51)), Ok(false), "rewritten, or deleted");
         assert!(judge_before_commit(&checkpoint(5), &state(1, 4, 40)).is_err());
-        assert!(judge_before_commit(&checkpoint(5), &state(1, 5, 51)).is_err());
         assert!(judge_before_commit(&checkpoint(5), &state(2, 5, 50)).is_err());
     }
 
     #[test]
     fn sums_forgets_by_sequence_and_timestamp_and_never_by_age() {
-        let mark = SumsMark { created: 1, sequence: 7, time: 70 };
-        let sums = |created, first, last, at_mark| SumsReading {
-            state: LogState { created, first, last, last_time: 0 },
-            at_mark,
-        };
-        for kept in
-            [sums(1, 1, 7, mark_at(7, 70)), sums(1, 3, 99, mark_at(7, 70)), sums(1, 8, 9, None), sums(1, 8, 7, None)]
-        {
-            assert_eq!(judge_sums(&mark, &kept), Ok(()));
+        let mark = Mark { created: 1, sequence: 7, time: 70 };
+        let sums = |created, first, last, at_mark| MarkReading { state: state(created, first, last), at_mark };
+        for kept in [
+            sums(1, 1, 7, mark_at(7, 70)),
+            sums(1, 3, 99, mark_at(7, 70)),
+            sums(1, 8, 9, None),
+            sums(1, 8, 7, None),
+            // Brought back from a backup: with it, and after it has aged out.
+            sums(200, 1, 9, mark_at(7, 70)),
+            sums(200, 8, 9, None),
+        ] {
+            assert_eq!(judge_mark(&mark, &kept), Ok(()), "{kept:?}");
         }
         for (forgotten, made_anew) in [
             (sums(1, 1, 6, None), false),
             (sums(1, 1, 9, mark_at(7, 71)), false),
             (sums(1, 1, 9, None), false),
-            (sums(2, 1, 9, mark_at(7, 70)), true),
+            (sums(200, 1, 6, None), false),
+            (sums(2, 1, 9, mark_at(7, 71)), true),
+            (sums(2, 8, 9, None), true),
+            (sums(200, 8, 7, None), true),
         ] {
             let last = forgotten.state.last;
-            let verdict = Verdict::SumsForgot { recorded: 7, recorded_at: 70, last, made_anew };
-            assert_eq!(judge_sums(&mark, &forgotten), Err(verdict));
+            let forgot = Forgot { recorded: 7, recorded_at: 70, last, made_anew };
+            assert_eq!(judge_mark(&mark, &forgotten), Err(forgot), "{forgotten:?}");
         }
     }
 
     #[test]
+    fn the_mark_that_reaches_further_stays() {
+        let mark = |created, sequence| Some(Mark { created, sequence, time: 0 });
+        assert_eq!(Mark::further(mark(1, 7), mark(1, 6)), mark(1, 7));
+        assert_eq!(Mark::further(mark(1, 7), mark(1, 8)), mark(1, 8));
+        assert_eq!(Mark::further(mark(1, 7), mark(2, 3)), mark(2, 3), "of another stream");
+        assert_eq!(Mark::further(mark(1, 7), None), mark(1, 7));
+    }
+
+    #[test]
     fn what_is_accepted_goes_on_where_nothing_more_is_lost_than_has_to_be() {
-        let state = |first| LogState { created: 9, first, last: 99, last_time: 0 };
+        let state = |first| LogState { first_time: 999, ..state(9, first, 99) };
         let before = checkpoint(20);
         for (verdict, first, position) in [
             (Verdict::LogReplaced { folded: 1, found: 9 }, 1, 0),

@@ -4,13 +4,14 @@
 //! | --- | --- | --- |
 //! | no row | `seq_no` 1 | opened; closing at once is the SHA-1 of nothing |
 //! | no row | `seq_no` > 1 | rejected `unknown` |
+//! | an expired row, not yet forgotten | `seq_no` > 1 | rejected `expired` |
 //! | a live row | last + 1 | extended, or completed where `data` is empty |
 //! | a live row | <= last | duplicate: dropped and counted |
 //! | a live row | > last + 1 | rejected `gap`; the stream becomes broken |
 //! | a broken row | any | rejected `broken` |
 //! | a completed row | <= its `seq_no` / beyond | duplicate / rejected `after-end` |
 //!
-//! An expired row is no row. The fold is pure: it is handed the rows that it does not hold, and hands back effects
+//! An expired row is no row but for the word in a reject, and a forgotten one is none at all. The fold is pure: it is handed the rows that it does not hold, and hands back effects
 //! and changed rows. What it decides depends on the log alone, so that any replay arrives at the same place.
 
 use crate::checkpoint::{Checkpoint, Position};
@@ -19,7 +20,7 @@ use crate::codec::{self, Undecodable};
 use crate::places::{INDEX_BYTES, Places};
 use crate::prefetch::prefetch;
 use crate::reject::{Reason, RejectedBatch, Rejections};
-use crate::row::{Row, UnixNanos};
+use crate::row::{LogTime, Row};
 use crate::stream_id::StreamId;
 use crate::sum::{RunningSum, Sum};
 use crate::transaction::{Batch, Folded, Rules, Tally, Transaction};
@@ -155,9 +156,7 @@ impl Fold {
     /// If `batch` is not the one after the last: a fold with a hole is no fold, so whoever pulls must know.
     pub fn fold(&mut self, batch: &Batch, staged: Staged<'_>) -> Folded {
         assert_eq!(batch.position, self.at.position + 1, "positions are dense");
-        self.at.position = batch.position;
-        self.at.message_time = batch.time;
-        self.at.log_time = self.at.log_time.max(batch.time);
+        self.at.step(batch.time, self.rules.expiry.idle);
         self.batches += 1;
 
         let mut folded = Folded::default();
@@ -225,16 +224,16 @@ impl Fold {
         result
     }
 
-    /// Lets rows that have expired leave the store with the open transaction, which is to be sealed next. `stored` is
+    /// Lets rows that are forgotten leave the store with the open transaction, which is to be sealed next. `stored` is
     /// what the store had after the last transaction that was let go of, each row once: what has changed since is held, and
     /// counts.
     ///
-    /// Nothing depends on when this is done, or whether: an expired row is no row.
+    /// Nothing depends on when this is done, or whether: a forgotten row is no row.
     pub fn collect(&mut self, stored: &[(StreamId, Row)]) {
         let (now, expiry) = (self.at.log_time, self.rules.expiry);
         for (id, row) in stored {
             let was_live = match self.rows.get_mut(id) {
-                None if row.is_expired(now, expiry) => {
+                None if row.is_forgotten(now, expiry) => {
                     // Held as absent until this is committed: till then the store still has it.
                     let place = Place { held: Held::Absent, changed_in: self.number };
                     self.rows.insert(*id, place);
@@ -242,7 +241,7 @@ impl Fold {
                 }
                 Some(Place { held: held @ Held::Row(_), changed_in }) if *changed_in != self.number => {
                     let Held::Row(row) = &*held else { unreachable!("matched above") };
-                    if !row.is_expired(now, expiry) {
+                    if !row.is_forgotten(now, expiry) {
                         continue;
                     }
                     let was_live = matches!(row, Row::Live { .. });
@@ -338,7 +337,7 @@ enum Outcome {
 }
 
 /// The table at the head of this file.
-fn decide(held: &mut Held, chunk: &Chunk<'_>, now: UnixNanos, rules: &Rules) -> Outcome {
+fn decide(held: &mut Held, chunk: &Chunk<'_>, now: LogTime, rules: &Rules) -> Outcome {
     if matches!(held, Held::Misrouted) {
         return Outcome::Rejected(Reason::Misrouted);
     }
@@ -359,6 +358,9 @@ fn decide(held: &mut Held, chunk: &Chunk<'_>, now: UnixNanos, rules: &Rules) -> 
             Row::Completed { seq_no, .. } if chunk.seq_no <= *seq_no => Outcome::Duplicate,
             Row::Completed { .. } => Outcome::Rejected(Reason::AfterEnd),
         },
+        Held::Row(row) if chunk.seq_no > SeqNo::FIRST && !row.is_forgotten(now, rules.expiry) => {
+            Outcome::Rejected(Reason::Expired)
+        }
         _ if chunk.seq_no > SeqNo::FIRST => Outcome::Rejected(Reason::Unknown),
         _ => {
             let sum = RunningSum::open(chunk);
@@ -368,7 +370,7 @@ fn decide(held: &mut Held, chunk: &Chunk<'_>, now: UnixNanos, rules: &Rules) -> 
     }
 }
 
-fn completed(sum: &RunningSum, now: UnixNanos) -> Row {
+fn completed(sum: &RunningSum, now: LogTime) -> Row {
     Row::Completed { seq_no: sum.seq_no(), value: sum.value(), changed_at: now }
 }
 
@@ -376,7 +378,7 @@ fn completed(sum: &RunningSum, now: UnixNanos) -> Row {
 mod tests {
     use super::*;
     use crate::codec::encode_chunk;
-    use crate::row::Expiry;
+    use crate::row::{Expiry, UnixNanos};
     use bytes::Bytes;
 
     const HOUR: UnixNanos = 3_600_000_000_000;
@@ -485,25 +487,45 @@ mod tests {
         assert_eq!(log.why(&[(1, 2, b"b")]), "0 unknown");
     }
 
+    /// Messages that move the log's clock on by `by` in all, and say nothing of any stream.
+    fn pass(log: &mut Log, from: UnixNanos, by: UnixNanos) -> UnixNanos {
+        let mut now = from;
+        while now < from + by {
+            now = (now + HOUR / 8).min(from + by);
+            log.at(now, encode(&[(99, 2, b"of nobody")]));
+        }
+        now
+    }
+
     #[test]
-    fn an_expired_row_is_no_row() {
+    fn an_expired_row_is_no_row_and_says_for_a_while_that_it_was() {
         let mut log = Log::new();
         log.at(1, encode(&[(1, 1, b"a"), (2, 1, b"")]));
-        let folded = log.at(2 + HOUR, encode(&[(1, 2, b"b"), (2, 1, b"")]));
-        assert_eq!(folded.rejected.unwrap().rejections.describe(99), "0 unknown");
+        let now = pass(&mut log, 1, HOUR);
+        assert!(log.at(now, encode(&[(1, 1, b"a")])).rejected.is_none(), "not yet: a duplicate");
+        let folded = log.at(now + 1, encode(&[(1, 2, b"b"), (2, 1, b"")]));
+        assert_eq!(folded.rejected.unwrap().rejections.describe(99), "0 expired");
         assert_eq!(folded.tally.duplicates, 1, "completed rows have their own expiry");
-        let again = log.at(2 + 2 * HOUR, encode(&[(1, 1, b"a"), (2, 1, b"")]));
+        let now = pass(&mut log, now + 1, HOUR / 4);
+        let folded = log.at(now, encode(&[(1, 2, b"b"), (3, 2, b"never opened")]));
+        assert_eq!(folded.rejected.unwrap().rejections.describe(99), "0-1 unknown", "forgotten, collected or not");
+        let now = pass(&mut log, now, 3 * HOUR / 4);
+        let again = log.at(now, encode(&[(1, 1, b"a"), (2, 1, b"")]));
         assert_eq!(again.tally.opened, 2);
         assert_eq!(log.0.seal().unwrap().checkpoint.live_streams, 1);
     }
 
     #[test]
-    fn log_time_never_steps_back() {
-        let mut log = Log::new();
-        log.at(5 * HOUR, encode(&[(1, 1, b"a")]));
-        log.at(1, encode(&[(1, 2, b"b")]));
-        let rows = log.0.seal().unwrap().rows;
-        assert!(matches!(rows[0].1, Row::Live { changed_at, .. } if changed_at == 5 * HOUR));
+    fn no_step_of_a_clock_and_no_quiet_night_ends_a_stream() {
+        for step in [2 * HOUR, 100 * HOUR, -50 * HOUR] {
+            let mut log = Log::new();
+            let start = 1000 * HOUR;
+            log.at(start, encode(&[(1, 1, b"a"), (2, 1, b"")]));
+            log.at(start + step, encode(&[(3, 1, b"c")]));
+            let folded = log.at(start + step + 1, encode(&[(1, 2, b""), (2, 1, b""), (3, 2, b"")]));
+            assert_eq!((folded.finals.len(), folded.rejected), (2, None), "{step}");
+            assert_eq!(folded.tally.duplicates, 1);
+        }
     }
 
     #[test]
@@ -534,24 +556,29 @@ mod tests {
     }
 
     #[test]
-    fn expired_rows_are_collected_unless_they_live_again() {
+    fn forgotten_rows_are_collected_unless_they_live_again() {
         let mut log = Log::new();
         log.at(1, encode(&[(1, 1, b"a"), (2, 1, b"b"), (3, 1, b"c"), (4, 1, b"d"), (5, 1, b"")]));
         let stored = log.0.seal().unwrap().rows;
         log.0.evict(0, 1);
         assert_eq!(log.0.at.live_streams, 4);
-        // Stream 2 is opened again after it has expired; 4 is asked for, and too early.
-        log.over(&stored, 1 + HOUR + 1, encode(&[(2, 1, b"again"), (4, 3, b"")]));
+        let expired = pass(&mut log, 1, HOUR + 1);
+        log.0.collect(&stored);
+        assert_eq!(log.0.seal().unwrap().collected, [], "they say still that they were");
+        log.0.evict(0, 2);
+        let forgotten = pass(&mut log, expired, HOUR / 4);
+        // Stream 2 is opened again; 4 is asked for, and too late.
+        log.over(&stored, forgotten, encode(&[(2, 1, b"again"), (4, 3, b"")]));
         log.0.collect(&stored);
         let transaction = log.0.seal().unwrap();
         assert_eq!(transaction.collected, [id(1), id(3), id(4)]);
         assert_eq!(transaction.rows.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id(2)]);
         assert_eq!(transaction.checkpoint.live_streams, 1);
         // Until that is committed the store still has them, and whoever is opened again is no longer there.
-        log.0.evict(0, 1);
-        log.over(&stored, 1 + HOUR + 1, encode(&[(1, 1, b"again")]));
+        log.0.evict(0, 2);
+        log.over(&stored, forgotten, encode(&[(1, 1, b"again")]));
         assert_eq!(log.0.at.live_streams, 2);
-        log.over(&stored, 1 + HOUR + 1, encode(&[(1, 2, b"")]));
+        log.over(&stored, forgotten, encode(&[(1, 2, b"")]));
         assert_eq!(log.0.at.live_streams, 1);
         // What was collected is gone for the fold as well.
         assert_eq!(log.why(&[(3, 2, b"x"), (4, 2, b"x")]), "0-1 unknown");

@@ -7,8 +7,10 @@ use std::fmt;
 /// Why a chunk was not folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
-    /// Not the first chunk, of a stream that nothing is known of: lost beginning, or sent again after the row expired.
+    /// Not the first chunk, of a stream that nothing is known of: lost beginning, or sent again long after its end.
     Unknown,
+    /// Not the first chunk, of a stream that was known and has expired: it came too late.
+    Expired,
     /// Chunks are missing before this one.
     Gap,
     /// Of a stream that lost a chunk before.
@@ -27,6 +29,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Unknown => "unknown",
+            Reason::Expired => "expired",
             Reason::Gap => "gap",
             Reason::Broken => "broken",
             Reason::AfterEnd => "after-end",

@@ -15,15 +15,18 @@ use crate::sum::{RunningSum, Sum, Value};
 /// Nanoseconds since the Unix epoch, as the server that keeps the log stamped them.
 pub type UnixNanos = i64;
 
+/// Nanoseconds that the log's own clock has run: see [`Checkpoint::step`](crate::checkpoint::Checkpoint::step).
+pub type LogTime = i64;
+
 /// What a store knows of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Row {
     /// Under way: the sum so far.
-    Live { sum: RunningSum, changed_at: UnixNanos },
+    Live { sum: RunningSum, changed_at: LogTime },
     /// A chunk is missing: it never gets a final. `seq_no` is the last chunk before the gap.
-    Broken { seq_no: SeqNo, changed_at: UnixNanos },
+    Broken { seq_no: SeqNo, changed_at: LogTime },
     /// Ended with the closing chunk `seq_no`; kept so that what comes again is known as a duplicate.
-    Completed { seq_no: SeqNo, value: Value, changed_at: UnixNanos },
+    Completed { seq_no: SeqNo, value: Value, changed_at: LogTime },
 }
 
 const LIVE: u8 = 1;
@@ -37,24 +40,36 @@ pub const MOST_ROW_BYTES: usize = 1 + 8 + 8 + RunningSum::STATE_BYTES;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expiry {
     /// For live and broken rows.
-    pub idle: UnixNanos,
-    pub completed: UnixNanos,
+    pub idle: LogTime,
+    pub completed: LogTime,
 }
 
+/// An expired row stays for this part of its time longer, so that a chunk which comes too late is told so.
+const STAYS: LogTime = 4;
+
 impl Row {
-    /// Whether the row counts as absent at `log_time`, be it still stored or not.
+    /// Whether the row counts as absent at `log_time`.
     ///
     /// Only log time decides, never a clock: so every replay of the log decides the same.
-    pub fn is_expired(&self, log_time: UnixNanos, expiry: Expiry) -> bool {
-        let (changed_at, kept) = match self {
-            Row::Live { changed_at, .. } | Row::Broken { changed_at, .. } => (*changed_at, expiry.idle),
-            Row::Completed { changed_at, .. } => (*changed_at, expiry.completed),
-        };
-        log_time.saturating_sub(changed_at) > kept
+    pub fn is_expired(&self, log_time: LogTime, expiry: Expiry) -> bool {
+        log_time.saturating_sub(self.changed_at()) > self.kept(expiry)
+    }
+
+    /// Whether nothing tells the row from one that never was: it may be collected, and may be stored still.
+    pub fn is_forgotten(&self, log_time: LogTime, expiry: Expiry) -> bool {
+        let kept = self.kept(expiry);
+        log_time.saturating_sub(self.changed_at()) > kept.saturating_add(kept / STAYS)
+    }
+
+    fn kept(&self, expiry: Expiry) -> LogTime {
+        match self {
+            Row::Live { .. } | Row::Broken { .. } => expiry.idle,
+            Row::Completed { .. } => expiry.completed,
+        }
     }
 
     /// The log time of the last change.
-    pub fn changed_at(&self) -> UnixNanos {
+    pub fn changed_at(&self) -> LogTime {
         match self {
             Row::Live { changed_at, .. } | Row::Broken { changed_at, .. } | Row::Completed { changed_at, .. } => {
                 *changed_at

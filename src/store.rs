@@ -352,7 +352,7 @@ fn put_meta<T: Serialize + ?Sized>(tx: &redb::WriteTransaction, key: &str, value
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::SumsMark;
+    use crate::checkpoint::Mark;
     use crate::chunk::{Chunk, SeqNo};
     use crate::sum::RunningSum;
     use crate::transaction::Tally;
@@ -369,7 +369,7 @@ mod tests {
         let id = |n| StreamId::new([n; 16]);
         let sum = RunningSum::open(&Chunk { id: id(1), seq_no: SeqNo::FIRST, data: b"battery" });
         let value = sum.value();
-        let sums = Some(SumsMark { created: 5, sequence: 6, time: 7 });
+        let sums = Some(Mark { created: 5, sequence: 6, time: 7 });
         Transaction {
             number: 1,
             rows: vec![

@@ -1,14 +1,14 @@
 //! Publishes whose acknowledgements are gathered: one subscription for all of them, and for each a place in a window.
 //!
 //! A request of its own for each would cost more than all else that is done about a final. What is not acknowledged in
-//! time, or refused, is handed back: whoever published it finds out why.
+//! time, or refused, is handed back: whoever published it finds out what became of it.
 
 use crate::bus::connect::Connection;
+use crate::bus::publish;
 use async_nats::{SubscribeError, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use tokio::sync::watch;
@@ -44,15 +44,34 @@ struct Ack<'a> {
     stream: Cow<'a, str>,
     seq: u64,
     /// A refusal names the stream as well, and 0 for a sequence.
-    #[serde(default)]
-    error: Option<IgnoredAny>,
+    #[serde(default, borrow)]
+    error: Option<Refused<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Refused<'a> {
+    #[serde(default, borrow)]
+    description: Cow<'a, str>,
+}
+
+/// What became of a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The stream has stored it, at this sequence.
+    Stored(u64),
+    /// The stream takes one message a subject, and may have that of this one.
+    SubjectTaken,
+    /// No answer, or one that does not say: it may be stored or not.
+    Unknown,
 }
 
 impl Ack<'_> {
-    /// Where `stream` has stored the message; `None` where it has not, or another has.
-    fn sequence(payload: &[u8], stream: &str) -> Option<u64> {
-        let ack: Ack = serde_json::from_slice(payload).ok()?;
-        (ack.error.is_none() && ack.stream == stream && ack.seq > 0).then_some(ack.seq)
+    fn answer(payload: &[u8], stream: &str) -> Answer {
+        match serde_json::from_slice::<Ack>(payload) {
+            Ok(Ack { error: Some(error), .. }) if publish::says_taken(&error.description) => Answer::SubjectTaken,
+            Ok(Ack { error: None, stream: found, seq }) if found == stream && seq > 0 => Answer::Stored(seq),
+            _ => Answer::Unknown,
+        }
     }
 }
 
@@ -89,9 +108,9 @@ impl<T> Acks<T> {
         sent
     }
 
-    /// The next publish that is answered, with its sequence in the stream; without one where the answer is no, or is
-    /// not known: it may be stored or not. To be asked only while there are unanswered ones. Cancel-safe.
-    pub async fn next(&mut self) -> (T, Option<u64>) {
+    /// The next publish that is answered, or is known not to be. To be asked only while there are unanswered ones.
+    /// Cancel-safe.
+    pub async fn next(&mut self) -> (T, Answer) {
         loop {
             let until = match self.waiting.front() {
                 Some(Some(first)) => first.until,
@@ -108,18 +127,18 @@ impl<T> Acks<T> {
                     // What was in flight when the connection broke is lost without a word.
                     Ok(()) => self.give_up(),
                     // The connection is closed for good.
-                    Err(_) => return (self.take_first(), None),
+                    Err(_) => return (self.take_first(), Answer::Unknown),
                 },
                 message = self.arriving.next() => match message {
                     Some(message) => {
                         let number = message.subject.strip_prefix(self.inbox.as_str()).and_then(|n| n.parse().ok());
                         if let Some(what) = number.and_then(|number| self.take(number)) {
-                            return (what, Ack::sequence(&message.payload, &self.stream));
+                            return (what, Ack::answer(&message.payload, &self.stream));
                         }
                     }
-                    None => return (self.take_first(), None),
+                    None => return (self.take_first(), Answer::Unknown),
                 },
-                () = sleep_until(until) => return (self.take_first(), None),
+                () = sleep_until(until) => return (self.take_first(), Answer::Unknown),
             }
         }
     }
@@ -148,18 +167,21 @@ mod tests {
 
     #[test]
     fn only_what_the_stream_has_stored_has_a_sequence() {
-        let sequence = |payload: &str| Ack::sequence(payload.as_bytes(), "sums");
-        assert_eq!(sequence(r#"{"stream":"sums","seq":7}"#), Some(7));
-        assert_eq!(sequence(r#"{"stream":"sums","domain":"hub","seq":8,"duplicate":true}"#), Some(8));
+        let answer = |payload: &str| Ack::answer(payload.as_bytes(), "sums");
+        assert_eq!(answer(r#"{"stream":"sums","seq":7}"#), Answer::Stored(7));
+        assert_eq!(answer(r#"{"stream":"sums","domain":"hub","seq":8,"duplicate":true}"#), Answer::Stored(8));
         let refused = r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"sums","seq":0}"#;
+        for taken in [refused, &refused.replace("\"seq\":0", "\"seq\":9")] {
+            assert_eq!(answer(taken), Answer::SubjectTaken, "{taken}");
+        }
         for other in [
-            refused,
-            &refused.replace("\"seq\":0", "\"seq\":9"),
+            &refused.replace(" per subject", ""),
+            r#"{"error":{"code":503},"stream":"sums","seq":0}"#,
             r#"{"stream":"other","seq":7}"#,
             r#"{"stream":"sums","seq":0}"#,
             "",
         ] {
-            assert_eq!(sequence(other), None, "{other}");
+            assert_eq!(answer(other), Answer::Unknown, "{other}");
         }
     }
 }

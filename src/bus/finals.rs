@@ -5,10 +5,11 @@
 use crate::bus::acks::Acks;
 use crate::bus::connect::Connection;
 use crate::bus::names::Names;
-use crate::bus::publish::{Once, Throttle, publish_once};
+use crate::bus::publish::{Once, Published, Throttle, publish_once};
 use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
-use crate::checkpoint::{SumsMark, SumsReading};
+use crate::checkpoint::{Forgot, Mark, MarkReading, Verdict};
 use crate::codec;
+use crate::doubt::{Leader, Place};
 use crate::reject::RejectedBatch;
 use crate::row::UnixNanos;
 use crate::stream_id::StreamId;
@@ -16,6 +17,7 @@ use crate::sum::{Sum, Value};
 use async_nats::{HeaderMap, SubscribeError};
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
+use std::fmt;
 
 /// The most bytes of the `Reject-Chunks` header.
 const REJECT_CHUNKS_BYTES: usize = 4 << 10;
@@ -29,22 +31,49 @@ pub const REJECT_CHUNKS: &str = "Reject-Chunks";
 /// Set to `omitted` where the payload is not the batch but its length and SHA-1.
 pub const REJECT_PAYLOAD: &str = "Reject-Payload";
 
-/// An effect that is out for good.
+/// The streams that effects go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Confirmed {
-    /// Where a final is; `None` for a reject.
-    pub place: Option<Place>,
+pub enum Kind {
+    Sums,
+    Rejects,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sums => "sums",
+            Self::Rejects => "rejects",
+        })
+    }
+}
+
+impl Kind {
+    /// The verdict on a stream of this kind.
+    pub fn forgot(self, forgot: Forgot) -> Verdict {
+        match self {
+            Self::Sums => Verdict::SumsForgot(forgot),
+            Self::Rejects => Verdict::RejectsForgot(forgot),
+        }
+    }
+}
+
+/// An effect that is out, for as long as its stream forgets nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confirmed<K> {
+    pub place: Place<K>,
     /// It was there before: an earlier fold, or another worker, has published it.
     pub already_there: bool,
-    /// A reject that was there differs from this one.
+    /// Another stood at its subject, so that it has one of its own: a reject alone.
     pub differs: bool,
 }
 
-impl Confirmed {
-    /// A final that this publish has stored.
-    pub fn stored(sequence: u64, id: StreamId) -> Self {
-        Self { place: Some(Place { sequence, id }), already_there: false, differs: false }
-    }
+/// What the leader shows at the subject of an effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadBack {
+    /// The effect, at this sequence.
+    Same(u64),
+    Another,
+    Nothing,
 }
 
 /// A final that contradicts one already published: one content, two sums.
@@ -67,14 +96,15 @@ pub struct Effects {
     sums: String,
     rejects: String,
     partition: u32,
-    log_created: UnixNanos,
+    /// When the log was created that the store began with.
+    log_born: UnixNanos,
     complaints: Throttle,
 }
 
 impl Effects {
-    pub fn new(connection: Connection, names: Names, partition: u32, log_created: UnixNanos) -> Self {
+    pub fn new(connection: Connection, names: Names, partition: u32, log_born: UnixNanos) -> Self {
         let (sums, rejects) = (names.sums(), names.rejects());
-        Self { connection, names, sums, rejects, partition, log_created, complaints: Throttle::default() }
+        Self { connection, names, sums, rejects, partition, log_born, complaints: Throttle::default() }
     }
 
     /// Gathers the acknowledgements of finals that are [sent](Effects::send_final).
@@ -88,87 +118,150 @@ impl Effects {
         acks.publish(self.names.final_subject(sum.id), codec::encode_final(sum).into(), what)
     }
 
-    /// Publishes a final until it is confirmed.
-    pub async fn publish_final(&self, sum: Sum) -> Result<Confirmed, ConflictingFinal> {
+    /// Publishes a final until it is confirmed, and says besides whether a try of it ended unknown.
+    pub async fn publish_final(&self, sum: Sum) -> (Result<Confirmed<StreamId>, ConflictingFinal>, bool) {
         let subject = self.names.final_subject(sum.id);
         let payload = Bytes::from(codec::encode_final(&sum));
-        let once = publish_once(&self.connection, &self.sums, &subject, None, payload, &self.complaints).await;
-        match once {
-            Once::Stored(sequence) => Ok(Confirmed::stored(sequence, sum.id)),
+        let Published { once, unknown } =
+            publish_once(&self.connection, &self.sums, &subject, None, payload, &self.complaints).await;
+        let confirmed = |sequence, already_there| Confirmed {
+            place: Place { sequence, key: sum.id },
+            already_there,
+            differs: false,
+        };
+        let confirmed = match once {
+            Once::Stored(sequence) => Ok(confirmed(sequence, false)),
             Once::Found(message) => match codec::decode_final(&message.payload) {
-                Ok(found) if found == sum => {
-                    let place = Place { sequence: message.sequence, id: sum.id };
-                    Ok(Confirmed { place: Some(place), already_there: true, differs: false })
-                }
+                Ok(found) if found == sum => Ok(confirmed(message.sequence, true)),
                 found => Err(ConflictingFinal { ours: sum, subject, sequence: message.sequence, found: say(found) }),
             },
-        }
+        };
+        (confirmed, unknown)
     }
 
-    /// Publishes a reject until it is confirmed. One that is there already is taken for it, and may differ: another
-    /// version, or a log whose batches had another fate, has made it.
-    pub async fn publish_reject(&self, rejected: &RejectedBatch) -> Confirmed {
-        let subject = self.names.reject_subject(self.partition, self.log_created, rejected.position);
+    /// Publishes a reject until it is confirmed, and says besides whether a try of it ended unknown.
+    ///
+    /// Another may stand at its subject: another version has made it, or the position was given twice. Then this one
+    /// gets a subject of its own, which its content decides.
+    pub async fn publish_reject(&self, rejected: &RejectedBatch) -> (Confirmed<String>, bool) {
+        let position = rejected.position;
+        let subject = self.names.reject_subject(self.partition, self.log_born, position);
         let max_payload = self.connection.client.server_info().max_payload;
-        let (headers, payload) = reject_message(rejected, max_payload);
-        let once = publish_once(
-            &self.connection,
-            &self.rejects,
-            &subject,
-            Some(headers.clone()),
-            payload.clone(),
-            &self.complaints,
-        )
-        .await;
-        match once {
-            Once::Stored(_) => Confirmed { place: None, already_there: false, differs: false },
-            Once::Found(found) => {
-                let differs = found.payload != payload
-                    || [REJECT_REASON, REJECT_COUNT, REJECT_CHUNKS]
-                        .iter()
-                        .any(|name| found.header(name) != headers.get(*name).map(|value| value.as_str()));
-                Confirmed { place: None, already_there: true, differs }
-            }
+        let message = reject_message(rejected, max_payload);
+        let (found, unknown) = self.store_reject(subject, &message).await;
+        let found = match found {
+            Ok(confirmed) => return (confirmed, unknown),
+            Err(subject) => subject,
+        };
+        let subject = self.names.differing_reject_subject(&found, &message.digest());
+        tracing::error!(
+            partition = self.partition,
+            position,
+            found,
+            subject,
+            "another reject of this position is stored already: this one gets a subject of its own"
+        );
+        let (stored, unknown_again) = self.store_reject(subject, &message).await;
+        // Its content has decided the subject, so what stands there is the same.
+        let confirmed = stored.unwrap_or_else(|subject| Confirmed {
+            place: Place { sequence: 0, key: subject },
+            already_there: true,
+            differs: true,
+        });
+        (Confirmed { differs: true, ..confirmed }, unknown || unknown_again)
+    }
+
+    /// Stores a reject at a subject; the subject, where another stands there.
+    async fn store_reject(
+        &self,
+        subject: String,
+        message: &RejectMessage,
+    ) -> (Result<Confirmed<String>, String>, bool) {
+        let RejectMessage { headers, payload } = message.clone();
+        let Published { once, unknown } =
+            publish_once(&self.connection, &self.rejects, &subject, Some(headers), payload, &self.complaints).await;
+        let confirmed = |sequence, already_there| Confirmed {
+            place: Place { sequence, key: subject.clone() },
+            already_there,
+            differs: false,
+        };
+        let stored = match once {
+            Once::Stored(sequence) => Ok(confirmed(sequence, false)),
+            Once::Found(found) if message.is(&found) => Ok(confirmed(found.sequence, true)),
+            Once::Found(_) => Err(subject),
+        };
+        (stored, unknown)
+    }
+
+    fn stream(&self, kind: Kind) -> &str {
+        match kind {
+            Kind::Sums => &self.sums,
+            Kind::Rejects => &self.rejects,
         }
     }
 
-    /// What a judgement needs to know about the recorded final; `None` where there is no `sums`.
-    pub async fn sums_reading(&self, mark: &SumsMark) -> Result<Option<SumsReading>, NoAnswer> {
-        let jetstream = &self.connection.jetstream;
-        let Some(info) = read::stream(jetstream, &self.sums).await? else { return Ok(None) };
-        let found = read::message(jetstream, &self.sums, Which::At(mark.sequence)).await?;
-        Ok(Some(SumsReading { state: read::log_state(&info), at_mark: found.as_ref().map(StoredMessage::mark) }))
+    /// The subject of a stream's final.
+    pub fn final_subject(&self, id: StreamId) -> String {
+        self.names.final_subject(id)
     }
 
-    /// Whether the leader still has the final of stream `id` where it was confirmed.
-    pub async fn furthest(&self, Place { sequence, id }: Place) -> Result<Furthest, NoAnswer> {
-        let jetstream = &self.connection.jetstream;
-        let Some(info) = read::stream(jetstream, &self.sums).await? else { return Ok(Furthest::Forgotten) };
-        let found = read::message(jetstream, &self.sums, Which::At(sequence)).await?;
-        Ok(match found {
-            // Another stream's final in its place: the tail of `sums` was lost, and has grown again.
-            Some(message) if message.subject.as_str() == self.names.final_subject(id) => {
+    /// What a judgement needs to know about the recorded message; `None` where there is no such stream.
+    pub async fn mark_reading(&self, kind: Kind, mark: &Mark) -> Result<Option<MarkReading>, NoAnswer> {
+        let (jetstream, stream) = (&self.connection.jetstream, self.stream(kind));
+        let Some(info) = read::stream(jetstream, stream).await? else { return Ok(None) };
+        let found = read::message(jetstream, stream, Which::At(mark.sequence)).await?;
+        Ok(Some(MarkReading { state: read::log_state(&info), at_mark: found.as_ref().map(StoredMessage::mark) }))
+    }
+
+    /// Who leads the stream; `None` where there is no such stream.
+    pub async fn leader(&self, kind: Kind) -> Result<Option<Leader>, NoAnswer> {
+        let info = read::stream(&self.connection.jetstream, self.stream(kind)).await?;
+        Ok(info.as_ref().map(read::leader))
+    }
+
+    /// Whether the leader still has the message of a subject where it was confirmed, and who that is; `None` where there is
+    /// no such stream.
+    pub async fn look(&self, kind: Kind, sequence: u64, subject: &str) -> Result<Option<(Found, Leader)>, NoAnswer> {
+        let (jetstream, stream) = (&self.connection.jetstream, self.stream(kind));
+        let Some(info) = read::stream(jetstream, stream).await? else { return Ok(None) };
+        let found = read::message(jetstream, stream, Which::At(sequence)).await?;
+        let found = match found {
+            // Another's in its place: the end of the stream was lost, and has grown again.
+            Some(message) if message.subject == subject => {
                 let created = read::unix_nanos(info.created);
-                Furthest::There(SumsMark { created, sequence, time: message.time })
+                Found::There(Mark { created, sequence, time: message.time })
             }
-            None if info.state.first_sequence > sequence => Furthest::Expired,
-            _ => Furthest::Forgotten,
+            None if info.state.first_sequence > sequence => Found::Expired,
+            _ => Found::Forgotten,
+        };
+        Ok(Some((found, read::leader(&info))))
+    }
+
+    /// What the leader has at the subject of a final.
+    pub async fn read_final(&self, sum: Sum) -> Result<ReadBack, NoAnswer> {
+        let subject = self.names.final_subject(sum.id);
+        let found = read::message(&self.connection.jetstream, &self.sums, Which::LastOf(&subject)).await?;
+        Ok(match found {
+            Some(message) if codec::decode_final(&message.payload).is_ok_and(|found| found == sum) => {
+                ReadBack::Same(message.sequence)
+            }
+            Some(_) => ReadBack::Another,
+            None => ReadBack::Nothing,
         })
     }
+
+    /// What the leader has at the subject of a reject, which was compared when it was confirmed.
+    pub async fn read_reject(&self, subject: &str) -> Result<ReadBack, NoAnswer> {
+        let found = read::message(&self.connection.jetstream, &self.rejects, Which::LastOf(subject)).await?;
+        Ok(found.map_or(ReadBack::Nothing, |message| ReadBack::Same(message.sequence)))
+    }
 }
 
-/// Where in `sums` the final of a stream was confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    pub sequence: u64,
-    pub id: StreamId,
-}
-
-/// What became of the furthest final of a transaction.
+/// What became of a message that was confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Furthest {
-    There(SumsMark),
-    /// `sums` begins after it: retention, not loss.
+pub enum Found {
+    There(Mark),
+    /// The stream begins after it: retention, not loss.
     Expired,
     Forgotten,
 }
@@ -180,7 +273,37 @@ fn say(found: Result<Sum, codec::Undecodable>) -> String {
     }
 }
 
-fn reject_message(rejected: &RejectedBatch, max_payload: usize) -> (HeaderMap, Bytes) {
+/// A reject as it is published.
+#[derive(Clone, Debug)]
+struct RejectMessage {
+    headers: HeaderMap,
+    payload: Bytes,
+}
+
+impl RejectMessage {
+    const COMPARED: [&str; 3] = [REJECT_REASON, REJECT_COUNT, REJECT_CHUNKS];
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.as_str())
+    }
+
+    fn is(&self, found: &StoredMessage) -> bool {
+        found.payload == self.payload && Self::COMPARED.iter().all(|name| found.header(name) == self.header(name))
+    }
+
+    /// Tells its content from that of others.
+    fn digest(&self) -> String {
+        let mut digest = Sha1::new();
+        for name in Self::COMPARED {
+            digest.update(self.header(name).unwrap_or_default());
+            digest.update(b"\n");
+        }
+        digest.update(&self.payload);
+        hex::encode(&digest.finalize()[..8])
+    }
+}
+
+fn reject_message(rejected: &RejectedBatch, max_payload: usize) -> RejectMessage {
     let rejections = &rejected.rejections;
     let mut headers = HeaderMap::new();
     headers.insert(REJECT_REASON, rejections.reasons());
@@ -188,11 +311,11 @@ fn reject_message(rejected: &RejectedBatch, max_payload: usize) -> (HeaderMap, B
     headers.insert(REJECT_CHUNKS, rejections.describe(REJECT_CHUNKS_BYTES));
     let payload = &rejected.payload;
     if payload.len() + REJECT_CHUNKS_BYTES + HEADER_FRAME_BYTES <= max_payload {
-        return (headers, payload.clone());
+        return RejectMessage { headers, payload: payload.clone() };
     }
     headers.insert(REJECT_PAYLOAD, "omitted");
     let sha1 = Value(Sha1::digest(payload).into());
-    (headers, format!("length={} sha1={sha1}", payload.len()).into())
+    RejectMessage { headers, payload: format!("length={} sha1={sha1}", payload.len()).into() }
 }
 
 #[cfg(test)]
@@ -207,10 +330,11 @@ mod tests {
         let max_payload = 1 << 20;
         let rejected =
             |bytes| RejectedBatch { position: 1, payload: vec![0; bytes].into(), rejections: rejections.clone() };
-        let (headers, payload) = reject_message(&rejected(max_payload - (64 << 10)), max_payload);
-        assert_eq!((headers.get(REJECT_PAYLOAD), payload.len()), (None, max_payload - (64 << 10)));
-        let (headers, payload) = reject_message(&rejected(max_payload), max_payload);
-        assert_eq!(headers.get(REJECT_PAYLOAD).unwrap().as_str(), "omitted");
-        assert_eq!(payload, "length=1048576 sha1=3b71f43ff30f4b15b5cd85dd9e95ebc7e84eb5a3");
+        let fits = reject_message(&rejected(max_payload - (64 << 10)), max_payload);
+        assert_eq!((fits.header(REJECT_PAYLOAD), fits.payload.len()), (None, max_payload - (64 << 10)));
+        let omitted = reject_message(&rejected(max_payload), max_payload);
+        assert_eq!(omitted.header(REJECT_PAYLOAD), Some("omitted"));
+        assert_eq!(omitted.payload, "length=1048576 sha1=3b71f43ff30f4b15b5cd85dd9e95ebc7e84eb5a3");
+        assert_ne!(fits.digest(), omitted.digest());
     }
 }

@@ -4,6 +4,7 @@ use crate::bus::connect::Connection;
 use crate::bus::names::Names;
 use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
 use crate::checkpoint::{Checkpoint, LogReading, LogState, NextMessage, Position};
+use crate::doubt::Leader;
 use async_nats::jetstream::context::Context;
 
 /// One partition log, as its leader knows it.
@@ -38,6 +39,11 @@ impl LogReader {
     /// `None` where the log does not exist.
     pub async fn state(&self) -> Result<Option<LogState>, NoAnswer> {
         Ok(read::stream(self.jetstream(), &self.name).await?.as_ref().map(read::log_state))
+    }
+
+    /// Who leads the log; `None` where it does not exist.
+    pub async fn leader(&self) -> Result<Option<Leader>, NoAnswer> {
+        Ok(read::stream(self.jetstream(), &self.name).await?.as_ref().map(read::leader))
     }
 
     /// All that a judgement needs; `None` where the log does not exist. `expected` is the position that should come

@@ -73,9 +73,15 @@ impl Names {
         self.subject("rejects.>")
     }
 
-    /// The subject of the reject of one batch. It holds when the log was created: a log made anew counts from 1 again.
-    pub fn reject_subject(&self, partition: u32, log_created: UnixNanos, position: Position) -> String {
-        self.subject(&format!("rejects.{partition}.{log_created}.{position}"))
+    /// The subject of the reject of one batch. It holds when the log was created: a log made anew counts from 1 again. One that
+    /// is brought back from a backup does not, and goes on under the time when it was created first.
+    pub fn reject_subject(&self, partition: u32, log_born: UnixNanos, position: Position) -> String {
+        self.subject(&format!("rejects.{partition}.{log_born}.{position}"))
+    }
+
+    /// The subject of a reject that another stands in the way of: that one's subject, and what tells its content.
+    pub fn differing_reject_subject(&self, found: &str, digest: &str) -> String {
+        format!("{found}.{digest}")
     }
 
     /// The object store of snapshots.

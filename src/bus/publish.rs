@@ -25,9 +25,13 @@ pub enum Refusal {
     Unknown(String),
 }
 
-/// nats-server has one code, 10077, for every limit of a stream, so its words decide.
+/// Whether a refusal says that the subject holds a message. nats-server has one code, 10077, for every limit of a stream,
+/// so its words decide.
+pub fn says_taken(description: &str) -> bool {
+    description.contains("maximum messages per subject exceeded")
+}
+
 pub fn refusal(error: &PublishError) -> Refusal {
-    const SUBJECT_TAKEN: &str = "maximum messages per subject exceeded";
     const FULL: [&str; 5] = [
         "maximum bytes exceeded",
         "maximum messages exceeded",
@@ -40,7 +44,7 @@ pub fn refusal(error: &PublishError) -> Refusal {
     }
     let said = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>()).map(ToString::to_string);
     match said {
-        Some(said) if said.contains(SUBJECT_TAKEN) => Refusal::SubjectTaken,
+        Some(said) if says_taken(&said) => Refusal::SubjectTaken,
         Some(said) if FULL.iter().any(|full| said.contains(full)) => Refusal::Full(said),
         Some(said) => Refusal::Unknown(said),
         None => Refusal::Unknown(error.to_string()),
@@ -95,6 +99,14 @@ pub async fn publish(
     }
 }
 
+/// How a message came to be the one of its subject, and whether a try before had ended unknown: as long as nobody answers,
+/// whoever keeps the stream may have lost its end.
+#[derive(Debug)]
+pub struct Published {
+    pub once: Once,
+    pub unknown: bool,
+}
+
 /// How a message came to be the one of its subject.
 #[derive(Debug)]
 pub enum Once {
@@ -114,13 +126,14 @@ pub async fn publish_once(
     headers: Option<HeaderMap>,
     payload: Bytes,
     complaints: &Throttle,
-) -> Once {
+) -> Published {
+    let mut unknown = false;
     for pause in backoff::republishing() {
         match publish(connection, stream, subject, headers.clone(), payload.clone()).await {
-            Ok(sequence) => return Once::Stored(sequence),
+            Ok(sequence) => return Published { once: Once::Stored(sequence), unknown },
             Err(Refusal::SubjectTaken) => {
                 match read::message(&connection.jetstream, stream, Which::LastOf(subject)).await {
-                    Ok(Some(found)) => return Once::Found(found),
+                    Ok(Some(found)) => return Published { once: Once::Found(found), unknown },
                     // Proposed, but not stored, or not yet: the next publish tells.
                     Ok(None) => {}
                     Err(cause) if complaints.is_due() => {
@@ -136,10 +149,13 @@ pub async fn publish_once(
                     "the stream {stream} is full: waiting until its messages expire or its max_bytes is raised"
                 );
             }
-            Err(refusal) if complaints.is_due() => {
-                tracing::warn!(stream, ?refusal, "could not publish: trying again");
+            Err(Refusal::Full(_)) => {}
+            Err(refusal) => {
+                unknown = true;
+                if complaints.is_due() {
+                    tracing::warn!(stream, ?refusal, "could not publish: trying again");
+                }
             }
-            Err(_) => {}
         }
         tokio::time::sleep(pause).await;
     }

@@ -4,6 +4,7 @@
 //! difference between an answer, `Ok`, and none: a leader that says "not there" has answered.
 
 use crate::checkpoint::{LogState, MessageMark, Position};
+use crate::doubt::Leader;
 use crate::row::UnixNanos;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::Context;
@@ -146,10 +147,21 @@ pub fn unix_nanos(at: time::OffsetDateTime) -> UnixNanos {
     UnixNanos::try_from(at.unix_timestamp_nanos()).unwrap_or(UnixNanos::MIN)
 }
 
+/// Who leads a stream. A server by itself names nobody, and a stream with one replica no time.
+pub fn leader(info: &Info) -> Leader {
+    let cluster = info.cluster.as_ref();
+    Leader {
+        name: cluster.and_then(|cluster| cluster.leader.clone()),
+        since: cluster.and_then(|cluster| cluster.leader_since).map(unix_nanos),
+        created: unix_nanos(info.created),
+    }
+}
+
 pub fn log_state(info: &Info) -> LogState {
     LogState {
         created: unix_nanos(info.created),
         first: info.state.first_sequence,
+        first_time: unix_nanos(info.state.first_timestamp),
         last: info.state.last_sequence,
         last_time: unix_nanos(info.state.last_timestamp),
     }

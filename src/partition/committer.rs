@@ -1,16 +1,19 @@
 //! The second half of the line: publish what a fold asks for, see it confirmed, commit.
 //!
-//! A transaction is committed when every effect of it is confirmed, the furthest final was read back, and the log
-//! still reaches its position. While it is on its way to disk, effects of the next are published already.
+//! A transaction is committed when every effect of it is confirmed, nothing speaks against what was confirmed, and the log
+//! still reaches its position: that is what [`check`] sees to. While it is on its way to disk, effects of the next are
+//! published already.
 
-use crate::bus::backoff;
+use crate::bus::acks::Answer;
 use crate::bus::connect::Connection;
-use crate::bus::finals::{Confirmed, ConflictingFinal, Effects, Furthest, Place};
+use crate::bus::finals::{Confirmed, ConflictingFinal, Effects, Kind};
+use crate::bus::log::LogReader;
 use crate::bus::publish::Throttle;
-use crate::bus::read::{self, NoAnswer};
-use crate::checkpoint::{Checkpoint, SumsMark, judge_before_commit, judge_sums};
+use crate::checkpoint::{Checkpoint, Mark};
 use crate::crash_point;
+use crate::doubt::{Order, Place, Sign, Trail};
 use crate::joined::joined;
+use crate::partition::check::{self, Check, Leaders};
 use crate::partition::counters::Counters;
 use crate::reject::RejectedBatch;
 use crate::row::{Expiry, Row};
@@ -24,6 +27,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Publishes of one partition that wait for their confirmation at once. More would only queue in the socket, and a
@@ -78,7 +82,7 @@ type Written = Result<(Committed, Option<StreamId>), StoreError>;
 
 pub struct Committer {
     pub connection: Connection,
-    pub log: String,
+    pub log: LogReader,
     pub effects: Arc<Effects>,
     pub store: Arc<Store>,
     /// Whether a conflicting final ends the session.
@@ -94,11 +98,74 @@ pub struct Committer {
 struct Pending {
     unconfirmed: usize,
     already_there: u64,
-    /// The final of it that is furthest on in `sums`.
-    furthest: Option<Place>,
+    /// Finals of it that contradict others, and were let pass.
+    conflicting: u64,
+    finals: Trail<StreamId>,
+    rejects: Trail<String>,
+    /// Where each of its rejects is.
+    reject_subjects: Vec<String>,
     sealed: Option<Box<Transaction>>,
     /// How often the connection had been made when the transaction was opened.
     connects: u64,
+}
+
+impl Pending {
+    fn opened(leaders: &Leaders, connects: u64) -> Self {
+        Self {
+            unconfirmed: 0,
+            already_there: 0,
+            conflicting: 0,
+            finals: Trail::led_by(leaders.sums.clone()),
+            rejects: Trail::led_by(leaders.rejects.clone()),
+            reject_subjects: Vec::new(),
+            sealed: None,
+            connects,
+        }
+    }
+
+    fn doubt(&mut self, kind: Kind, sign: Sign) {
+        match kind {
+            Kind::Sums => self.finals.doubt(sign),
+            Kind::Rejects => self.rejects.doubt(sign),
+        }
+    }
+}
+
+/// Transactions whose effects are being confirmed: the sealed ones, and the open one last.
+struct Line {
+    pending: VecDeque<Pending>,
+    /// The number of the first of them.
+    first: u64,
+    /// What the two streams have acknowledged.
+    sums: Order,
+    rejects: Order,
+    began: Instant,
+}
+
+impl Line {
+    fn of(&mut self, number: u64) -> &mut Pending {
+        let place = usize::try_from(number - self.first).expect("two transactions at most");
+        &mut self.pending[place]
+    }
+
+    fn open(&mut self) -> &mut Pending {
+        self.pending.back_mut().expect("an open transaction")
+    }
+
+    fn doubt(&mut self, kind: Kind, sign: Sign) {
+        self.pending.iter_mut().for_each(|pending| pending.doubt(kind, sign));
+    }
+
+    /// A message was stored: what that says of all that was stored before.
+    fn stored(&mut self, kind: Kind, sequence: u64) {
+        let order = match kind {
+            Kind::Sums => &mut self.sums,
+            Kind::Rejects => &mut self.rejects,
+        };
+        if let Some(sign) = order.stored(sequence) {
+            self.doubt(kind, sign);
+        }
+    }
 }
 
 enum Effect {
@@ -106,11 +173,16 @@ enum Effect {
     Reject(RejectedBatch),
 }
 
+/// What became of an effect, and whether a try of it ended unknown.
+enum Outcome {
+    Final(Result<Confirmed<StreamId>, Box<ConflictingFinal>>, bool),
+    Reject(Confirmed<String>, bool),
+}
+
 /// Which transaction an effect belongs to: its number.
 type Numbered<T> = (u64, T);
-type Outcome = Result<Confirmed, Box<ConflictingFinal>>;
 type InFlight = FuturesUnordered<BoxFuture<'static, Numbered<Outcome>>>;
-type Checked = Result<Box<Transaction>, CommitError>;
+type Checked = Result<(Box<Transaction>, Leaders), CommitError>;
 
 impl Committer {
     /// Works until the fold hangs up and everything sealed is committed, or `cancel` says to drop what is not.
@@ -121,9 +193,11 @@ impl Committer {
         let mut acks = self.effects.acks().await.map_err(|error| CommitError::Doubt(error.to_string()))?;
         // What takes more than one try.
         let mut in_flight = InFlight::new();
-        // Sealed transactions, and the open one last.
-        let mut pending = VecDeque::from([self.pending()]);
-        let mut first = self.committed.borrow().transaction + 1;
+        let mut leaders = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            leaders = check::leaders(&self.effects, &self.log) => leaders,
+        };
+        let mut line = self.line(&leaders);
         let mut checking: Option<BoxFuture<'static, Checked>> = None;
         let mut writing: Option<JoinHandle<Written>> = None;
         let mut hung_up = false;
@@ -138,12 +212,12 @@ impl Committer {
             }
             if checking.is_none()
                 && writing.is_none()
-                && let Some(front) = pending.front_mut()
+                && let Some(front) = line.pending.front_mut()
                 && front.unconfirmed == 0
                 && let Some(transaction) = front.sealed.take()
             {
                 crash_point::reached("effects-confirmed");
-                checking = Some(self.check(transaction, front));
+                checking = Some(self.check(transaction, front, &leaders));
             }
             let published = queue.is_empty() && in_flight.is_empty() && acks.unanswered() == 0;
             let idle = published && checking.is_none() && writing.is_none();
@@ -161,30 +235,36 @@ impl Committer {
                 written = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
                     writing = None;
                     self.written(joined(written)?);
-                    let done = pending.pop_front().expect("the transaction that was written");
-                    first += 1;
+                    let done = line.pending.pop_front().expect("the transaction that was written");
+                    line.first += 1;
                     if done.already_there > 0 {
                         let position = self.committed.borrow().checkpoint.position;
                         tracing::info!(
-                            log = %self.log, position, already_there = done.already_there,
+                            log = self.log.name(), position, already_there = done.already_there,
                             "finals and rejects were there already: these batches had been folded before"
                         );
                     }
                 }
                 checked = async { checking.as_mut().expect("guarded").await }, if checking.is_some() => {
                     checking = None;
-                    writing = Some(self.write(checked?));
+                    let (transaction, found) = checked?;
+                    leaders = found;
+                    writing = Some(self.write(transaction));
                 }
-                ((number, sum), sequence) = acks.next(), if acks.unanswered() > 0 => match sequence {
-                    Some(sequence) => {
-                        let place = usize::try_from(number - first).expect("two transactions at most");
-                        self.confirmed(&mut pending[place], Ok(Confirmed::stored(sequence, sum.id)))?;
+                ((number, sum), answer) = acks.next(), if acks.unanswered() > 0 => match answer {
+                    Answer::Stored(sequence) => {
+                        let place = Place { sequence, key: sum.id };
+                        let confirmed = Confirmed { place, already_there: false, differs: false };
+                        self.confirmed(&mut line, number, Outcome::Final(Ok(confirmed), false))?;
                     }
-                    None => in_flight.push(self.publish(number, Effect::Final(sum))),
+                    Answer::SubjectTaken => in_flight.push(self.publish(number, Effect::Final(sum))),
+                    Answer::Unknown => {
+                        line.doubt(Kind::Sums, Sign::Unknown);
+                        in_flight.push(self.publish(number, Effect::Final(sum)));
+                    }
                 },
                 Some((number, outcome)) = in_flight.next(), if !in_flight.is_empty() => {
-                    let place = usize::try_from(number - first).expect("two transactions at most");
-                    if let Err(error) = self.confirmed(&mut pending[place], outcome) {
+                    if let Err(error) = self.confirmed(&mut line, number, outcome) {
                         // The conflict is the graver news, whatever the disk says.
                         if let Some(writing) = writing
                             && let Ok(committed) = joined(writing.await)
@@ -197,84 +277,127 @@ impl Committer {
                 received = work.recv(), if !hung_up && queue.is_empty() => match received {
                     None => hung_up = true,
                     Some(Work::Effects { finals, rejected }) => {
-                        let number = first + pending.len() as u64 - 1;
-                        let open = pending.back_mut().expect("an open transaction");
+                        let number = line.first + line.pending.len() as u64 - 1;
+                        let open = line.open();
                         open.unconfirmed += finals.len() + usize::from(rejected.is_some());
                         queue.extend(finals.into_iter().map(|sum| (number, Effect::Final(sum))));
                         queue.extend(rejected.map(|batch| (number, Effect::Reject(batch))));
                     }
                     Some(Work::Seal(transaction)) => {
-                        pending.back_mut().expect("an open transaction").sealed = Some(transaction);
-                        pending.push_back(self.pending());
+                        line.open().sealed = Some(transaction);
+                        line.pending.push_back(Pending::opened(&leaders, self.connects()));
                     }
                 },
             }
         }
     }
 
-    fn pending(&self) -> Pending {
-        let connects = *self.connection.connects().borrow();
-        Pending { unconfirmed: 0, already_there: 0, furthest: None, sealed: None, connects }
+    /// Nothing is sent yet.
+    fn line(&self, leaders: &Leaders) -> Line {
+        let committed = self.committed.borrow();
+        let order = |mark: Option<Mark>| Order::after(mark.map_or(0, |mark| mark.sequence));
+        Line {
+            pending: VecDeque::from([Pending::opened(leaders, self.connects())]),
+            first: committed.transaction + 1,
+            sums: order(committed.checkpoint.sums),
+            rejects: order(committed.checkpoint.rejects),
+            began: Instant::now(),
+        }
+    }
+
+    fn connects(&self) -> u64 {
+        *self.connection.connects().borrow()
     }
 
     fn publish(&self, number: u64, effect: Effect) -> BoxFuture<'static, Numbered<Outcome>> {
         let effects = self.effects.clone();
         async move {
             let outcome = match effect {
-                Effect::Final(sum) => effects.publish_final(sum).await.map_err(Box::new),
-                Effect::Reject(batch) => Ok(effects.publish_reject(&batch).await),
+                Effect::Final(sum) => {
+                    let (confirmed, unknown) = effects.publish_final(sum).await;
+                    Outcome::Final(confirmed.map_err(Box::new), unknown)
+                }
+                Effect::Reject(batch) => {
+                    let (confirmed, unknown) = effects.publish_reject(&batch).await;
+                    Outcome::Reject(confirmed, unknown)
+                }
             };
             (number, outcome)
         }
         .boxed()
     }
 
-    fn confirmed(&self, pending: &mut Pending, outcome: Outcome) -> Result<(), CommitError> {
+    fn confirmed(&self, line: &mut Line, number: u64, outcome: Outcome) -> Result<(), CommitError> {
         let counters = &self.counters;
+        let now = line.began.elapsed();
+        let (kind, unknown) = match &outcome {
+            Outcome::Final(_, unknown) => (Kind::Sums, *unknown),
+            Outcome::Reject(_, unknown) => (Kind::Rejects, *unknown),
+        };
+        if unknown {
+            line.doubt(kind, Sign::Unknown);
+        }
         match outcome {
-            Ok(confirmed) => {
-                let counter = match (confirmed.place, confirmed.already_there) {
-                    (Some(_), false) => &counters.finals_published,
-                    (Some(_), true) => &counters.finals_already_there,
-                    (None, false) => &counters.rejects_published,
-                    (None, true) => &counters.rejects_already_there,
-                };
-                counter.add(1);
-                counters.rejects_differing.add(u64::from(confirmed.differs));
-                pending.already_there += u64::from(confirmed.already_there);
-                pending.furthest = pending.furthest.max(confirmed.place);
+            Outcome::Final(Ok(Confirmed { place, already_there, .. }), _) => {
+                match already_there {
+                    true => counters.finals_already_there.add(1),
+                    false => {
+                        counters.finals_published.add(1);
+                        line.stored(kind, place.sequence);
+                    }
+                }
+                let pending = line.of(number);
+                pending.already_there += u64::from(already_there);
+                pending.finals.confirmed(place, now);
             }
-            Err(conflict) if self.halt => return Err(CommitError::Conflict(conflict)),
-            Err(conflict) => {
+            Outcome::Reject(Confirmed { place, already_there, differs }, _) => {
+                counters.rejects_differing.add(u64::from(differs));
+                match already_there {
+                    true => counters.rejects_already_there.add(1),
+                    false => {
+                        counters.rejects_published.add(1);
+                        line.stored(kind, place.sequence);
+                    }
+                }
+                let pending = line.of(number);
+                pending.already_there += u64::from(already_there);
+                pending.reject_subjects.push(place.key.clone());
+                pending.rejects.confirmed(place, now);
+            }
+            Outcome::Final(Err(conflict), _) if self.halt => return Err(CommitError::Conflict(conflict)),
+            Outcome::Final(Err(conflict), _) => {
                 counters.conflicting_finals.add(1);
-                tracing::error!(log = %self.log, "{conflict}");
+                line.of(number).conflicting += 1;
+                tracing::error!(log = self.log.name(), "{conflict}");
             }
         }
-        pending.unconfirmed -= 1;
+        line.of(number).unconfirmed -= 1;
         Ok(())
     }
 
-    /// Reads back the furthest final, and sees that the log still reaches the position. Waits for answers as long as
-    /// it takes: without them nothing is committed.
-    fn check(&self, mut transaction: Box<Transaction>, pending: &Pending) -> BoxFuture<'static, Checked> {
-        let before = self.committed.borrow().checkpoint.sums;
+    fn check(
+        &self,
+        mut transaction: Box<Transaction>,
+        pending: &mut Pending,
+        known: &Leaders,
+    ) -> BoxFuture<'static, Checked> {
+        let before = self.committed.borrow().checkpoint;
         let check = Check {
             connection: self.connection.clone(),
             log: self.log.clone(),
             effects: self.effects.clone(),
             connects: pending.connects,
+            conflicting: pending.conflicting,
+            finals: pending.finals.clone(),
+            rejects: pending.rejects.clone(),
+            reject_subjects: std::mem::take(&mut pending.reject_subjects),
+            known: known.clone(),
             complaints: Throttle::default(),
         };
-        let furthest = pending.furthest;
         async move {
-            let mark = check.finals(furthest).await?;
-            if let (Some(before), Some(_)) = (before, mark) {
-                check.recorded_final(&before).await?;
-            }
-            transaction.checkpoint.sums = highest(before, mark);
-            check.log_reaches(&transaction.checkpoint).await?;
-            check.same_connection()?;
-            Ok(transaction)
+            let checked = check.run(&transaction, &before).await?;
+            (transaction.checkpoint.sums, transaction.checkpoint.rejects) = (checked.sums, checked.rejects);
+            Ok((transaction, checked.leaders))
         }
         .boxed()
     }
@@ -291,7 +414,7 @@ impl Committer {
             let most = usize::try_from(tally.opened * LOOKED_AT + LOOKED_AT_LEAST).unwrap_or(usize::MAX);
             let (mut expired, mut left, mut looked_at) = (Vec::new(), most.min(LOOKED_AT_MOST), None);
             store.view()?.each(after, |id, row| {
-                if row.is_expired(checkpoint.log_time, expiry) {
+                if row.is_forgotten(checkpoint.log_time, expiry) {
                     expired.push((id, row));
                 }
                 left -= 1;
@@ -306,98 +429,8 @@ impl Committer {
     }
 
     fn written(&mut self, (committed, looked_at): (Committed, Option<StreamId>)) {
-        tracing::debug!(log = %self.log, position = committed.checkpoint.position, "committed");
+        tracing::debug!(log = self.log.name(), position = committed.checkpoint.position, "committed");
         self.looked_at = looked_at;
         self.committed.send_replace(committed);
-    }
-}
-
-/// The checks of one transaction before it is committed.
-struct Check {
-    connection: Connection,
-    log: String,
-    effects: Arc<Effects>,
-    /// How often the connection had been made when the transaction was opened.
-    connects: u64,
-    complaints: Throttle,
-}
-
-impl Check {
-    /// Whoever kept the finals and rejects may have lost its tail with the connection, and with it what was confirmed
-    /// before: then all are published again, by folding again from the checkpoint.
-    fn same_connection(&self) -> Result<(), CommitError> {
-        if *self.connection.connects().borrow() == self.connects {
-            return Ok(());
-        }
-        Err(CommitError::Doubt("the connection was lost while its effects were published".to_owned()))
-    }
-
-    /// Sees that the furthest final is still where it was confirmed.
-    async fn finals(&self, furthest: Option<Place>) -> Result<Option<SumsMark>, CommitError> {
-        let Some(place) = furthest else { return Ok(None) };
-        let mut doubted = false;
-        for pause in backoff::reopening() {
-            match self.effects.furthest(place).await {
-                Ok(Furthest::There(mark)) => return Ok(Some(mark)),
-                Ok(Furthest::Expired) => return Ok(None),
-                Ok(Furthest::Forgotten) if doubted => {
-                    tracing::error!(
-                        log = %self.log, sequence = place.sequence, stream = %place.id,
-                        "sums has lost a final that it acknowledged: folding and publishing again from the checkpoint"
-                    );
-                    return Err(CommitError::Doubt("sums has forgotten a final".to_owned()));
-                }
-                Ok(Furthest::Forgotten) => doubted = true,
-                Err(cause) => self.complain("no answer from sums: nothing is committed until it comes", &cause),
-            }
-            tokio::time::sleep(pause).await;
-        }
-        unreachable!("the pauses never end")
-    }
-
-    /// Sees that the furthest final of the transactions before is there, before it is replaced by a further one.
-    async fn recorded_final(&self, before: &SumsMark) -> Result<(), CommitError> {
-        for pause in backoff::reopening() {
-            match self.effects.sums_reading(before).await {
-                Ok(Some(reading)) => {
-                    return judge_sums(before, &reading).map_err(|verdict| CommitError::Doubt(verdict.to_string()));
-                }
-                Ok(None) => return Err(CommitError::Doubt("there is no stream for finals".to_owned())),
-                Err(cause) => self.complain("no answer from sums: nothing is committed until it comes", &cause),
-            }
-            tokio::time::sleep(pause).await;
-        }
-        unreachable!("the pauses never end")
-    }
-
-    async fn log_reaches(&self, checkpoint: &Checkpoint) -> Result<(), CommitError> {
-        for pause in backoff::reopening() {
-            match read::stream(&self.connection.jetstream, &self.log).await {
-                Ok(Some(info)) => {
-                    return judge_before_commit(checkpoint, &read::log_state(&info))
-                        .map_err(|verdict| CommitError::Doubt(verdict.to_string()));
-                }
-                Ok(None) => return Err(CommitError::Doubt("there is no such stream".to_owned())),
-                Err(cause) => self.complain("no answer from the log: nothing is committed until it comes", &cause),
-            }
-            tokio::time::sleep(pause).await;
-        }
-        unreachable!("the pauses never end")
-    }
-
-    fn complain(&self, what: &str, cause: &NoAnswer) {
-        if self.complaints.is_due() {
-            tracing::warn!(log = %self.log, %cause, "{what}");
-        }
-    }
-}
-
-/// The mark that reaches further; that of another `sums` never counts against the new one.
-fn highest(before: Option<SumsMark>, found: Option<SumsMark>) -> Option<SumsMark> {
-    match (before, found) {
-        (Some(before), Some(found)) if before.created == found.created && before.sequence > found.sequence => {
-            Some(before)
-        }
-        (before, found) => found.or(before),
     }
 }

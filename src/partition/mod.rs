@@ -8,6 +8,7 @@
 //! uncommitted fold is dropped, and the source is opened again at the checkpoint.
 
 pub mod archive;
+pub mod check;
 pub mod committer;
 pub mod counters;
 mod opening;
@@ -36,6 +37,7 @@ use committer::{CommitError, Committed, Work};
 use counters::Counters;
 use futures_util::future::{BoxFuture, FutureExt};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -154,6 +156,8 @@ pub struct Partition {
     skipped: Option<Position>,
     /// Sessions in a row that were lost before anything was committed.
     fruitless: u32,
+    /// The position of which was said that its message is deleted.
+    deleted_at: AtomicU64,
     complaints: Throttle,
 }
 
@@ -226,6 +230,7 @@ impl Partition {
             doubt: None,
             skipped: None,
             fruitless: 0,
+            deleted_at: AtomicU64::new(0),
             complaints: Throttle::default(),
         })
     }
@@ -452,12 +457,18 @@ impl Partition {
         }
     }
 
-    /// Compares log and `sums` with what the store knows of them. The outer error is no answer, the inner one what is wrong.
+    /// Compares log, `sums` and `rejects` with what the store knows of them. The outer error is no answer, the inner one what is wrong.
     async fn look_again(&self, checkpoint: Checkpoint) -> Result<Result<(), String>, String> {
         let reading = self.log.reader().reading(&checkpoint, None).await.map_err(|cause| cause.to_string())?;
         let Some(reading) = reading else { return Ok(Err("there is no such stream".to_owned())) };
         match judge(&checkpoint, &reading) {
-            Ok(()) => Ok(self.judge_sums(&checkpoint).await?.map_err(|verdict| verdict.to_string())),
+            Ok(()) if reading.state.created != checkpoint.log_created => {
+                Ok(Err("the log was brought back from a backup".to_owned()))
+            }
+            Ok(()) => {
+                self.note_deleted(&checkpoint, &reading);
+                Ok(self.judge_effects(&checkpoint).await?.map_err(|verdict| verdict.to_string()))
+            }
             Err(verdict) => Ok(Err(verdict.to_string())),
         }
     }

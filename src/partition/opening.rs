@@ -1,9 +1,11 @@
 //! Opening a log: is it what it was, from where does the fold go on, and what can be done where it can't.
 
-use crate::bus::backoff;
-use crate::bus::finals::{Effects, Furthest as FurthestFinal};
+use crate::bus::finals::{Effects, Found, Kind};
+use crate::bus::log::LogReader;
 use crate::bus::source::{OpenError, Opened};
-use crate::checkpoint::{Accepted, Checkpoint, LogState, Position, Verdict, judge, judge_sums, rfc3339};
+use crate::checkpoint::{
+    Accepted, Checkpoint, Forgot, LogReading, LogState, Position, Verdict, is_deleted, judge, judge_mark, rfc3339,
+};
 use crate::partition::committer::{Committed, Committer, QUEUED_BATCHES};
 use crate::partition::restore::{self, Furthest, RestoreError, Trust};
 use crate::partition::{Partition, PartitionError, Session, republish};
@@ -11,6 +13,7 @@ use crate::row::UnixNanos;
 use crate::standing::Standing;
 use crate::store::StoreError;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -27,9 +30,9 @@ const MOST_FRUITLESS: u32 = 3;
 impl Partition {
     /// Judges the log, and opens it at the checkpoint. The inner error is a reason to try again.
     pub(super) async fn open(&mut self) -> Result<Result<Session, String>, PartitionError> {
-        let mut checkpoint = match self.store.checkpoint()? {
-            Some(checkpoint) => checkpoint,
-            None => match self.log.reader().state().await {
+        let mut checkpoint = match self.begun().await? {
+            Ok(Some(checkpoint)) => checkpoint,
+            Ok(None) => match self.log.reader().state().await {
                 Ok(Some(state)) => {
                     let checkpoint = Checkpoint::start_of(state.created);
                     match self.others {
@@ -53,6 +56,7 @@ impl Partition {
                 Ok(None) => return self.doubtful("gone", self.gone()).map(Err),
                 Err(cause) => return Ok(Err(cause.to_string())),
             },
+            Err(why) => return Ok(Err(why)),
         };
         let next = checkpoint.position + 1;
         let expected = self.skipped.map_or(next, |skipped| skipped.max(next));
@@ -62,14 +66,20 @@ impl Partition {
             Ok(Some(reading)) => reading,
         };
         let judged = match judge(&checkpoint, &reading) {
-            Ok(()) => match self.judge_sums(&checkpoint).await {
+            Ok(()) => match self.judge_effects(&checkpoint).await {
                 Ok(judged) => judged,
                 Err(why) => return Ok(Err(why)),
             },
             Err(verdict) => Err(verdict),
         };
         match judged {
-            Ok(()) => (self.doubt, self.skipped, self.has_looked) = (None, None, false),
+            Ok(()) => {
+                (self.doubt, self.skipped, self.has_looked) = (None, None, false);
+                self.note_deleted(&checkpoint, &reading);
+                if checkpoint.log_created != reading.state.created {
+                    checkpoint = self.brought_back(&checkpoint, &reading.state)?;
+                }
+            }
             Err(Verdict::LogHole { from, .. }) if self.before_hole && from > next => {}
             Err(verdict) => match self.found(verdict, &checkpoint, &reading.state).await? {
                 Ok(mended) => checkpoint = mended,
@@ -106,7 +116,7 @@ impl Partition {
         let effects = self.effects(&checkpoint);
         let committer = Committer {
             connection: self.connection.clone(),
-            log: self.log.name().to_owned(),
+            log: LogReader::new(self.connection.clone(), &self.summer.topology().names, self.partition),
             effects: Arc::new(effects),
             store: self.store.clone(),
             halt: self.config.halt,
@@ -130,11 +140,54 @@ impl Partition {
         }))
     }
 
+    /// Where the store stands; `None` where it has not begun, or has folded nothing of a log that was made anew since. The
+    /// inner error is a reason to try again.
+    async fn begun(&self) -> Result<Result<Option<Checkpoint>, String>, PartitionError> {
+        let Some(checkpoint) = self.store.checkpoint()? else { return Ok(Ok(None)) };
+        if checkpoint.position > 0 || !self.store.accepted()?.is_empty() {
+            return Ok(Ok(Some(checkpoint)));
+        }
+        Ok(match self.log.reader().state().await {
+            Ok(Some(state)) if state.created != checkpoint.log_created => Ok(None),
+            Ok(_) => Ok(Some(checkpoint)),
+            Err(cause) => Err(cause.to_string()),
+        })
+    }
+
+    /// Says once that the message at the position was deleted after it was folded.
+    pub(super) fn note_deleted(&self, checkpoint: &Checkpoint, reading: &LogReading) {
+        let position = checkpoint.position;
+        if is_deleted(checkpoint, reading) && self.deleted_at.swap(position, Ordering::Relaxed) != position {
+            tracing::warn!(
+                log = self.log.name(),
+                position,
+                "the last message that was folded is deleted from the log: going on, since it was folded before"
+            );
+        }
+    }
+
+    /// The log was brought back from a backup, and holds what was folded: goes on with it.
+    fn brought_back(&self, checkpoint: &Checkpoint, state: &LogState) -> Result<Checkpoint, StoreError> {
+        let after = Checkpoint { log_created: state.created, ..*checkpoint };
+        self.store.begin(&after)?;
+        tracing::warn!(
+            log = self.log.name(),
+            position = after.position,
+            created = rfc3339(state.created),
+            "the log was brought back from a backup, and holds what was folded of it: going on"
+        );
+        Ok(after)
+    }
+
     /// Puts the furthest snapshot beyond a position in the store's place, where there is one and it may be. The inner
     /// error is a reason to try again.
     pub(super) async fn restore(&mut self, beyond: Position) -> Result<Result<(), String>, PartitionError> {
         let mut trust = Trust::Any;
-        if let Some(own) = self.store.checkpoint()? {
+        let own = match self.begun().await? {
+            Ok(own) => own,
+            Err(why) => return Ok(Err(why)),
+        };
+        if let Some(own) = own {
             match self.log.reader().reading(&own, None).await {
                 Ok(Some(reading)) => match judge(&own, &reading) {
                     // As good a fold as any: only one of the very same history may take its place.
@@ -163,17 +216,25 @@ impl Partition {
 
     fn effects(&self, checkpoint: &Checkpoint) -> Effects {
         let names = self.summer.topology().names.clone();
-        Effects::new(self.connection.clone(), names, self.partition, checkpoint.log_created)
+        Effects::new(self.connection.clone(), names, self.partition, checkpoint.log_born)
     }
 
-    /// Whether `sums` still has what was confirmed in it. The outer error is a reason to try again.
-    pub(super) async fn judge_sums(&self, checkpoint: &Checkpoint) -> Result<Result<(), Verdict>, String> {
-        let Some(mark) = &checkpoint.sums else { return Ok(Ok(())) };
-        match self.effects(checkpoint).sums_reading(mark).await {
-            Ok(Some(reading)) => Ok(judge_sums(mark, &reading)),
-            Ok(None) => Err("there is no stream for finals: run `stream-sum topology apply`".to_owned()),
-            Err(cause) => Err(cause.to_string()),
+    /// Whether `sums` and `rejects` still have what was confirmed in them. The outer error is a reason to try again.
+    pub(super) async fn judge_effects(&self, checkpoint: &Checkpoint) -> Result<Result<(), Verdict>, String> {
+        let effects = self.effects(checkpoint);
+        for (kind, mark) in [(Kind::Sums, checkpoint.sums), (Kind::Rejects, checkpoint.rejects)] {
+            let Some(mark) = mark else { continue };
+            match effects.mark_reading(kind, &mark).await {
+                Ok(Some(reading)) => {
+                    if let Err(forgot) = judge_mark(&mark, &reading) {
+                        return Ok(Err(kind.forgot(forgot)));
+                    }
+                }
+                Ok(None) => return Err(format!("there is no stream for {kind}: run `stream-sum topology apply`")),
+                Err(cause) => return Err(cause.to_string()),
+            }
         }
+        Ok(Ok(()))
     }
 
     /// Does what can be done about a verdict, once it has stood: the checkpoint to go on from, a reason to look again, or
@@ -195,8 +256,10 @@ impl Partition {
             Ok(why) => return Ok(Err(why)),
             Err(refused) => refused,
         };
-        if let Verdict::SumsForgot { .. } = verdict {
-            return Ok(Ok(self.publish_again(verdict, checkpoint).await?));
+        match verdict {
+            Verdict::SumsForgot(_) => return self.publish_again(verdict, checkpoint).await,
+            Verdict::RejectsForgot(forgot) => return Ok(Ok(self.rejects_forgot(verdict, forgot, checkpoint)?)),
+            _ => {}
         }
         match verdict {
             _ if self.accepts.is_none() || self.accepts != verdict.flag() => Err(refused),
@@ -213,32 +276,39 @@ impl Partition {
         }
     }
 
-    /// `sums` has forgotten finals: those of completed rows are published again.
-    async fn publish_again(&mut self, verdict: Verdict, checkpoint: &Checkpoint) -> Result<Checkpoint, PartitionError> {
+    /// `sums` has forgotten finals: those of completed rows are published again. The inner error is a reason to look again.
+    async fn publish_again(
+        &mut self,
+        verdict: Verdict,
+        checkpoint: &Checkpoint,
+    ) -> Result<Result<Checkpoint, String>, PartitionError> {
         let effects = self.effects(checkpoint);
         let again = republish::completed(&self.store, &effects).await?;
         self.counters.conflicting_finals.add(again.conflicting);
         if let Some(conflict) = again.conflict.filter(|_| self.config.halt) {
             return Err(PartitionError::Conflict { partition: self.partition, conflict });
         }
+        if again.doubtful {
+            return Ok(Err("sums may forget again what is published again".to_owned()));
+        }
         let mut sums = None;
         if let Some(place) = again.furthest {
-            for pause in backoff::reopening() {
-                match effects.furthest(place).await {
-                    Ok(FurthestFinal::There(mark)) => sums = Some(mark),
-                    // Gone again: to be seen at the next opening.
-                    Ok(FurthestFinal::Expired | FurthestFinal::Forgotten) => {}
-                    Err(cause) => {
-                        tracing::warn!(log = self.log.name(), %cause, "no answer from sums");
-                        tokio::time::sleep(pause).await;
-                        continue;
-                    }
+            let subject = effects.final_subject(place.key);
+            match effects.look(Kind::Sums, place.sequence, &subject).await {
+                Ok(Some((Found::There(mark), _))) => sums = Some(mark),
+                Ok(Some((Found::Expired, _))) => {}
+                Ok(Some((Found::Forgotten, _)) | None) => {
+                    return Ok(Err("sums has forgotten again what was published again".to_owned()));
                 }
-                break;
+                Err(cause) => return Ok(Err(cause.to_string())),
             }
         }
         let lost = match again.oldest {
-            Some(oldest) => format!("of streams that completed before {}", rfc3339(oldest)),
+            Some(oldest) => {
+                let ago = Duration::from_nanos(u64::try_from(checkpoint.log_time - oldest).unwrap_or(0));
+                let ago = humantime::format_duration(Duration::from_secs(ago.as_secs()));
+                format!("of streams that completed more than {ago} of log time ago")
+            }
             None => "of all streams: no row of a completed one is left".to_owned(),
         };
         let text = format!(
@@ -247,6 +317,24 @@ impl Partition {
             again.published, again.already_there, again.conflicting
         );
         let after = Checkpoint { sums, ..*checkpoint };
+        self.record(text, checkpoint, &after)?;
+        self.doubt = None;
+        Ok(Ok(after))
+    }
+
+    /// `rejects` has forgotten rejects, and no row tells what they were: that is said, and recorded.
+    fn rejects_forgot(
+        &mut self,
+        verdict: Verdict,
+        forgot: Forgot,
+        checkpoint: &Checkpoint,
+    ) -> Result<Checkpoint, PartitionError> {
+        let text = format!(
+            "{verdict}. Batches through position {} may have been rejected that rejects does not show any more, the last at {}",
+            checkpoint.position,
+            rfc3339(forgot.recorded_at)
+        );
+        let after = Checkpoint { rejects: None, ..*checkpoint };
         self.record(text, checkpoint, &after)?;
         self.doubt = None;
         Ok(after)

@@ -1,9 +1,11 @@
 //! Publishing again what `sums` has forgotten: completed rows keep their value.
 
-use crate::bus::finals::{ConflictingFinal, Effects, Place};
+use crate::bus::finals::{ConflictingFinal, Effects, Kind};
+use crate::doubt::{Order, Place};
 use crate::joined::joined;
-use crate::row::UnixNanos;
+use crate::row::LogTime;
 use crate::store::{Store, StoreError};
+use crate::stream_id::StreamId;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::sync::Arc;
 
@@ -12,6 +14,9 @@ const PAGE: usize = 4096;
 
 /// Publishes that wait for their confirmation at once.
 const WINDOW: usize = 1024;
+
+/// How often all rows are gone through, before the log is opened anew instead.
+const MOST_ROUNDS: usize = 5;
 
 /// What came of it.
 #[derive(Clone, Debug, Default)]
@@ -23,14 +28,40 @@ pub struct Republished {
     /// The first of them.
     pub conflict: Option<Box<ConflictingFinal>>,
     /// The final that is furthest on in `sums`.
-    pub furthest: Option<Place>,
+    pub furthest: Option<Place<StreamId>>,
     /// The log time at which the oldest of the rows completed: what completed before it is not known any more.
-    pub oldest: Option<UnixNanos>,
+    pub oldest: Option<LogTime>,
+    /// Something was published in a way that leaves it open whether all of it is still there.
+    pub doubtful: bool,
 }
 
-/// Publishes the final of every completed row until it is confirmed.
+/// Publishes the final of every completed row until it is confirmed, and again until nothing speaks against that all of
+/// them are there: `sums` may forget meanwhile.
 pub async fn completed(store: &Arc<Store>, effects: &Effects) -> Result<Republished, StoreError> {
     let mut all = Republished::default();
+    for _ in 0..MOST_ROUNDS {
+        let leader = effects.leader(Kind::Sums).await.ok();
+        let round = every_row(store, effects).await?;
+        let Republished { published, already_there, conflicting, doubtful, .. } = round;
+        all.published += published;
+        // Those that an earlier round has published are there now, and are counted once.
+        all.already_there = (already_there + published).saturating_sub(all.published);
+        // The same has to have led it all along.
+        let doubtful = doubtful || leader.is_none() || effects.leader(Kind::Sums).await.ok() != leader;
+        (all.conflicting, all.doubtful) = (conflicting, doubtful);
+        all.furthest = round.furthest;
+        all.oldest = [all.oldest, round.oldest].into_iter().flatten().min();
+        all.conflict = all.conflict.or(round.conflict);
+        if !doubtful {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+async fn every_row(store: &Arc<Store>, effects: &Effects) -> Result<Republished, StoreError> {
+    let mut all = Republished::default();
+    let mut order = Order::after(0);
     let mut after = None;
     loop {
         let page = store.clone();
@@ -45,11 +76,14 @@ pub async fn completed(store: &Arc<Store>, effects: &Effects) -> Result<Republis
             .buffer_unordered(WINDOW)
             .map(Ok::<_, StoreError>);
         outcomes
-            .try_for_each(|outcome| {
+            .try_for_each(|(outcome, unknown)| {
+                all.doubtful |= unknown;
                 match outcome {
                     Ok(confirmed) => {
+                        let (sequence, stored) = (confirmed.place.sequence, !confirmed.already_there);
+                        all.doubtful |= stored && order.stored(sequence).is_some();
                         *if confirmed.already_there { &mut all.already_there } else { &mut all.published } += 1;
-                        all.furthest = all.furthest.max(confirmed.place);
+                        all.furthest = all.furthest.take().max(Some(confirmed.place));
                     }
                     Err(conflict) => {
                         all.conflicting += 1;
