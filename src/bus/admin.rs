@@ -3,8 +3,8 @@
 use crate::bus::connect::Connection;
 use crate::bus::read;
 use crate::bus::topology::{
-    COMPLETED_EXPIRY_KEY, Config, FORMAT_KEY, IDLE_EXPIRY_KEY, MAX_CHUNK_BYTES_KEY, PARTITIONS_KEY, PAYLOAD_HEADROOM,
-    Shape, Topology, TopologyError,
+    COMPLETED_EXPIRY_KEY, Config, FORMAT, FORMAT_KEY, IDLE_EXPIRY_KEY, MAX_CHUNK_BYTES_KEY, OLDER_FORMAT,
+    PARTITIONS_KEY, PAYLOAD_HEADROOM, Shape, Topology, TopologyError,
 };
 use crate::row::{Expiry, UnixNanos};
 use crate::values::{Size, Span};
@@ -80,6 +80,7 @@ impl<'a> Admin<'a> {
     pub async fn check(&self) -> Result<Topology, TopologyError> {
         let names = self.config.names();
         let first = self.our_stream(&names.log(0)).await?;
+        check_format(&first.config)?;
         let partitions: u32 = self.fact(&first, PARTITIONS_KEY)?;
         let others = try_join_all((1..partitions).map(|partition| {
             let name = names.log(partition);
@@ -123,6 +124,7 @@ impl<'a> Admin<'a> {
         }
         let wanted = said.streams();
         for (found, wanted) in std::iter::once(&first).chain(&others).zip(&wanted) {
+            check_format(&found.config)?;
             self.check_unchangeable(&found.config, wanted)?;
         }
         let sums = self.our_stream(&names.sums()).await?;
@@ -191,10 +193,11 @@ impl<'a> Admin<'a> {
     /// Only our own keys are compared: servers add theirs.
     fn check_unchangeable(&self, found: &stream::Config, wanted: &stream::Config) -> Result<(), TopologyError> {
         let name = || found.name.clone();
-        if !found.metadata.contains_key(FORMAT_KEY) {
-            return Err(TopologyError::NotOurs { name: name() });
+        match check_format(found) {
+            Ok(()) | Err(TopologyError::Older { .. }) => {}
+            Err(error) => return Err(error),
         }
-        for key in [FORMAT_KEY, PARTITIONS_KEY, MAX_CHUNK_BYTES_KEY, IDLE_EXPIRY_KEY, COMPLETED_EXPIRY_KEY] {
+        for key in [PARTITIONS_KEY, MAX_CHUNK_BYTES_KEY, IDLE_EXPIRY_KEY, COMPLETED_EXPIRY_KEY] {
             let (found, wanted) = (found.metadata.get(key), wanted.metadata.get(key));
             if found != wanted {
                 let text = |value: Option<&String>| value.cloned().unwrap_or_else(|| "missing".to_owned());
@@ -229,13 +232,19 @@ impl<'a> Admin<'a> {
                 what.push(format!("{name} {from} -> {to}"));
             }
         };
+        let format = |config: &stream::Config| config.metadata.get(FORMAT_KEY).cloned().unwrap_or_default();
+        note("format", format(&found), format(&wanted));
         note("replicas", found.num_replicas.to_string(), wanted.num_replicas.to_string());
         note("max_bytes", limit(found.max_bytes), limit(wanted.max_bytes));
         note("max_age", Span(found.max_age).to_string(), Span(wanted.max_age).to_string());
         if what.is_empty() {
             return Ok(Change::Unchanged(found.name));
         }
+        // Servers add keys of their own.
+        let mut metadata = found.metadata.clone();
+        metadata.insert(FORMAT_KEY.to_owned(), FORMAT.to_owned());
         let config = stream::Config {
+            metadata,
             num_replicas: wanted.num_replicas,
             max_bytes: wanted.max_bytes,
             max_age: wanted.max_age,
@@ -270,6 +279,16 @@ impl<'a> Admin<'a> {
 
     fn refused_as(&self, wanted: &stream::Config, cause: String) -> TopologyError {
         TopologyError::Refused { name: wanted.name.clone(), servers: self.servers.clone(), cause }
+    }
+}
+
+fn check_format(found: &stream::Config) -> Result<(), TopologyError> {
+    let name = found.name.clone();
+    match found.metadata.get(FORMAT_KEY).map(String::as_str) {
+        Some(FORMAT) => Ok(()),
+        Some(OLDER_FORMAT) => Err(TopologyError::Older { name }),
+        Some(other) => Err(TopologyError::Newer { name, found: other.to_owned() }),
+        None => Err(TopologyError::NotOurs { name }),
     }
 }
 

@@ -52,7 +52,10 @@ pub const PAYLOAD_HEADROOM: usize = 128 << 10;
 pub const REJECT_HEADROOM: usize = 64 << 10;
 
 /// The version of the wire format and of the fold.
-const FORMAT: &str = "1";
+pub(super) const FORMAT: &str = "2";
+
+/// One that this version takes over: its wire format is the same, and its log time was another.
+pub(super) const OLDER_FORMAT: &str = "1";
 pub(super) const FORMAT_KEY: &str = "stream-sum.format";
 pub(super) const PARTITIONS_KEY: &str = "stream-sum.partitions";
 pub(super) const MAX_CHUNK_BYTES_KEY: &str = "stream-sum.max-chunk-bytes";
@@ -74,6 +77,13 @@ pub enum TopologyError {
          can't be changed, because every sum so far depends on it"
     )]
     Disagrees { key: &'static str, name: String, wanted: String, found: String },
+    #[error(
+        "the stream {name} has format {OLDER_FORMAT}, and this version works with {FORMAT}: stop every process of the older \
+         version, and run `stream-sum topology apply`, which raises it"
+    )]
+    Older { name: String },
+    #[error("the stream {name} has format {found}, which this version does not know: use the version that made it")]
+    Newer { name: String, found: String },
     #[error("the stream {name} has {what}: it must have {wanted}. Remove it and run `stream-sum topology apply`")]
     Misshapen { name: String, what: String, wanted: String },
     #[error("the log {name} says {key} {found}, which this version does not know: use the version that made it")]

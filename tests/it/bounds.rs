@@ -148,7 +148,7 @@ async fn a_final_that_sums_forgot_before_the_commit_is_published_again() {
     assert!(sums.delete_message(10).await.unwrap());
     // Its last commit finds the furthest final gone, and must not be made.
     let ended = uncommitted.stop().expect(0);
-    assert!(ended.stderr.contains("sums has lost a final that it acknowledged"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("sums has lost a message that it acknowledged"), "{}", ended.stderr);
     assert!(ended.stderr.contains("stopped before the last batches were committed"), "{}", ended.stderr);
     let summing = summer(&server, folder.path(), "").spawn();
     wait_until("the final", async || (sums.get_info().await.unwrap().state.messages == 10).then_some(())).await;

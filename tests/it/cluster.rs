@@ -1,26 +1,10 @@
 //! Three nodes, three replicas of everything, and one node at a time that dies; once, the summer's disk with it.
 
-use crate::support::{Program, Server, count, summer, wait_until};
+use crate::support::{Program, Server, cluster, count, summer, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
-
-/// Three servers that know each other. Routes need ports that are known beforehand, so free ones are picked.
-fn cluster() -> Vec<Server> {
-    let held: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports: Vec<_> = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
-    drop(held);
-    let routes: Vec<_> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
-    let node = |(n, port): (usize, &u16)| {
-        Server::with_config(&format!(
-            "server_name: node-{n}\ncluster {{ name: test, host: 127.0.0.1, port: {port}, routes: [{}] }}\n",
-            routes.join(", ")
-        ))
-    };
-    ports.iter().enumerate().map(node).collect()
-}
 
 /// Whether every stream has a leader and two replicas that keep up with it.
 async fn all_current(node: &Server) -> bool {

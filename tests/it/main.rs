@@ -1,14 +1,17 @@
 //! Integration tests: the real program against a real nats-server.
 
+mod backup;
 mod bad_input;
 mod bounds;
 mod cluster;
 mod crash;
 mod embed;
+mod forgetting;
 mod ledger;
 mod outage;
 mod progress;
 mod properties;
+mod restored;
 mod sharing;
 mod snapshots;
 mod status;

@@ -1,6 +1,8 @@
 //! NATS goes away and comes back.
 
-use crate::support::{Process, Program, Server, apply, count, parse_log, summer, total, wait_for, wait_until};
+use crate::support::{
+    Process, Program, Server, apply, batch, count, id_in, parse_log, summer, total, wait_for, wait_until,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
@@ -147,5 +149,57 @@ async fn a_consumer_that_has_more_and_delivers_nothing_is_made_again() {
     let log = summing.log();
     let why: Vec<_> = log.iter().filter_map(|entry| entry["why"].as_str()).collect();
     assert_eq!(why, ["nothing has come after 0, though there is more"]);
+    summing.stop().expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_a_stream_is_remembered_ends_no_stream() {
+    let mut server = Server::start();
+    Program::at(&server, "topology apply --partitions 1")
+        .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "64MiB")
+        .env("STREAM_SUM_TOPOLOGY__SUMS_MAX_BYTES", "64MiB")
+        .env("STREAM_SUM_TOPOLOGY__IDLE_EXPIRY", "1s")
+        .env("STREAM_SUM_TOPOLOGY__COMPLETED_EXPIRY", "1s")
+        .run()
+        .expect(0);
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, folder.path(), "").spawn();
+    let publish = async |server: &Server, n: usize, seq_no: u64, data: &[u8]| {
+        let payload = batch(&[(id_in(0, 1, 4, n), seq_no, data)]);
+        server.jetstream().await.publish("chunks.0", payload.into()).await.unwrap().await.unwrap();
+    };
+    let messages = async |server: &Server, stream: &str| {
+        server.jetstream().await.get_stream(stream).await.unwrap().cached_info().state.messages
+    };
+    for n in 0..5 {
+        publish(&server, n, 1, b"a").await;
+    }
+    server.stop(Signal::SIGTERM);
+    // The one thing to wait for is that time has passed.
+    std::thread::sleep(Duration::from_millis(2500));
+    server.start_again();
+    for n in 0..5 {
+        publish(&server, n, 2, b"").await;
+    }
+    wait_until("the finals", async || (messages(&server, "sums").await == 5).then_some(())).await;
+    assert_eq!(messages(&server, "rejects").await, 0);
+    // Messages enough, on the other hand, move the log's clock on: who is told of a stream that was, and who is not.
+    publish(&server, 9, 1, b"a").await;
+    let mut told = Vec::new();
+    for n in 0.. {
+        std::thread::sleep(Duration::from_millis(100));
+        publish(&server, 9, 3 + n, b"").await;
+        let rejects = messages(&server, "rejects").await;
+        if rejects == told.len() as u64 {
+            continue;
+        }
+        let rejects = crate::support::messages(&server.jetstream().await, "rejects").await;
+        told = rejects.iter().map(|reject| reject.headers.get("Reject-Reason").unwrap().to_string()).collect();
+        if told.last().unwrap() == "unknown" {
+            break;
+        }
+    }
+    told.dedup();
+    assert_eq!(told, ["gap", "broken", "expired", "unknown"]);
     summing.stop().expect(0);
 }

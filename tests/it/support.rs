@@ -106,6 +106,21 @@ impl Drop for Server {
     }
 }
 
+/// Three servers that know each other. Routes need ports that are known beforehand, so free ones are picked.
+pub fn cluster() -> Vec<Server> {
+    let held: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let ports: Vec<_> = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+    drop(held);
+    let routes: Vec<_> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+    let node = |(n, port): (usize, &u16)| {
+        Server::with_config(&format!(
+            "server_name: node-{n}\ncluster {{ name: test, host: 127.0.0.1, port: {port}, routes: [{}] }}\n",
+            routes.join(", ")
+        ))
+    };
+    ports.iter().enumerate().map(node).collect()
+}
+
 fn pid(child: &Child) -> Pid {
     Pid::from_raw(child.id().try_into().unwrap())
 }

@@ -1,6 +1,6 @@
 //! `topology`: made, checked, changed within bounds, and agreeing with the server's own partition mapping.
 
-use crate::support::{Program, Server, apply, id_in};
+use crate::support::{Program, Server, apply, id_in, summer};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use std::time::Duration;
 use stream_sum::bus::names::Names;
@@ -24,7 +24,7 @@ async fn everything_is_made_as_the_design_says() {
     assert_eq!((log.discard, log.storage, log.max_age), (DiscardPolicy::New, StorageType::File, Duration::ZERO));
     assert_eq!(log.max_bytes, 1 << 30);
     let fact = |key: &str| log.metadata.get(key).map(String::as_str);
-    assert_eq!(fact("stream-sum.format"), Some("1"));
+    assert_eq!(fact("stream-sum.format"), Some("2"));
     assert_eq!(fact("stream-sum.partitions"), Some("3"));
     assert_eq!(fact("stream-sum.max-chunk-bytes"), Some("512KiB"));
     assert_eq!((fact("stream-sum.idle-expiry"), fact("stream-sum.completed-expiry")), (Some("1h"), Some("1h")));
@@ -128,4 +128,41 @@ fn the_mapping_in_the_repository_is_the_one_for_the_default_topology() {
     let names = Names::new(&config.topology.prefix);
     let made = mapping_file(&names.mapping(config.topology.partitions));
     assert_eq!(include_str!("../../nats/mapping.conf"), made);
+}
+
+#[tokio::test]
+async fn an_older_format_is_refused_with_the_way_out_and_raised_by_apply() {
+    let server = Server::start();
+    apply(&server, 2);
+    let jetstream = server.jetstream().await;
+    let set = async |name: &str, format: &str| {
+        let mut config = jetstream.get_stream(name).await.unwrap().cached_info().config.clone();
+        config.metadata.insert("stream-sum.format".into(), format.into());
+        jetstream.update_stream(config).await.unwrap();
+    };
+    for name in ["chunks-0", "chunks-1", "sums"] {
+        set(name, "1").await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for refused in [summer(&server, folder.path(), ""), Program::at(&server, "chunker --streams 1")] {
+        let ended = refused.run().expect(2);
+        let said = ended.sentence();
+        assert!(said.contains("the stream chunks-0 has format 1, and this version works with 2: stop every"), "{said}");
+        assert!(said.contains("run `stream-sum topology apply`"), "{said}");
+    }
+    let changed = Program::at(&server, "topology apply --partitions 2")
+        .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "256MiB")
+        .env("STREAM_SUM_TOPOLOGY__SUMS_MAX_BYTES", "256MiB")
+        .run()
+        .expect(0)
+        .stdout();
+    for line in ["changed chunks-0: format 1 -> 2", "changed sums: format 1 -> 2", "unchanged rejects"] {
+        assert!(changed.lines().any(|found| found == line), "{line}: {changed}");
+    }
+    let summing = summer(&server, folder.path(), "").spawn();
+    Program::at(&server, "chunker --streams 10").run().expect(0);
+    summing.stop().expect(0);
+    set("chunks-1", "3").await;
+    let newer = summer(&server, folder.path(), "").run().expect(2);
+    assert!(newer.sentence().contains("chunks-1 has format 3, which this version does not know"), "{}", newer.stderr);
 }

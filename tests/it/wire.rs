@@ -151,20 +151,31 @@ async fn a_message_whose_headers_no_client_can_read_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn a_reject_that_is_there_and_differs_is_counted_and_kept() {
+async fn a_reject_that_another_stands_in_the_way_of_gets_a_subject_of_its_own_and_an_error_line() {
     let server = Server::start();
     apply(&server, 1);
     let jetstream = server.jetstream().await;
     let created = jetstream.get_stream("chunks-0").await.unwrap().cached_info().created.unix_timestamp_nanos();
-    publish(&jetstream, &format!("rejects.0.{created}.1"), b"somebody else's".to_vec()).await;
+    let subject = format!("rejects.0.{created}.1");
+    publish(&jetstream, &subject, b"somebody else's".to_vec()).await;
     publish(&jetstream, "chunks.0", b"junk".to_vec()).await;
     let id = id_in(0, 1, 8, 0);
     publish(&jetstream, "chunks.0", batch(&[(id, 1, b"")])).await;
     let folder = tempfile::tempdir().unwrap();
-    let summing = summer(&server, folder.path(), "").spawn();
-    last(&jetstream, "sums", &final_subject(id)).await;
-    let log = parse_log(&summing.stop().expect(0).stderr);
     let counted = ["rejects_published", "rejects_already_there", "rejects_differing"];
-    assert_eq!(counted.map(|field| total(&log, "stopped", field)), [0, 1, 1]);
-    assert_eq!(messages(&jetstream, "rejects").await[0].payload, "somebody else's");
+    // Folded twice, it is found the second time.
+    for (worker, counts) in [("a", [1, 0, 1]), ("b", [0, 1, 1])] {
+        jetstream.get_stream("OBJ_stream-sum-state").await.unwrap().purge().await.unwrap();
+        let summing = summer(&server, &folder.path().join(worker), "--worker a").spawn();
+        last(&jetstream, "sums", &final_subject(id)).await;
+        summing.wait_for_log("opened the log", 1);
+        let log = parse_log(&summing.stop().expect(0).stderr);
+        assert_eq!(counted.map(|field| total(&log, "stopped", field)), counts);
+        assert!(log.iter().any(|entry| entry["level"] == "ERROR" && entry["found"] == subject.as_str()), "{log:?}");
+    }
+    let rejects = messages(&jetstream, "rejects").await;
+    assert_eq!(rejects.len(), 2);
+    assert_eq!(rejects[0].payload, "somebody else's");
+    assert_eq!(rejects[1].payload, "junk");
+    assert!(rejects[1].subject.starts_with(&format!("{subject}.")), "{}", rejects[1].subject);
 }
