@@ -1,10 +1,11 @@
 //! Three nodes, three replicas of everything, and one node at a time that dies; once, the summer's disk with it.
 
-use crate::support::{Program, Server, cluster, count, summer, wait_until};
+use crate::support::{Program, Server, cluster, count, parse_log, summer, total, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// Whether every stream has a leader and two replicas that keep up with it.
 async fn all_current(node: &Server) -> bool {
@@ -87,6 +88,51 @@ async fn a_cluster_that_loses_one_node_at_a_time_loses_nothing() {
     let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
     assert_eq!(count(&report, "verified"), STREAMS, "{report}: {}", ended.stderr);
     summing.stop().expect(0);
+    let sums = nodes[0].jetstream().await.get_stream("sums").await.unwrap();
+    assert_eq!(sums.cached_info().state.messages, STREAMS, "none is there twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_that_step_down_again_and_again_hold_nobody_up() {
+    const STREAMS: u64 = 3_000;
+    let nodes = cluster();
+    let urls = nodes.iter().map(Server::url).collect::<Vec<_>>().join(",");
+    let at = |arguments: &str| {
+        Program::new(arguments)
+            .env("STREAM_SUM_NATS__SERVERS", &urls)
+            .env("STREAM_SUM_CHUNKER__DEADLINE", "5m")
+            .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "64MiB")
+            .env("STREAM_SUM_TOPOLOGY__SUMS_MAX_BYTES", "64MiB")
+    };
+    wait_until("the cluster", async || {
+        (at("topology apply --partitions 2 --replicas 3").run().code() == 0).then_some(())
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let summing = at("summer --worker a").arg("--data-dir").arg(folder.path().join("data")).spawn();
+    let report = folder.path().join("report.json");
+    let mut chunking = at(&format!("chunker --streams {STREAMS} --chunks 4 --rate 2500 --report")).arg(&report).spawn();
+    let client = nodes[0].client().await;
+    let mut stepped = 0;
+    while chunking.is_running() {
+        for stream in ["sums", "rejects", "chunks-0", "chunks-1"] {
+            let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}");
+            // Between two leaders nobody answers.
+            let asked = tokio::time::timeout(Duration::from_millis(200), client.request(subject, "".into()));
+            if let Ok(Ok(answer)) = asked.await {
+                let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+                stepped += usize::from(answer["success"] == true);
+            }
+        }
+    }
+    let ended = chunking.wait().expect(0);
+    let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    assert_eq!(count(&report, "verified"), STREAMS, "{report}: {}", ended.stderr);
+    assert!(stepped > 10, "{stepped}");
+    let ended = summing.stop().expect(0);
+    assert!(ended.stderr.contains("reading back all of this transaction"), "{}", ended.stderr);
+    let log = parse_log(&ended.stderr);
+    assert!(total(&log, "stopped", "commits") > 0, "{}", ended.stderr);
     let sums = nodes[0].jetstream().await.get_stream("sums").await.unwrap();
     assert_eq!(sums.cached_info().state.messages, STREAMS, "none is there twice");
 }
