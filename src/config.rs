@@ -111,7 +111,7 @@ impl Config {
             figment = figment.merge(text_layer("the command line".to_owned(), key, value));
         }
         let mut config: Config = figment.extract().map_err(|error| explain(&figment, error))?;
-        for key in ["partitions", "max_chunk_bytes", "idle_expiry", "completed_expiry", "sums_retention"] {
+        for key in topology::Config::KEYS {
             let from = figment.find_metadata(&format!("topology.{key}"));
             if from.is_some_and(|metadata| metadata.name != DEFAULT_LAYER) {
                 config.topology.stated.insert(key.to_owned());

@@ -112,7 +112,10 @@ impl Run {
             connection,
             &topology.names,
             topology.partitions,
-            options.batch_bytes.min(max_payload - REJECT_HEADROOM),
+            options
+                .batch_bytes
+                .min(max_payload - REJECT_HEADROOM)
+                .min(topology.max_message_bytes.unwrap_or(usize::MAX)),
             Patience { full: options.deadline, unknown: options.patience },
             &ledger,
             began,

@@ -1,6 +1,6 @@
 //! The bus: everything that is said to NATS.
 //!
-//! [`connect`], [`topology`] and its [`admin`] come first, with [`names`] for all that is named. A summer reads its logs through
+//! [`connect`], [`topology`] and its [`admin`], with what it may change ([`plan`]) and what it never does ([`shape`]), come first, with [`names`] for all that is named. A summer reads its logs through
 //! [`source`] and publishes through [`finals`]; a run fills the logs through [`lanes`] and hears back through [`watch`].
 //! [`snapshots`] keeps what stores hold. Through [`standing`] workers are asked how far they are.
 //! Under them lie [`publish`], which knows what a refusal means, [`acks`], which gathers acknowledgements, and [`read`], which asks leaders only.
@@ -8,6 +8,8 @@
 pub mod admin;
 pub mod connect;
 pub mod names;
+pub mod plan;
+pub mod shape;
 pub mod topology;
 
 pub mod life;

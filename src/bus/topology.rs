@@ -10,7 +10,6 @@ use crate::values::{Size, Span, parsed};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
 use std::time::Duration;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,6 +47,9 @@ pub struct Config {
 /// What one message needs beyond the largest chunk: its encoding, subject and headers.
 pub const PAYLOAD_HEADROOM: usize = 128 << 10;
 
+/// What a log's largest message must exceed the largest chunk by.
+pub(super) const LEAST_HEADROOM: usize = 64 << 10;
+
 /// What our own batches stay below the server's `max_payload`, so that a reject with its headers still fits.
 pub const REJECT_HEADROOM: usize = 64 << 10;
 
@@ -70,8 +72,18 @@ const MEMBERS_BYTES: i64 = 16 << 20;
 pub enum TopologyError {
     #[error("there is no stream {name} at {servers}: run `stream-sum topology apply` first")]
     Missing { name: String, servers: String },
-    #[error("the stream {name} was not made by stream-sum: name another topology.prefix, or remove that stream")]
-    NotOurs { name: String },
+    #[error(
+        "the log {name} is gone from {servers}, though others of its system are there: bring it back from a backup, or make it \
+         anew with `stream-sum topology apply` and let each summer go on with --accept replaced:{partition}"
+    )]
+    LogGone { name: String, servers: String, partition: u32 },
+    #[error(
+        "the stream {name} lacks metadata of stream-sum ({missing}): where it is this system's, and a tool has dropped \
+         that, `stream-sum topology apply --adopt` puts it back; where it is somebody else's, name another topology.prefix"
+    )]
+    NotOurs { name: String, missing: String },
+    #[error("{changes}: name --force to do it all the same")]
+    Lossy { changes: String },
     #[error(
         "{key} is {wanted} here, but {found} in the log {name}: set it to {found}, or use another topology.prefix; it \
          can't be changed, because every sum so far depends on it"
@@ -84,7 +96,10 @@ pub enum TopologyError {
     Older { name: String },
     #[error("the stream {name} has format {found}, which this version does not know: use the version that made it")]
     Newer { name: String, found: String },
-    #[error("the stream {name} has {what}: it must have {wanted}. Remove it and run `stream-sum topology apply`")]
+    #[error(
+        "the stream {name} has {what}: it must have {wanted}, or nothing is guaranteed. Set it back, as with `nats stream edit`, \
+         or name another topology.prefix"
+    )]
     Misshapen { name: String, what: String, wanted: String },
     #[error("the log {name} says {key} {found}, which this version does not know: use the version that made it")]
     Unreadable { key: &'static str, name: String, found: String },
@@ -110,6 +125,8 @@ pub struct Topology {
     pub names: Names,
     pub partitions: u32,
     pub max_chunk_bytes: usize,
+    /// The most bytes of one message that every log takes; `None`: as many as the server.
+    pub max_message_bytes: Option<usize>,
     pub expiry: Expiry,
     /// Whether `sums` refuses a second message of a subject.
     pub once_only: bool,
@@ -121,49 +138,56 @@ impl Topology {
     }
 }
 
-/// The fields of a stream on which the guarantees rest, and which therefore are never changed in place.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Shape<'a> {
-    subjects: &'a [String],
-    retention: RetentionPolicy,
-    discard: DiscardPolicy,
-    pub(super) once_a_subject: bool,
-}
-
-impl<'a> Shape<'a> {
-    pub(super) fn of(config: &'a stream::Config) -> Self {
-        Self {
-            subjects: &config.subjects,
-            retention: config.retention,
-            discard: config.discard,
-            once_a_subject: config.max_messages_per_subject == 1 && config.discard_new_per_subject,
-        }
-    }
-
-    /// What differs first, and what it should be.
-    pub(super) fn difference(&self, wanted: &Shape<'_>) -> Option<(String, String)> {
-        let pair = |name: &str, found: &dyn fmt::Debug, wanted: &dyn fmt::Debug| {
-            (format!("{name} {found:?}"), format!("{wanted:?}"))
-        };
-        if self.subjects != wanted.subjects {
-            return Some(pair("subjects", &self.subjects, &wanted.subjects));
-        }
-        if self.retention != wanted.retention {
-            return Some(pair("retention", &self.retention, &wanted.retention));
-        }
-        if self.discard != wanted.discard {
-            return Some(pair("discard", &self.discard, &wanted.discard));
-        }
-        (self.once_a_subject != wanted.once_a_subject).then(|| {
-            let words = |once| if once { "one message a subject" } else { "many messages a subject" };
-            (words(self.once_a_subject).to_owned(), words(wanted.once_a_subject).to_owned())
-        })
-    }
+/// Which limits of one stream somebody has named, and what kind it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    pub replicas: bool,
+    pub max_bytes: bool,
+    pub max_age: bool,
+    pub is_log: bool,
 }
 
 impl Config {
+    /// Those for which it matters whether somebody has set them.
+    pub const KEYS: [&'static str; 9] = [
+        "partitions",
+        "replicas",
+        "log_max_bytes",
+        "sums_max_bytes",
+        "sums_retention",
+        "rejects_retention",
+        "max_chunk_bytes",
+        "idle_expiry",
+        "completed_expiry",
+    ];
+
     pub(super) fn names(&self) -> Names {
         Names::new(&self.prefix)
+    }
+
+    pub(super) fn is_stated(&self, key: &str) -> bool {
+        self.stated.contains(key)
+    }
+
+    /// Which limits of a stream are named.
+    pub fn named(&self, stream: &str) -> Named {
+        let names = self.names();
+        let replicas = self.is_stated("replicas");
+        let bounded = |bytes: &str, age: Option<&str>| Named {
+            replicas,
+            max_bytes: self.is_stated(bytes),
+            max_age: age.is_some_and(|age| self.is_stated(age)),
+            is_log: false,
+        };
+        if stream == names.sums() {
+            bounded("sums_max_bytes", Some("sums_retention"))
+        } else if stream == names.rejects() {
+            bounded("log_max_bytes", Some("rejects_retention"))
+        } else if (0..self.partitions).any(|partition| stream == names.log(partition)) {
+            Named { is_log: true, ..bounded("log_max_bytes", None) }
+        } else {
+            Named { replicas, ..Named::default() }
+        }
     }
 
     /// Everything that a system needs, in the order in which it is made.

@@ -5,7 +5,7 @@ pub mod ending;
 
 pub use ending::{CliError, Exit, complain};
 
-use crate::bus::admin::Admin;
+use crate::bus::admin::{Admin, Allowed};
 use crate::bus::connect;
 use crate::bus::names::Names;
 use crate::checkpoint::Acceptance;
@@ -100,7 +100,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum TopologyCommand {
-    /// Create what is missing; update replicas and limits
+    /// Create what is missing; change what is named of copies and limits
     Apply {
         /// Partition logs [topology.partitions]
         #[arg(long, value_name = "N")]
@@ -108,6 +108,12 @@ enum TopologyCommand {
         /// Copies of everything [topology.replicas]
         #[arg(long, value_name = "R")]
         replicas: Option<String>,
+        /// Lower copies, retention or bounds although something is lost by it
+        #[arg(long)]
+        force: bool,
+        /// Put back metadata that a tool has dropped from streams of this system
+        #[arg(long)]
+        adopt: bool,
     },
     /// Show every stream with its limits and what it holds
     Show,
@@ -201,7 +207,7 @@ impl Cli {
             ("nats.nkey", common.nkey.clone()),
         ];
         match &self.command {
-            Command::Topology(TopologyCommand::Apply { partitions, replicas }) => {
+            Command::Topology(TopologyCommand::Apply { partitions, replicas, .. }) => {
                 flags.extend([("topology.partitions", partitions.clone()), ("topology.replicas", replicas.clone())])
             }
             Command::Summer(args) => flags.extend([
@@ -240,10 +246,10 @@ impl Cli {
         telemetry::start(&config.log, if text { Format::Text } else { Format::Json });
         let mut out = io::stdout();
         match self.command {
-            Command::Topology(TopologyCommand::Apply { .. }) => {
+            Command::Topology(TopologyCommand::Apply { force, adopt, .. }) => {
                 let connection = connect::connect(&config.nats, "topology").await?;
                 let admin = Admin::new(&connection, &config.topology, config.nats.shown_addresses());
-                let changes = admin.apply().await?;
+                let changes = admin.apply(Allowed { force, adopt }).await?;
                 changes.iter().try_for_each(|change| writeln!(out, "{change}")).map_err(CliError::Output)?;
                 Ok(Exit::Done)
             }

@@ -4,7 +4,7 @@
 mod children;
 pub mod keeper;
 
-use crate::bus::admin::Admin;
+use crate::bus::admin::{Admin, Allowed};
 use crate::bus::connect::{self, ConnectError, Connection};
 use crate::bus::names::Names;
 use crate::bus::standing::{self, CannotAsk};
@@ -291,7 +291,7 @@ async fn agree(stack: &Stack, admin: &Admin<'_>) -> Result<Topology, UpError> {
         Err(TopologyError::Missing { .. }) => {
             // Before anything is made that can't be changed.
             enough(stack.topology.partitions)?;
-            admin.apply().await?;
+            admin.apply(Allowed::default()).await?;
             Ok(admin.check().await?)
         }
         checked => {
