@@ -4,7 +4,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde::Deserialize;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,8 +23,8 @@ pub enum LocalServerError {
     Folder { path: PathBuf, source: io::Error },
     #[error("the folder {} is in use by another nats-server: name another with --data-dir", path.display())]
     InUse { path: PathBuf },
-    #[error("port {port} of 127.0.0.1 can't be listened on ({source}): name another with --port")]
-    Port { port: u16, source: io::Error },
+    #[error("{address} can't be listened on ({source}): name another port with --port")]
+    Port { address: SocketAddr, source: io::Error },
     #[error("nats-server ended before it listened: {0}")]
     Ended(String),
     #[error("nats-server did not listen on any port within {} s", .0.as_secs())]
@@ -46,6 +46,7 @@ pub fn mapping_file((from, to): &(String, String)) -> String {
 pub struct LocalServer {
     program: PathBuf,
     folder: PathBuf,
+    host: IpAddr,
     /// Any free one where there is none; once it listens, it keeps its port.
     port: Option<u16>,
     /// Where in its log its present life begins.
@@ -60,7 +61,7 @@ impl LocalServer {
     pub fn new(
         program: PathBuf,
         folder: &Path,
-        port: Option<u16>,
+        address: Option<SocketAddr>,
         mapping: Option<&(String, String)>,
         more: &str,
     ) -> Result<Self, LocalServerError> {
@@ -77,10 +78,12 @@ impl LocalServer {
             fs::write(folder.join("mapping.conf"), mapping.map_or_else(String::new, mapping_file))
         };
         write().map_err(refuse)?;
-        if let Some(port) = port {
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|source| LocalServerError::Port { port, source })?;
+        if let Some(address) = address {
+            TcpListener::bind(address).map_err(|source| LocalServerError::Port { address, source })?;
         }
-        Ok(Self { program, folder: folder.to_owned(), port, log_from: 0, lock: Arc::new(lock) })
+        let host = address.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip());
+        let port = address.map(|address| address.port());
+        Ok(Self { program, folder: folder.to_owned(), host, port, log_from: 0, lock: Arc::new(lock) })
     }
 
     /// Everything that the server has stored.
@@ -94,14 +97,14 @@ impl LocalServer {
     }
 
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port.unwrap_or_default())
+        format!("nats://{}", SocketAddr::new(self.host, self.port.unwrap_or_default()))
     }
 
     /// The command that starts it, without standard input; what it says goes to where this process says it.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         let port = self.port.map_or("-1".to_owned(), |port| port.to_string());
-        command.arg("-c").arg(self.folder.join("local.conf")).args(["--addr", "127.0.0.1", "--port", &port]);
+        command.arg("-c").arg(self.folder.join("local.conf")).args(["--addr", &self.host.to_string(), "--port", &port]);
         command.arg("--store_dir").arg(&self.folder).arg("--ports_file_dir").arg(self.folder.join("ports"));
         command.stdin(Stdio::null());
         command
@@ -119,7 +122,7 @@ impl LocalServer {
     /// Whether the process `pid`, started by its command, takes connections by now.
     pub fn listens(&mut self, pid: u32) -> bool {
         let Some(port) = self.port.or_else(|| self.port_of(pid)) else { return false };
-        let connected = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), CONNECT).is_ok();
+        let connected = TcpStream::connect_timeout(&(self.host, port).into(), CONNECT).is_ok();
         if connected {
             self.port = Some(port);
         }

@@ -3,7 +3,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use stream_sum::cli::{self, Cli, Exit};
-use stream_sum::heap;
+use stream_sum::{heap, telemetry};
 
 fn main() -> ExitCode {
     heap::tune();
@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("stream-sum: threads can't be started: {error}");
+            telemetry::say(&format!("stream-sum: threads can't be started: {error}"));
             return ExitCode::from(Exit::Failed as u8);
         }
     };

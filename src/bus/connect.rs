@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -133,12 +133,12 @@ impl Config {
         }
     }
 
-    /// The port of the first server, where that is this machine.
-    pub fn port_here(&self) -> Option<u16> {
+    /// The address of the first server, where that is this machine's own.
+    pub fn address_here(&self) -> Option<SocketAddr> {
         let address: async_nats::ServerAddr = self.addresses().first()?.parse().ok()?;
-        let host = address.host();
-        let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        here.then(|| address.port())
+        let host = address.host().trim_start_matches('[').trim_end_matches(']');
+        let ip = if host == "localhost" { Ipv4Addr::LOCALHOST.into() } else { host.parse::<IpAddr>().ok()? };
+        ip.is_loopback().then(|| SocketAddr::new(ip, address.port()))
     }
 
     /// The servers as they may be shown.

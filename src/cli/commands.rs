@@ -20,6 +20,7 @@ use futures_util::future::FutureExt;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -160,10 +161,13 @@ pub(super) async fn status(config: &Config, json: bool, watch: bool) -> Result<E
 pub(super) fn serve(config: &Config, port: Option<u16>, data_dir: &Path) -> CliError {
     let start = || {
         let elsewhere = || CliError::NotHere { servers: config.nats.shown_addresses() };
-        let port = port.or_else(|| config.nats.port_here()).ok_or_else(elsewhere)?;
+        let address = match (config.nats.address_here(), port) {
+            (here, Some(port)) => SocketAddr::new(here.map_or(Ipv4Addr::LOCALHOST.into(), |here| here.ip()), port),
+            (here, None) => here.ok_or_else(elsewhere)?,
+        };
         let program = nats_server::find(&nats_server::tools())?;
         let mapping = Names::new(&config.topology.prefix).mapping(config.topology.partitions);
-        let server = LocalServer::new(program.clone(), data_dir, Some(port), Some(&mapping), "")?;
+        let server = LocalServer::new(program.clone(), data_dir, Some(address), Some(&mapping), "")?;
         Ok(CliError::NotStarted { program, cause: server.exec() })
     };
     start().unwrap_or_else(|error| error)

@@ -129,7 +129,7 @@ struct SummerArgs {
     partitions: Option<String>,
     /// Folder of the stores [summer.data_dir]
     #[arg(long, value_name = "DIR")]
-    data_dir: Option<String>,
+    data_dir: Option<PathBuf>,
     /// Go on without what a log has lost, which is recorded: diverged, truncated, hole or replaced, and the partition
     #[arg(long, value_name = "LOSS:PARTITION", value_delimiter = ',')]
     accept: Vec<Acceptance>,
@@ -210,11 +210,9 @@ impl Cli {
             Command::Topology(TopologyCommand::Apply { partitions, replicas, .. }) => {
                 flags.extend([("topology.partitions", partitions.clone()), ("topology.replicas", replicas.clone())])
             }
-            Command::Summer(args) => flags.extend([
-                ("summer.worker", args.worker.clone()),
-                ("summer.partitions", args.partitions.clone()),
-                ("summer.data_dir", args.data_dir.clone()),
-            ]),
+            Command::Summer(args) => {
+                flags.extend([("summer.worker", args.worker.clone()), ("summer.partitions", args.partitions.clone())])
+            }
             Command::Chunker(args) => flags.extend(args.overrides()),
             Command::Up(args) => {
                 flags.push(("topology.partitions", args.partitions.clone()));
@@ -240,7 +238,7 @@ impl Cli {
             return Ok(Exit::Done);
         }
         let overrides = self.overrides();
-        let config = Config::load(self.common.config.as_deref(), std::env::vars_os(), &overrides)?;
+        let mut config = Config::load(self.common.config.as_deref(), std::env::vars_os(), &overrides)?;
         // The stack is watched by somebody, and its lines are among its summers'.
         let text = matches!(self.command, Command::Up(_));
         telemetry::start(&config.log, if text { Format::Text } else { Format::Json });
@@ -262,6 +260,8 @@ impl Cli {
             }
             Command::Summer(args) => {
                 let stop = shutdown::on_signals().map_err(CliError::Signals)?;
+                // The name of a folder need not be text, as values of the configuration are.
+                config.summer.data_dir = args.data_dir.unwrap_or(config.summer.data_dir);
                 worker::run(&config.summer, &config.nats, &config.topology, &args.accept, stop).await?;
                 Ok(Exit::Done)
             }

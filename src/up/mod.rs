@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -245,7 +246,8 @@ async fn start_server(stack: &Stack, folder: &Path, children: &mut Children) -> 
     let finding = tokio::task::spawn_blocking(|| nats_server::find(&nats_server::tools()));
     let program = joined(finding.await)?;
     let mapping = Names::new(&stack.topology.prefix).mapping(stack.topology.partitions);
-    let server = LocalServer::new(program, &folder.join("nats"), stack.port, Some(&mapping), "")?;
+    let address = stack.port.map(|port| (Ipv4Addr::LOCALHOST, port).into());
+    let server = LocalServer::new(program, &folder.join("nats"), address, Some(&mapping), "")?;
     let server = Arc::new(Mutex::new(server));
     let lock = |server: &Mutex<LocalServer>| server.lock().expect("nothing panics while it holds the server").clone();
     let starts = server.clone();

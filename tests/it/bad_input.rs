@@ -3,9 +3,10 @@
 use crate::support::{Ended, PATIENCE, Program, Server, apply, summer};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::process::Command;
 
 /// Asserts the exit code, and that the one sentence says each of `says`.
 #[track_caller]
@@ -438,4 +439,18 @@ fn a_full_sums_is_named_and_waited_for() {
     let ended = chunking.wait().expect(0);
     assert!(ended.stdout().lines().any(|line| line.split_whitespace().eq(["verified", "20000"])), "{}", ended.stdout());
     summing.stop().expect(0);
+}
+
+#[test]
+fn a_standard_error_that_takes_nothing_more_stops_nobody() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let _summer = summer(&server, folder.path(), "").spawn();
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let mut chunking = Command::new(env!("CARGO_BIN_EXE_stream-sum"));
+    chunking.args(["--server", &server.url(), "chunker", "--streams", "5"]).stderr(full());
+    let ended = chunking.output().unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(String::from_utf8(ended.stdout).unwrap().contains("verified                 5"));
 }

@@ -4,8 +4,10 @@ use crate::support::{PATIENCE, Process, Program, Server, Terminal, apply, count,
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -224,7 +226,7 @@ fn a_port_or_folder_in_the_way_is_one_sentence() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let ended = up(temporary.path(), &format!("--streams 1 --port {port}")).run().expect(1);
-    assert!(ended.sentence().contains(&format!("port {port} of 127.0.0.1 can't be listened on")), "{}", ended.stderr);
+    assert!(ended.sentence().contains(&format!("127.0.0.1:{port} can't be listened on")), "{}", ended.stderr);
     assert!(ended.sentence().contains("--port"), "{}", ended.stderr);
     nothing_left(temporary.path(), &[]);
 
@@ -255,7 +257,7 @@ fn a_server_of_ones_own_listens_where_it_is_told_to() {
     };
     let other = tempfile::tempdir().unwrap();
     let taken = second(port, other.path());
-    assert!(taken.sentence().contains(&format!("port {port} of 127.0.0.1")), "{}", taken.stderr);
+    assert!(taken.sentence().contains(&format!("127.0.0.1:{port} can't be listened on")), "{}", taken.stderr);
     // Two servers on one store would spoil it.
     let used = second(port + 1, folder.path());
     assert!(used.sentence().contains("is in use by another nats-server"), "{}", used.stderr);
@@ -265,4 +267,38 @@ fn a_server_of_ones_own_listens_where_it_is_told_to() {
     assert!(server.is_running());
     server.signal(Signal::SIGINT);
     server.wait_for(PATIENCE);
+}
+
+#[test]
+fn a_server_listens_on_the_very_address_that_the_others_look_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let Ok(free) = TcpListener::bind("[::1]:0") else { return };
+    let url = format!("nats://{}", free.local_addr().unwrap());
+    drop(free);
+    let server = Program::new("server").env("NATS_URL", &url).arg("--data-dir").arg(folder.path()).spawn();
+    Program::new("topology apply --partitions 2").env("NATS_URL", &url).run().expect(0);
+    server.signal(Signal::SIGINT);
+    server.wait_for(PATIENCE);
+}
+
+#[test]
+fn a_data_folder_need_not_have_a_name_that_is_text() {
+    let temporary = tempfile::tempdir().unwrap();
+    let kept = temporary.path().join(OsStr::from_bytes(b"k\xe9pt"));
+    up(temporary.path(), "--streams 20 --partitions 2").arg("--data-dir").arg(&kept).run().expect(0);
+    assert!(kept.join("summer-0/chunks-0.redb").is_file());
+}
+
+#[test]
+fn where_no_nats_server_can_be_kept_the_way_out_is_named() {
+    let temporary = tempfile::tempdir().unwrap();
+    let ended = up(temporary.path(), "--streams 1")
+        .env("NATS_SERVER", "")
+        .env("PATH", "/usr/bin:/bin")
+        .env("CARGO_MANIFEST_DIR", "/dev/null")
+        .env("XDG_CACHE_HOME", "/dev/null/cache")
+        .current_dir(temporary.path())
+        .run()
+        .expect(1);
+    assert!(ended.sentence().contains("or set NATS_SERVER to a nats-server 2.10 or newer"), "{}", ended.stderr);
 }
