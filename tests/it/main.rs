@@ -4,6 +4,7 @@ mod bad_input;
 mod bounds;
 mod cluster;
 mod crash;
+mod damage;
 mod embed;
 mod ledger;
 mod outage;
