@@ -1,7 +1,7 @@
 //! Panics of a library that are caught where it was called, and say nothing on standard error.
 //!
 //! A panic that is caught so has a cause that its caller knows and names: bytes on a disk that are not what they were. All
-//! others go on as they do.
+//! others go on as they do. It takes panics that unwind, and puts a hook before the one that the process has.
 
 use std::any::Any;
 use std::cell::Cell;

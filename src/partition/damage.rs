@@ -55,6 +55,11 @@ impl Partition {
     }
 }
 
+/// What is told of a partition whose store is made again.
+pub(super) fn trouble(what: &str) -> String {
+    format!("its store was damaged ({what}), and is made again from a snapshot or the log")
+}
+
 /// What is damaged, where `result` is what comes of that, and nothing graver.
 pub(super) fn found(store: &Store, result: &Result<(), PartitionError>) -> Option<String> {
     match result {

@@ -211,7 +211,8 @@ impl Partition {
         let Shared { summer, config, connection, snapshots, turns, counters } = shared;
         let (size, checkpoint) = (store.size()?, store.checkpoint()?);
         let standing = checkpoint.map_or_else(Standing::default, |at| Standing::of(&at, size.rows, size.bytes));
-        let standing = Standing { trouble: Some("not opened yet".to_owned()), ..standing };
+        let trouble = store.replaced().map_or_else(|| "not opened yet".to_owned(), damage::trouble);
+        let standing = Standing { trouble: Some(trouble), ..standing };
         Ok(Self {
             partition,
             owner: summer.owner(partition),

@@ -19,11 +19,13 @@ pub struct Health {
     path: PathBuf,
     /// What is damaged, once that was found.
     damage: OnceLock<String>,
+    /// What the disk has refused first. Whatever comes of that is no damage.
+    refused: OnceLock<(io::ErrorKind, String)>,
 }
 
 impl Health {
     pub fn new(path: PathBuf) -> Self {
-        Self { path, damage: OnceLock::new() }
+        Self { path, damage: OnceLock::new(), refused: OnceLock::new() }
     }
 
     pub fn path(&self) -> &Path {
@@ -47,7 +49,15 @@ impl Health {
         }
         match caught(call) {
             Ok(result) => result.map_err(|error| self.failed(error)),
-            Err(said) => Err(self.damaged(said)),
+            Err(said) => Err(self.panicked(said)),
+        }
+    }
+
+    /// What it means that redb has panicked.
+    pub fn panicked(&self, said: String) -> StoreError {
+        match self.refused.get() {
+            Some((kind, refused)) => self.failed(io::Error::new(*kind, refused.clone()).into()),
+            None => self.damaged(said),
         }
     }
 
@@ -93,6 +103,15 @@ impl Watched {
         Self { file, health }
     }
 
+    /// Remembers what the disk refuses. That a file ends too early is nothing that it could help.
+    fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| {
+            if error.kind() != io::ErrorKind::UnexpectedEof {
+                self.health.refused.get_or_init(|| (error.kind(), error.to_string()));
+            }
+        })
+    }
+
     fn may_change(&self) -> io::Result<()> {
         match self.health.damage() {
             Some(what) => Err(io::Error::new(io::ErrorKind::InvalidData, what.to_owned())),
@@ -103,25 +122,25 @@ impl Watched {
 
 impl StorageBackend for Watched {
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        self.noted(self.file.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out)
+        self.noted(self.file.read(offset, out))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.may_change()?;
-        self.file.set_len(len)
+        self.noted(self.file.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.noted(self.file.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.may_change()?;
-        self.file.write(offset, data)
+        self.noted(self.file.write(offset, data))
     }
 
     fn close(&self) -> io::Result<()> {
@@ -150,5 +169,66 @@ impl StorageBackend for Watched {
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.file.query_lock_range(start, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health() -> Health {
+        Health::new("chunks-0.redb".into())
+    }
+
+    fn io_error(kind: io::ErrorKind) -> redb::Error {
+        io::Error::new(kind, "as the system says").into()
+    }
+
+    #[test]
+    fn damage_is_told_from_a_disk_that_refuses() {
+        let is_damage = |error: redb::Error| matches!(health().failed(error), StoreError::Damaged { .. });
+        for error in [
+            redb::Error::Corrupted("a page".to_owned()),
+            redb::Error::UpgradeRequired(1),
+            redb::Error::TableDoesNotExist("meta".to_owned()),
+            redb::Error::TableIsMultimap("meta".to_owned()),
+            io_error(io::ErrorKind::UnexpectedEof),
+            io_error(io::ErrorKind::InvalidData),
+        ] {
+            assert!(is_damage(error));
+        }
+        for error in [
+            io_error(io::ErrorKind::StorageFull),
+            io_error(io::ErrorKind::PermissionDenied),
+            io::Error::from_raw_os_error(libc::EIO).into(),
+            redb::Error::PreviousIo,
+            redb::Error::DatabaseAlreadyOpen,
+        ] {
+            assert!(!is_damage(error));
+        }
+    }
+
+    #[test]
+    fn what_was_found_first_is_what_is_said_from_then_on() {
+        let health = health();
+        let damaged = |result: Result<(), StoreError>| match result {
+            Err(StoreError::Damaged { what, .. }) => what,
+            other => panic!("{other:?}"),
+        };
+        assert!(damaged(health.watch(|| panic!("a page is none"))).starts_with("a page is none (in "));
+        assert!(damaged(health.watch(|| unreachable!("nothing is called any more"))).starts_with("a page is none"));
+        assert!(damaged(Err(health.failed(redb::Error::PreviousIo))).starts_with("a page is none"));
+    }
+
+    #[test]
+    fn a_panic_that_comes_of_what_the_disk_has_refused_is_no_damage() {
+        let health = Arc::new(health());
+        let watched = Watched::new(FileBackend::new(tempfile::tempfile().unwrap()).unwrap(), health.clone());
+        assert!(watched.read(0, &mut [0]).is_err(), "it ends too early, and that is noted nowhere");
+        assert!(health.refused.get().is_none());
+        assert!(watched.set_len(u64::MAX).is_err());
+        let failed = health.watch(|| -> Result<(), _> { panic!("unwrapped") }).unwrap_err();
+        assert!(matches!(failed, StoreError::Failed { .. }), "{failed:?}");
+        assert_eq!(health.damage(), None);
     }
 }

@@ -107,34 +107,60 @@ fn is_found_damaged(bytes: &[u8], history: &History) -> bool {
     }
 }
 
-#[test]
-fn explore() {
+/// The bytes of a store's file, and what it has held.
+fn sound() -> (Vec<u8>, History) {
     let folder = tempfile::tempdir().unwrap();
     let history = made(folder.path());
-    let bytes = fs::read(folder.path().join("chunks-0.redb")).unwrap();
-    let used: Vec<usize> =
-        (0..bytes.len()).filter(|at| bytes[at & !0xfff..][..0x1000].iter().any(|b| *b != 0)).collect();
-    let step: usize = std::env::var("STEP").ok().and_then(|t| t.parse().ok()).unwrap_or(997);
-    let mut found = 0;
-    let mut tried = 0;
-    eprintln!("{} bytes, {} used", bytes.len(), used.len());
-    for (n, at) in used.iter().enumerate() {
-        let dense = *at < 320 || n % step == 0;
-        if !dense {
-            continue;
-        }
+    (fs::read(folder.path().join("chunks-0.redb")).unwrap(), history)
+}
+
+/// Where the pages begin that hold anything.
+fn pages(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    (0..bytes.len()).step_by(PAGE).filter(|at| bytes[*at..][..PAGE].iter().any(|byte| *byte != 0))
+}
+
+const PAGE: usize = 4096;
+
+#[test]
+fn wherever_a_bit_is_flipped_the_rows_are_what_they_were_or_the_store_is_damaged() {
+    let (bytes, history) = sound();
+    // All of the header, and some of each page.
+    let header = (0..320).step_by(2);
+    let others = pages(&bytes).flat_map(|page| [0, 1, 3, 9, 130, 700, 1500, 2400, 3300].map(|at| page + at));
+    let found = header.chain(others).enumerate().filter(|(n, at)| {
         let mut flipped = bytes.clone();
-        flipped[*at] ^= 1 << ((n * 7 / step.max(1) + *at) % 8);
-        tried += 1;
-        let began = std::time::Instant::now();
-        let r = std::panic::catch_unwind(|| is_found_damaged(&flipped, &history));
-        match r {
-            Ok(f) => found += usize::from(f),
-            Err(_) => eprintln!("FAILED at {at:#x}"),
-        }
-        if began.elapsed().as_millis() > 1500 {
-            eprintln!("slow at {at:#x} {:?}", began.elapsed());
+        flipped[*at] ^= 1 << (n % 8);
+        is_found_damaged(&flipped, &history)
+    });
+    assert!(found.count() > 50, "some of it counts");
+}
+
+#[test]
+fn wherever_a_store_is_cut_or_a_sector_or_page_is_gone_the_rows_are_what_they_were_or_it_is_damaged() {
+    let (bytes, history) = sound();
+    for len in (1..bytes.len()).step_by(bytes.len() / 16) {
+        assert!(is_found_damaged(&bytes[..len], &history), "cut to {len}");
+    }
+    for (n, page) in pages(&bytes).enumerate() {
+        for (at, len) in [(page, PAGE), (page + n % 8 * 512, 512)] {
+            let mut gone = bytes.clone();
+            gone[at..at + len].fill(0);
+            is_found_damaged(&gone, &history);
         }
     }
-    eprintln!("{found} of {tried} found");
+}
+
+#[test]
+fn each_bit_of_a_row_counts() {
+    let (bytes, history) = sound();
+    let rows = history.values().last().unwrap();
+    for (n, (id, row)) in rows.iter().enumerate().step_by(11) {
+        let mut encoded = Vec::new();
+        row.encode(*id, &mut encoded);
+        let places: Vec<_> = (0..bytes.len() - encoded.len()).filter(|at| bytes[*at..].starts_with(&encoded)).collect();
+        assert!(!places.is_empty());
+        let mut flipped = bytes.clone();
+        places.iter().for_each(|at| flipped[at + n % encoded.len()] ^= 1 << (n % 8));
+        assert!(is_found_damaged(&flipped, &history), "{id}: byte {}", n % encoded.len());
+    }
 }

@@ -17,7 +17,8 @@
 //! What is read is verified, so a disk that has changed it is found out: the store is damaged, and from then on refuses
 //! everything and writes nothing. Nothing else tells that a row is not there: where a page that leads to it was changed, a
 //! look-up may miss it, until somebody [reads all rows](View::each), as each snapshot does. Such a stream's next chunk is
-//! rejected as `unknown`, or its ID is taken for a new one's; it never gets a wrong sum.
+//! rejected as `unknown`, or its ID is taken for a new one's. And where the disk has kept an older page, its rows are whole, and
+//! the next chunk of a stream follows a gap. Neither ever becomes a wrong sum.
 
 pub mod aside;
 mod error;
@@ -89,6 +90,7 @@ pub fn create_data_dir(path: &Path) -> Result<(), StoreError> {
 pub struct Store {
     db: Quiet<Database>,
     health: Arc<Health>,
+    replaced: Option<String>,
 }
 
 impl Store {
@@ -114,9 +116,9 @@ impl Store {
                 return Err(StoreError::InUse { path: health.path().to_owned() });
             }
             Ok(Err(error)) => return Err(health.failed(error.into())),
-            Err(said) => return Err(health.damaged(said)),
+            Err(said) => return Err(health.panicked(said)),
         };
-        let store = Self { db, health };
+        let store = Self { db, health, replaced: None };
         match store.view()?.owner()? {
             // Whoever finds the tables finds what they begin with.
             None => store.write(|tx| {
@@ -138,7 +140,7 @@ impl Store {
         match Self::open(data_dir, owner, cache_bytes) {
             Err(StoreError::Damaged { path, what }) => {
                 aside::set_aside(&path, &what)?;
-                Self::open(data_dir, owner, cache_bytes)
+                Ok(Self { replaced: Some(what), ..Self::open(data_dir, owner, cache_bytes)? })
             }
             opened => opened,
         }
@@ -146,6 +148,11 @@ impl Store {
 
     pub fn path(&self) -> &Path {
         self.health.path()
+    }
+
+    /// What was damaged of the store that stood here when this one was opened, and was set aside for it.
+    pub fn replaced(&self) -> Option<&str> {
+        self.replaced.as_deref()
     }
 
     /// What is damaged, where somebody has found that anything is. Then nothing more is read or written.
