@@ -6,7 +6,7 @@
 //! | broken | 2 | `changed_at` i64, `seq_no` u64 |
 //! | completed | 3 | `changed_at` i64, `seq_no` u64, digest of 20 bytes |
 //!
-//! Behind each stand 8 bytes: its [checksum](crate::checksum) under the ID of its stream. A tag is never given another
+//! Behind each stand 8 bytes: its [checksum] under the ID of its stream. A tag is never given another
 //! meaning: a change of a row's shape takes a new one.
 
 use crate::checksum;

@@ -8,7 +8,7 @@
 //! | `meta` | `"checkpoint"` | map: [`Checkpoint`] |
 //! | `meta` | `"accepted"` | array of [`Accepted`] |
 //!
-//! Each value of `meta` is MessagePack, and behind it 8 bytes: its [checksum](crate::checksum) under its key. The first
+//! Each value of `meta` is MessagePack, and behind it 8 bytes: its [checksum] under its key. The first
 //! format had neither the entry `format` nor checksums.
 //!
 //! Rows and checkpoint change in one write transaction or not at all. Each commit is on disk when it returns, and
