@@ -38,13 +38,14 @@
 //! | 3 | [`summer`], [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS |
 //! | 1 | [`store`]: everything that is said to redb |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`row`], [`checkpoint`], [`doubt`], [`reject`], [`places`], [`fold`], [`transaction`], [`workload`], [`verify`], [`report`], [`standing`]: pure |
-//! | side | [`telemetry`], [`progress`], [`shutdown`], [`crash_point`], [`heap`], [`joined`], [`prefetch`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`doubt`], [`reject`], [`places`], [`fold`], [`transaction`], [`workload`], [`verify`], [`report`], [`standing`]: pure |
+//! | side | [`telemetry`], [`progress`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`prefetch`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
 pub mod stream_id;
 pub mod sum;
 
+pub mod checksum;
 pub mod codec;
 pub mod row;
 pub mod workload;
@@ -86,6 +87,7 @@ pub mod up;
 pub mod cli;
 pub mod config;
 
+pub mod caught;
 pub mod crash_point;
 pub mod heap;
 pub mod joined;

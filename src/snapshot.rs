@@ -9,12 +9,12 @@
 //! | --- | --- |
 //! | u32, little-endian | length of the header |
 //! | header | MessagePack map: [`Header`] |
-//! | as often as the header says | an ID of 16 bytes, the row's length as one byte, an encoded [`Row`]; sorted by ID |
+//! | as often as the header says | an ID of 16 bytes, the row's length as one byte, an encoded [`Row`] with its checksum; sorted by ID |
 //!
 //! Both ways take as much memory as one row and zstd's window.
 
 use crate::checkpoint::{Accepted, Checkpoint};
-use crate::row::{MOST_ROW_BYTES, Row};
+use crate::row::{MOST_ROW_BYTES, Row, Undecoded};
 use crate::store::{Owner, StoreError, View};
 use crate::stream_id::StreamId;
 use serde::{Deserialize, Serialize};
@@ -22,8 +22,8 @@ use std::io::{self, BufReader, Read, Write};
 
 const MAGIC: &[u8; 20] = b"stream-sum snapshot\n";
 
-/// The version of what follows the magic. A row's own shape is told by its tag.
-const FORMAT: u32 = 1;
+/// The version of what follows the magic. A row's own shape is told by its tag. Rows of the first had no checksums.
+pub const FORMAT: u32 = 2;
 
 /// Fast: a snapshot must not take more from folding than it has to.
 const LEVEL: i32 = 1;
@@ -73,7 +73,7 @@ pub fn write(view: &View, owner: &Owner, out: impl Write) -> Result<Header, Snap
     let mut buffer = Vec::with_capacity(128);
     view.each(None, |id, row| {
         buffer.clear();
-        row.encode(&mut buffer);
+        row.encode(id, &mut buffer);
         frame.write_all(id.as_bytes())?;
         frame.write_all(&[u8::try_from(buffer.len()).expect("a row is short")])?;
         frame.write_all(&buffer)?;
@@ -92,8 +92,8 @@ pub struct Reading<R: Read> {
     ended: bool,
 }
 
-/// Begins to read a snapshot of `owner`'s store.
-pub fn read<R: Read>(mut input: R, owner: &Owner) -> Result<Reading<R>, SnapshotError> {
+/// Begins to read a snapshot of `owner`'s store, which stood at `checkpoint`, as whoever lists it knows.
+pub fn read<R: Read>(mut input: R, owner: &Owner, checkpoint: &Checkpoint) -> Result<Reading<R>, SnapshotError> {
     let mut magic = [0; MAGIC.len()];
     input.read_exact(&mut magic).map_err(damaged)?;
     if &magic != MAGIC {
@@ -122,6 +122,12 @@ pub fn read<R: Read>(mut input: R, owner: &Owner) -> Result<Reading<R>, Snapshot
     if header.owner != *owner {
         return Err(SnapshotError::Foreign(Box::new(header.owner)));
     }
+    if header.checkpoint != *checkpoint {
+        let (found, listed) = (header.checkpoint.position, checkpoint.position);
+        return Err(SnapshotError::Damaged(format!(
+            "its checkpoint, at {found}, is not the one that is listed, at {listed}"
+        )));
+    }
     let left = header.rows;
     Ok(Reading { header, frame, left, last: None, ended: false })
 }
@@ -144,8 +150,13 @@ impl<R: Read> Reading<R> {
         let mut bytes = [0; 256];
         let bytes = &mut bytes[..len];
         self.frame.read_exact(bytes).map_err(damaged)?;
-        let row = if len > MOST_ROW_BYTES { None } else { Row::decode(bytes) };
-        let row = row.ok_or_else(|| SnapshotError::Damaged(format!("no row stands at stream {id}")))?;
+        let row = if len > MOST_ROW_BYTES { Err(Undecoded::Damaged) } else { Row::decode(id, bytes) };
+        let row = row.map_err(|undecoded| {
+            SnapshotError::Damaged(match undecoded {
+                Undecoded::Damaged => format!("the checksum of the row of stream {id} is wrong"),
+                Undecoded::Unknown => format!("a row of another shape stands at stream {id}"),
+            })
+        })?;
         if self.last.is_some_and(|last| last >= id) {
             return Err(SnapshotError::Damaged(format!("stream {id} is out of order")));
         }
@@ -218,7 +229,7 @@ mod tests {
             let header = write(&original.view().unwrap(), &owner(0), &mut bytes).unwrap();
             assert_eq!((header.checkpoint.position, header.rows), (7, n.into()));
             let restored = Store::open(to.path(), &owner(0), 1 << 20).unwrap();
-            let reading = read(bytes.as_slice(), &owner(0)).unwrap();
+            let reading = read(bytes.as_slice(), &owner(0), &header.checkpoint).unwrap();
             let header = reading.header.clone();
             restored.restore(&header.checkpoint, &header.accepted, reading, |_| {}).unwrap();
             assert_eq!(restored.checkpoint().unwrap(), original.checkpoint().unwrap());
@@ -230,7 +241,7 @@ mod tests {
     fn whatever_is_damaged_leaves_the_store_as_it_was() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut bytes = Vec::new();
-        write(&store(from.path(), 500).view().unwrap(), &owner(0), &mut bytes).unwrap();
+        let checkpoint = write(&store(from.path(), 500).view().unwrap(), &owner(0), &mut bytes).unwrap().checkpoint;
         let kept = store(to.path(), 3);
         let mut more = bytes.clone();
         more.push(0);
@@ -241,13 +252,15 @@ mod tests {
             damaged.push(flipped);
         }
         for bytes in damaged {
-            let result = read(bytes.as_slice(), &owner(0)).and_then(|reading| {
+            let result = read(bytes.as_slice(), &owner(0), &checkpoint).and_then(|reading| {
                 let header = reading.header.clone();
                 kept.restore(&header.checkpoint, &header.accepted, reading, |_| {})
             });
             assert!(matches!(result, Err(SnapshotError::Damaged(_) | SnapshotError::UnknownFormat(_))), "{result:?}");
         }
         assert_eq!(kept.rows_after(None, 9).unwrap().0, rows(3));
-        assert!(matches!(read(bytes.as_slice(), &owner(1)), Err(SnapshotError::Foreign(_))));
+        assert!(matches!(read(bytes.as_slice(), &owner(1), &checkpoint), Err(SnapshotError::Foreign(_))));
+        let listed = Checkpoint { live_streams: 1, ..checkpoint };
+        assert!(matches!(read(bytes.as_slice(), &owner(0), &listed), Err(SnapshotError::Damaged(_))));
     }
 }

@@ -49,9 +49,11 @@ impl Summer {
         Owner { log: self.topology.names.log(partition), partition, partitions: self.topology.partitions }
     }
 
-    /// Opens the store of a partition, or makes it: partial sums by stream, and the checkpoint that they stand at.
+    /// Opens the store of a partition, or makes it: partial sums by stream, and the checkpoint that they stand at. One that is
+    /// damaged is set aside.
     pub fn new_store(&self, partition: u32) -> Result<Store, StoreError> {
-        Store::open(&self.data_dir, &self.owner(partition), usize::try_from(self.page_bytes).unwrap_or(usize::MAX))
+        let cache_bytes = usize::try_from(self.page_bytes).unwrap_or(usize::MAX);
+        Store::open_or_replace(&self.data_dir, &self.owner(partition), cache_bytes)
     }
 
     /// The fold of a partition, from a checkpoint of its store on.

@@ -343,8 +343,14 @@ fn worker_name(config: &Config) -> Result<String, StoreError> {
     }
     let path = config.data_dir.join("worker-id");
     let refuse = |source| StoreError::Folder { path: path.clone(), source };
-    let kept = || match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|suffix| !suffix.is_empty())),
+    let kept = || match fs::read(&path) {
+        Ok(bytes) => {
+            let id = worker_id(&bytes);
+            if id.is_none() {
+                tracing::error!(path = %path.display(), "the worker's id is damaged: it is drawn again, and the worker has another name");
+            }
+            Ok(id)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(refuse(error)),
     };
@@ -364,6 +370,13 @@ fn worker_name(config: &Config) -> Result<String, StoreError> {
         .take(48)
         .collect();
     Ok(format!("{host}-{suffix}"))
+}
+
+/// What a file holds that the id of a worker was put into, where that is what it holds.
+fn worker_id(bytes: &[u8]) -> Option<String> {
+    let text = str::from_utf8(bytes).ok()?.trim();
+    let is_id = text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    is_id.then(|| text.to_owned())
 }
 
 /// Writes a small file whole or not at all.
@@ -392,6 +405,14 @@ mod tests {
     fn a_partition_beyond_the_last_is_refused() {
         assert!(choose(&"0-7".parse().unwrap(), 8).is_ok());
         assert!(matches!(choose(&"8".parse().unwrap(), 8), Err(WorkerError::NoSuchPartition { partition: 8, .. })));
+    }
+
+    #[test]
+    fn an_id_of_a_worker_is_eight_hex_characters_and_all_else_is_damage() {
+        assert_eq!(worker_id(b"0badcafe\n"), Some("0badcafe".to_owned()));
+        for bytes in [&b""[..], b"0badcaf", b"0badcafe0", b"0badcafg", b"0BADCAFE", b"\xffbadcafe", b"0 adcafe"] {
+            assert_eq!(worker_id(bytes), None, "{bytes:?}");
+        }
     }
 
     #[test]

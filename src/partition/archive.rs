@@ -171,7 +171,8 @@ impl Archive {
         Self { owner, store, log, snapshots, turns, delay, unseen: Mutex::new(None) }
     }
 
-    /// Keeps the archive until `stop`. `standing` tells how far the store is.
+    /// Keeps the archive until `stop`, which it says itself where it finds the store damaged. `standing` tells how far the
+    /// store is.
     pub async fn run(self: Arc<Self>, mut standing: watch::Receiver<Standing>, stop: CancellationToken) {
         let began = Instant::now();
         let complaints = Throttle::default();
@@ -197,6 +198,9 @@ impl Archive {
             };
             runs_full = matches!(turn, Ok(true));
             if let Err(error) = turn {
+                if self.store.damage().is_some() {
+                    return stop.cancel();
+                }
                 if complaints.is_due() {
                     tracing::warn!(log = self.log.name(), "the archive stands still: {error}");
                 }
@@ -298,9 +302,10 @@ impl Archive {
     }
 
     async fn see(&self, put: &Listed) -> Result<(), ArchiveError> {
-        let owner = self.owner.clone();
-        let read =
-            move |input: &mut dyn std::io::Read| snapshot::read(input, &owner)?.try_for_each(|row| row.map(|_| ()));
+        let (owner, checkpoint) = (self.owner.clone(), put.checkpoint);
+        let read = move |input: &mut dyn std::io::Read| {
+            snapshot::read(input, &owner, &checkpoint)?.try_for_each(|row| row.map(|_| ()))
+        };
         self.snapshots.fetch(put, read).await?;
         self.compare(&put.checkpoint).await
     }

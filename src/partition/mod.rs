@@ -11,6 +11,7 @@ pub mod archive;
 pub mod check;
 pub mod committer;
 pub mod counters;
+mod damage;
 mod opening;
 pub mod republish;
 pub mod restore;
@@ -35,6 +36,7 @@ use crate::transaction::{Batch, Folded};
 use archive::Archive;
 use committer::{CommitError, Committed, Work};
 use counters::Counters;
+use damage::Aside;
 use futures_util::future::{BoxFuture, FutureExt};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -85,6 +87,10 @@ impl Config {
 pub enum PartitionError {
     #[error("partition {partition}: {verdict}")]
     Refused { partition: u32, verdict: Verdict },
+    #[error(
+        "partition {partition}: {verdict}. This store is new, because one that may have folded them was damaged, and lies beside it as {aside}"
+    )]
+    RefusedAfterDamage { partition: u32, verdict: Verdict, aside: Aside },
     #[error(
         "partition {partition}: the log {log} is gone: bring it back, or run `stream-sum topology apply` and delete the store's file"
     )]
@@ -209,7 +215,8 @@ impl Partition {
         let Shared { summer, config, connection, snapshots, turns, counters } = shared;
         let (size, checkpoint) = (store.size()?, store.checkpoint()?);
         let standing = checkpoint.map_or_else(Standing::default, |at| Standing::of(&at, size.rows, size.bytes));
-        let standing = Standing { trouble: Some("not opened yet".to_owned()), ..standing };
+        let trouble = store.replaced().map_or_else(|| "not opened yet".to_owned(), damage::trouble);
+        let standing = Standing { trouble: Some(trouble), ..standing };
         Ok(Self {
             partition,
             owner: summer.owner(partition),
@@ -244,8 +251,23 @@ impl Partition {
         self.standing.subscribe()
     }
 
-    /// Folds until told to stop.
+    /// Folds until told to stop. A store that is found damaged is set aside, and made again.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), PartitionError> {
+        loop {
+            let result = self.run_on_store(&stop).await;
+            let Some(what) = damage::found(&self.store, &result) else {
+                if let Some(loss) = self.accepts {
+                    tracing::warn!(partition = self.partition, %loss, "there was nothing of the kind to accept");
+                }
+                return result.map_err(|error| self.with_what_was_set_aside(error));
+            };
+            self.replace_store(what).await?;
+        }
+    }
+
+    /// Folds into the store and keeps its archive until told to stop, or until the store is found damaged. Nobody else
+    /// holds the store then.
+    async fn run_on_store(&mut self, stop: &CancellationToken) -> Result<(), PartitionError> {
         let archive = Archive::new(
             self.owner.clone(),
             self.store.clone(),
@@ -257,26 +279,28 @@ impl Partition {
         let archive = Arc::new(archive);
         let over = CancellationToken::new();
         let archiving = tokio::spawn(archive.clone().run(self.standing(), over.clone()));
+        let stop = stop.child_token();
         let mut stopped_at = None;
         let result = {
-            let noticed = stop.clone();
-            let folding = self.fold_on(stop);
+            let folding = self.fold_on(stop.clone());
             tokio::pin!(folding);
             tokio::select! {
                 result = &mut folding => result,
-                () = noticed.cancelled() => {
+                () = stop.cancelled() => {
                     stopped_at = Some(Instant::now());
+                    folding.await
+                }
+                // The archive says so where it has found the store damaged: what is not committed can't be any more.
+                () = over.cancelled() => {
+                    stop.cancel();
                     folding.await
                 }
             }
         };
         over.cancel();
         joined(archiving.await);
-        if result.is_ok() {
+        if result.is_ok() && self.store.damage().is_none() {
             archive.put_last(stopped_at.unwrap_or_else(Instant::now) + LAST_SNAPSHOT).await;
-        }
-        if let Some(loss) = self.accepts {
-            tracing::warn!(partition = self.partition, %loss, "there was nothing of the kind to accept");
         }
         result
     }

@@ -3,7 +3,7 @@
 use crate::bus::log::LogReader;
 use crate::bus::read::NoAnswer;
 use crate::bus::snapshots::{FetchError, Listed, Snapshots};
-use crate::checkpoint::{Accepted, Position, Verdict, judge};
+use crate::checkpoint::{Accepted, Checkpoint, Position, Verdict, judge};
 use crate::snapshot::{self, SnapshotError};
 use crate::store::{Owner, Store, StoreError};
 use std::io::Read;
@@ -83,8 +83,8 @@ pub async fn furthest(
         }
         tracing::info!(log = log.name(), snapshot = %name, bytes = listed.bytes, "restoring a snapshot");
         let began = Instant::now();
-        let (into, owner, log_name) = (store.clone(), owner.clone(), log.name().to_owned());
-        let take = move |input: &mut dyn Read| take(input, &into, &owner, &log_name);
+        let (into, owner, log_name, checkpoint) = (store.clone(), owner.clone(), log.name().to_owned(), *checkpoint);
+        let take = move |input: &mut dyn Read| take(input, &into, &owner, &checkpoint, &log_name);
         match snapshots.fetch(listed, take).await {
             Ok(rows) => {
                 let position = checkpoint.position;
@@ -105,8 +105,14 @@ pub async fn furthest(
 }
 
 /// Reads a snapshot into the store, and returns how many rows it has.
-fn take(input: &mut dyn Read, store: &Store, owner: &Owner, log: &str) -> Result<u64, SnapshotError> {
-    let reading = snapshot::read(input, owner)?;
+fn take(
+    input: &mut dyn Read,
+    store: &Store,
+    owner: &Owner,
+    checkpoint: &Checkpoint,
+    log: &str,
+) -> Result<u64, SnapshotError> {
+    let reading = snapshot::read(input, owner, checkpoint)?;
     let header = reading.header.clone();
     let mut told_at = Instant::now();
     let told = |rows| {

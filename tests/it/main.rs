@@ -5,6 +5,7 @@ mod bad_input;
 mod bounds;
 mod cluster;
 mod crash;
+mod damage;
 mod embed;
 mod forgetting;
 mod ledger;

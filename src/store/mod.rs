@@ -2,32 +2,58 @@
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
-//! | `streams` | `StreamId`, 16 bytes | an encoded [`Row`] |
-//! | `meta` | `"owner"` | MessagePack map: log name, partition, partitions |
-//! | `meta` | `"checkpoint"` | MessagePack map: [`Checkpoint`] |
-//! | `meta` | `"accepted"` | MessagePack array of [`Accepted`] |
+//! | `streams` | `StreamId`, 16 bytes | an encoded [`Row`], its checksum at its end |
+//! | `meta` | `"format"` | 2; this entry has the same shape in every format |
+//! | `meta` | `"owner"` | map: log name, partition, partitions |
+//! | `meta` | `"checkpoint"` | map: [`Checkpoint`] |
+//! | `meta` | `"accepted"` | array of [`Accepted`] |
+//!
+//! Each value of `meta` is MessagePack, and behind it 8 bytes: its [checksum] under its key. The first
+//! format had neither the entry `format` nor checksums.
 //!
 //! Rows and checkpoint change in one write transaction or not at all. Each commit is on disk when it returns, and
 //! saves what redb needs to open the file after a crash without scanning it.
+//!
+//! What is read is verified, so a disk that has changed it is found out: the store is damaged, and from then on refuses
+//! everything and writes nothing. Nothing else tells that a row is not there: where a page that leads to it was changed, a
+//! look-up may miss it, until somebody [reads all rows](View::each), as each snapshot does. Such a stream's next chunk is
+//! rejected as `unknown`, or its ID is taken for a new one's. And where the disk has kept an older page, its rows are whole, and
+//! the next chunk of a stream follows a gap. Neither ever becomes a wrong sum.
 
+pub mod aside;
+mod error;
+mod file;
+#[cfg(test)]
+mod flips;
+mod view;
+
+pub use error::StoreError;
+pub use view::View;
+
+use crate::caught::{Quiet, caught};
 use crate::checkpoint::{Accepted, Checkpoint};
+use crate::checksum;
 use crate::row::Row;
 use crate::stream_id::StreamId;
 use crate::transaction::Transaction;
+use file::{Health, Watched};
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTableMetadata, TableDefinition};
+use redb::{Database, DatabaseError, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io;
-use std::ops::Bound;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 const STREAMS: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("streams");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const FORMAT: &str = "format";
 const OWNER: &str = "owner";
 const CHECKPOINT: &str = "checkpoint";
 const ACCEPTED: &str = "accepted";
+
+/// The version of all this. A row's own shape is told by its tag; with another tag comes another version.
+const THIS_FORMAT: u32 = 2;
 
 /// Rows that are restored between two words about it.
 const TOLD_EVERY: usize = 10_000;
@@ -49,30 +75,6 @@ pub struct Size {
     pub bytes: u64,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    #[error("the data folder {} cannot be used: {source}. Name one that can be written with --data-dir", path.display())]
-    Folder { path: PathBuf, source: io::Error },
-    #[error(
-        "the store {} is in use by another process: stop that one, or give each summer a --data-dir of its own",
-        path.display()
-    )]
-    InUse { path: PathBuf },
-    #[error(
-        "the store {} belongs to partition {} of {} of the log {}, not to partition {} of {} of {}: name another --data-dir",
-        path.display(), found.partition, found.partitions, found.log, wanted.partition, wanted.partitions, wanted.log
-    )]
-    Foreign { path: PathBuf, found: Box<Owner>, wanted: Box<Owner> },
-    #[error(
-        "the store {} holds {what}, which this version does not know: run the version that wrote it, or delete the file \
-         to fold the log again",
-        path.display()
-    )]
-    UnknownFormat { path: PathBuf, what: String },
-    #[error("the store {} failed: {source}", path.display())]
-    Failed { path: PathBuf, source: Box<redb::Error> },
-}
-
 /// Makes the data folder, open to its owner alone.
 pub fn create_data_dir(path: &Path) -> Result<(), StoreError> {
     let refuse = |source| StoreError::Folder { path: path.to_owned(), source };
@@ -86,8 +88,9 @@ pub fn create_data_dir(path: &Path) -> Result<(), StoreError> {
 }
 
 pub struct Store {
-    db: Database,
-    path: PathBuf,
+    db: Quiet<Database>,
+    health: Arc<Health>,
+    replaced: Option<String>,
 }
 
 impl Store {
@@ -102,34 +105,59 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .map_err(|source| StoreError::Folder { path: path.clone(), source })?;
-        let open = || {
-            let backend = FileBackend::new(file)?;
-            Database::builder().set_cache_size(cache_bytes).create_with_backend(backend)
+        let health = Arc::new(Health::new(path));
+        let opened = caught(|| {
+            let file = Watched::new(FileBackend::new(file)?, health.clone());
+            Database::builder().set_cache_size(cache_bytes).create_with_backend(file)
+        });
+        let db = match opened {
+            Ok(Ok(db)) => Quiet::new(db),
+            Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
+                return Err(StoreError::InUse { path: health.path().to_owned() });
+            }
+            Ok(Err(error)) => return Err(health.failed(error.into())),
+            Err(said) => return Err(health.panicked(said)),
         };
-        let db = open().map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.clone() },
-            other => StoreError::Failed { path: path.clone(), source: Box::new(other.into()) },
-        })?;
-        let store = Self { db, path };
-        // A first transaction makes both tables, so that every later one finds them.
-        store.write(|tx| {
-            tx.open_table(STREAMS)?;
-            tx.open_table(META)?;
-            Ok(())
-        })?;
-        match store.view()?.meta::<Owner>(OWNER)? {
-            None => store.write(|tx| put_meta(tx, OWNER, owner))?,
+        let store = Self { db, health, replaced: None };
+        match store.view()?.owner()? {
+            // Whoever finds the tables finds what they begin with.
+            None => store.write(|tx| {
+                tx.open_table(STREAMS)?;
+                put_meta(tx, FORMAT, &THIS_FORMAT)?;
+                put_meta(tx, OWNER, owner)
+            })?,
             Some(found) if found == *owner => {}
             Some(found) => {
                 let (found, wanted) = (Box::new(found), Box::new(owner.clone()));
-                return Err(StoreError::Foreign { path: store.path, found, wanted });
+                return Err(StoreError::Foreign { path: store.path().to_owned(), found, wanted });
             }
         }
         Ok(store)
     }
 
+    /// Opens the store of `owner`, or makes it. One that is found damaged is [set aside](aside) for a new one.
+    pub fn open_or_replace(data_dir: &Path, owner: &Owner, cache_bytes: usize) -> Result<Self, StoreError> {
+        match Self::open(data_dir, owner, cache_bytes) {
+            Err(StoreError::Damaged { path, what }) => {
+                aside::set_aside(&path, &what)?;
+                Ok(Self { replaced: Some(what), ..Self::open(data_dir, owner, cache_bytes)? })
+            }
+            opened => opened,
+        }
+    }
+
     pub fn path(&self) -> &Path {
-        &self.path
+        self.health.path()
+    }
+
+    /// What was damaged of the store that stood here when this one was opened, and was set aside for it.
+    pub fn replaced(&self) -> Option<&str> {
+        self.replaced.as_deref()
+    }
+
+    /// What is damaged, where somebody has found that anything is. Then nothing more is read or written.
+    pub fn damage(&self) -> Option<&str> {
+        self.health.damage()
     }
 
     /// `None` in a store that has not begun.
@@ -145,19 +173,7 @@ impl Store {
     /// The rows of those of `ids` that have one. Sorts `ids`: neighbours share pages.
     pub fn rows(&self, ids: &mut [StreamId]) -> Result<Vec<(StreamId, Row)>, StoreError> {
         ids.sort_unstable();
-        let read = || -> Result<Vec<_>, redb::Error> {
-            let tx = self.db.begin_read()?;
-            let table = tx.open_table(STREAMS)?;
-            let mut found = Vec::new();
-            for id in ids.iter() {
-                if let Some(value) = table.get(id.as_bytes())? {
-                    found.push((*id, Row::decode(value.value())));
-                }
-            }
-            Ok(found)
-        };
-        let found = read().map_err(|source| self.failed(source))?;
-        found.into_iter().map(|(id, row)| Ok((id, known(&self.path, id, row)?))).collect()
+        self.view()?.rows(ids)
     }
 
     /// Commits the rows and the checkpoint together. On disk when this returns.
@@ -172,7 +188,7 @@ impl Store {
                 for (id, n) in order {
                     let (_, row): &(_, Row) = &transaction.rows[n];
                     buffer.clear();
-                    row.encode(&mut buffer);
+                    row.encode(id, &mut buffer);
                     table.insert(id.as_bytes(), buffer.as_slice())?;
                 }
                 for id in &transaction.collected {
@@ -192,32 +208,34 @@ impl Store {
         rows: impl Iterator<Item = Result<(StreamId, Row), E>>,
         mut told: impl FnMut(u64),
     ) -> Result<(), E> {
-        let failed = |source: redb::Error| E::from(self.failed(source));
-        let mut tx = self.db.begin_write().map_err(|error| failed(error.into()))?;
+        let health = &self.health;
+        let mut tx = Quiet::new(health.watch(|| Ok(self.db.begin_write()?))?);
         tx.set_quick_repair(true);
-        tx.delete_table(STREAMS).map_err(|error| failed(error.into()))?;
+        health.watch(|| Ok(tx.delete_table(STREAMS)?))?;
         {
-            let mut table = tx.open_table(STREAMS).map_err(|error| failed(error.into()))?;
+            let mut table = Quiet::new(health.watch(|| Ok(tx.open_table(STREAMS)?))?);
             let mut buffer = Vec::with_capacity(128);
             for (n, entry) in rows.enumerate() {
                 let (id, row) = entry?;
                 buffer.clear();
-                row.encode(&mut buffer);
-                table.insert(id.as_bytes(), buffer.as_slice()).map_err(|error| failed(error.into()))?;
+                row.encode(id, &mut buffer);
+                health.watch(|| Ok(table.insert(id.as_bytes(), buffer.as_slice()).map(drop)?))?;
                 if n % TOLD_EVERY == 0 {
                     told(n as u64);
                 }
             }
         }
-        put_meta(&tx, CHECKPOINT, checkpoint).map_err(failed)?;
-        put_meta(&tx, ACCEPTED, accepted).map_err(failed)?;
-        tx.commit().map_err(|error| failed(error.into()))
+        health.watch(|| {
+            put_meta(&tx, CHECKPOINT, checkpoint)?;
+            put_meta(&tx, ACCEPTED, accepted)
+        })?;
+        let tx = tx.into_inner();
+        Ok(health.watch(|| Ok(tx.commit()?))?)
     }
 
     /// All of it at one moment, whatever is committed meanwhile.
     pub fn view(&self) -> Result<View, StoreError> {
-        let tx = self.db.begin_read().map_err(|error| self.failed(error.into()))?;
-        Ok(View { tx, path: self.path.clone() })
+        View::new(&self.db, &self.health)
     }
 
     /// Up to `most` rows after the stream `after`, by ID, and whether these were the last.
@@ -235,7 +253,7 @@ impl Store {
     /// Rows, and bytes of the file.
     pub fn size(&self) -> Result<Size, StoreError> {
         let rows = self.view()?.len()?;
-        let metadata = fs::metadata(&self.path);
+        let metadata = fs::metadata(self.path());
         Ok(Size { rows, bytes: metadata.map_or(0, |metadata| metadata.len()) })
     }
 
@@ -255,96 +273,19 @@ impl Store {
     }
 
     fn write(&self, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<(), StoreError> {
-        let write = || -> Result<(), redb::Error> {
-            let mut tx = self.db.begin_write()?;
+        self.health.watch(|| {
+            // What it ends with where `change` fails must not hide why.
+            let mut tx = Quiet::new(self.db.begin_write()?);
             tx.set_quick_repair(true);
             change(&tx)?;
-            Ok(tx.commit()?)
-        };
-        write().map_err(|source| self.failed(source))
-    }
-
-    fn failed(&self, source: redb::Error) -> StoreError {
-        failed(&self.path, source)
-    }
-}
-
-/// One moment of a store.
-pub struct View {
-    tx: redb::ReadTransaction,
-    path: PathBuf,
-}
-
-impl View {
-    /// `None` in a store that has not begun.
-    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
-        self.meta(CHECKPOINT)
-    }
-
-    /// What was accepted, the oldest first.
-    pub fn accepted(&self) -> Result<Vec<Accepted>, StoreError> {
-        Ok(self.meta(ACCEPTED)?.unwrap_or_default())
-    }
-
-    fn meta<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            Ok(self.tx.open_table(META)?.get(key)?.map(|value| value.value().to_vec()))
-        };
-        let Some(bytes) = read().map_err(|source| failed(&self.path, source))? else { return Ok(None) };
-        rmp_serde::from_slice(&bytes).map(Some).map_err(|error| StoreError::UnknownFormat {
-            path: self.path.clone(),
-            what: format!("a meta entry {key} of another shape ({error})"),
+            Ok(tx.into_inner().commit()?)
         })
     }
-
-    /// The number of rows.
-    pub fn len(&self) -> Result<u64, StoreError> {
-        let len = || -> Result<u64, redb::Error> { Ok(self.tx.open_table(STREAMS)?.len()?) };
-        len().map_err(|source| failed(&self.path, source))
-    }
-
-    /// Whether there are no rows.
-    pub fn is_empty(&self) -> Result<bool, StoreError> {
-        Ok(self.len()? == 0)
-    }
-
-    /// Hands out the rows after the stream `after`, by ID, for as long as `f` returns true.
-    pub fn each<E: From<StoreError>>(
-        &self,
-        after: Option<StreamId>,
-        mut f: impl FnMut(StreamId, Row) -> Result<bool, E>,
-    ) -> Result<(), E> {
-        let refuse = |source: redb::Error| E::from(failed(&self.path, source));
-        let table = self.tx.open_table(STREAMS).map_err(|error| refuse(error.into()))?;
-        let from = match &after {
-            Some(id) => Bound::Excluded(id.as_bytes()),
-            None => Bound::Unbounded,
-        };
-        let range = table.range::<&[u8; 16]>((from, Bound::Unbounded)).map_err(|error| refuse(error.into()))?;
-        for entry in range {
-            let (id, row) = entry.map_err(|error| refuse(error.into()))?;
-            let id = StreamId::new(*id.value());
-            if !f(id, known(&self.path, id, Row::decode(row.value()))?)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn known(path: &Path, id: StreamId, row: Option<Row>) -> Result<Row, StoreError> {
-    row.ok_or_else(|| StoreError::UnknownFormat {
-        path: path.to_owned(),
-        what: format!("a row of another shape for stream {id}"),
-    })
-}
-
-fn failed(path: &Path, source: redb::Error) -> StoreError {
-    StoreError::Failed { path: path.to_owned(), source: Box::new(source) }
 }
 
 fn put_meta<T: Serialize + ?Sized>(tx: &redb::WriteTransaction, key: &str, value: &T) -> Result<(), redb::Error> {
-    let bytes = rmp_serde::to_vec_named(value).expect("meta entries are plain structs");
+    let mut bytes = rmp_serde::to_vec_named(value).expect("meta entries are plain structs");
+    checksum::seal(key.as_bytes(), &mut bytes, 0);
     tx.open_table(META)?.insert(key, bytes.as_slice())?;
     Ok(())
 }
@@ -412,13 +353,86 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_store_is_refused_and_kept() {
+    fn a_file_that_is_no_store_is_set_aside_and_kept() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("chunks-0.redb");
         let text = "not a store, but somebody's file".repeat(999);
         fs::write(&path, &text).unwrap();
-        assert!(matches!(open(folder.path()), Err(StoreError::Failed { .. })));
-        assert_eq!(fs::read_to_string(path).unwrap(), text);
+        assert!(matches!(open(folder.path()), Err(StoreError::Damaged { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), text, "who only opens it changes nothing");
+        let store = Store::open_or_replace(folder.path(), &owner(), 1 << 20).unwrap();
+        assert_eq!(store.checkpoint().unwrap(), None);
+        let aside = aside::found(&path).unwrap();
+        assert_eq!(aside.len(), 1);
+        assert_eq!(fs::read_to_string(&aside[0]).unwrap(), text);
+    }
+
+    /// A database of redb's as this program might have made it, with these meta entries.
+    fn made_otherwise(folder: &Path, entries: &[(&str, Vec<u8>)], tables: bool) {
+        let db = Database::create(folder.join("chunks-0.redb")).unwrap();
+        let tx = db.begin_write().unwrap();
+        if tables {
+            tx.open_table(STREAMS).unwrap();
+        }
+        for (key, bytes) in entries {
+            tx.open_table(META).unwrap().insert(key, bytes.as_slice()).unwrap();
+        }
+        tx.commit().unwrap();
+    }
+
+    #[test]
+    fn another_format_is_refused_by_name_and_what_has_none_is_damaged() {
+        let plain = rmp_serde::to_vec_named(&owner()).unwrap();
+        let sealed = |key: &str, mut bytes: Vec<u8>| {
+            checksum::seal(key.as_bytes(), &mut bytes, 0);
+            bytes
+        };
+        let (two, three) = (sealed(FORMAT, vec![2]), sealed(FORMAT, vec![3]));
+        for (entries, tables, says) in [
+            (
+                vec![(OWNER, plain.clone())],
+                true,
+                Some("has format 1, without checksums, which this version does not know"),
+            ),
+            (vec![(FORMAT, three), (OWNER, vec![1, 2])], true, Some("has format 3, which this version does not know")),
+            (vec![(OWNER, sealed(OWNER, plain.clone()))], true, None),
+            (vec![(FORMAT, two.clone()), (OWNER, plain.clone())], true, None),
+            (vec![(FORMAT, two.clone())], true, None),
+            (vec![(FORMAT, vec![2])], true, None),
+            (vec![(FORMAT, two.clone()), (OWNER, sealed(OWNER, plain.clone()))], false, None),
+            (vec![(FORMAT, two), (OWNER, sealed(OWNER, plain.clone())), ("bccepted", vec![])], true, None),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            made_otherwise(folder.path(), &entries, tables);
+            let error = open(folder.path()).err().unwrap();
+            match says {
+                Some(says) => {
+                    assert!(matches!(error, StoreError::UnknownFormat { .. }), "{error:?}");
+                    assert!(error.to_string().contains(says), "{error}");
+                }
+                None => assert!(matches!(error, StoreError::Damaged { .. }), "{entries:?}: {error:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_store_in_which_anything_was_found_damaged_refuses_everything_and_writes_nothing_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).unwrap();
+        store.commit(&transaction()).unwrap();
+        let bytes = fs::read(store.path()).unwrap();
+        store.health.damaged("a page".to_owned());
+        for error in [
+            store.checkpoint().err(),
+            store.commit(&transaction()).err(),
+            store.rows(&mut [StreamId::new([1; 16])]).err(),
+            store.restore(&transaction().checkpoint, &[], std::iter::empty::<Result<_, StoreError>>(), |_| {}).err(),
+        ] {
+            assert!(matches!(&error, Some(StoreError::Damaged { what, .. }) if what == "a page"), "{error:?}");
+        }
+        let path = store.path().to_owned();
+        drop(store);
+        assert_eq!(fs::read(path).unwrap(), bytes);
     }
 
     #[test]
