@@ -1,11 +1,13 @@
 //! Integration tests: the real program against a real nats-server.
 
+mod absence;
 mod bad_input;
 mod bounds;
 mod cluster;
 mod crash;
 mod embed;
 mod ledger;
+mod lossy_route;
 mod outage;
 mod progress;
 mod properties;
@@ -17,4 +19,5 @@ mod support;
 mod topology;
 mod up;
 mod verdicts;
+mod watch;
 mod wire;
