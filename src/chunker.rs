@@ -44,7 +44,7 @@ pub struct ChunkerConfig {
     pub rate: u64,
     /// The most bytes of one batch; a single chunk that is larger travels alone.
     pub batch_bytes: Size,
-    /// How long a final may take after its closing chunk is acknowledged.
+    /// How long after its closing chunk a final may be stored. It does not run while NATS is away.
     pub deadline: Span,
 }
 

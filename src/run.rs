@@ -245,10 +245,11 @@ impl Run {
         }
     }
 
-    /// Gives up once nothing was heard for longer than the patience lasts.
+    /// Gives up once finals are awaited and nothing was heard for longer than the patience lasts.
     fn see_that_nats_is_there(&self) -> Result<(), RunError> {
         let Some(patience) = self.patience else { return Ok(()) };
-        if self.lock().presence().unheard() <= patience + SILENCE {
+        let ledger = self.lock();
+        if ledger.awaited() == 0 || ledger.presence().unheard() <= patience.saturating_add(SILENCE) {
             return Ok(());
         }
         let patience = humantime::format_duration(patience);

@@ -18,6 +18,7 @@
 //!
 //! Time is injected: a [`Moment`] is the time since the run began.
 
+use crate::ahead::Ahead;
 use crate::checkpoint::{MessageMark, Position};
 use crate::ladder::{Ladder, Tick};
 use crate::presence::{Contact, Moment, Presence};
@@ -26,15 +27,11 @@ use crate::row::UnixNanos;
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::sum::Sum;
 use hdrhistogram::Histogram;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// Streams that ended badly and are remembered, so that a second final of theirs is not taken for a verified one's.
 const MOST_REMEMBERED: usize = 1 << 20;
-
-/// Finals that the leader has shown before they were delivered, and that are remembered until they are: more than can be
-/// awaited at once.
-const MOST_AHEAD: usize = 1 << 20;
 
 /// What a final that arrived means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,10 +122,7 @@ pub struct Ledger {
     doubts: HashMap<BatchPlace, Vec<Doubt>>,
     /// Streams that ended other than verified.
     badly: HashMap<StreamId, Ending>,
-    /// The place in `sums` of the last final that was delivered.
-    delivered: u64,
-    /// Places and times of finals beyond it that the leader has shown.
-    ahead: BTreeMap<u64, UnixNanos>,
+    ahead: Ahead,
     /// The first ID of the run that was not opened yet.
     next: u64,
     ladder: Ladder,
@@ -148,8 +142,7 @@ impl Ledger {
             awaited: HashMap::new(),
             doubts: HashMap::new(),
             badly: HashMap::new(),
-            delivered: 0,
-            ahead: BTreeMap::new(),
+            ahead: Ahead::default(),
             next: 0,
             ladder: Ladder::new(deadline),
             latency_us,
@@ -248,12 +241,7 @@ impl Ledger {
 
     /// A message of the run was delivered: the stream that its subject names, and what it is.
     pub fn arrived(&mut self, id: Option<StreamId>, found: Final, at: Moment) -> Seen {
-        let is_known = self.ahead.get(&found.mark.position) == Some(&found.mark.time);
-        self.delivered = found.mark.position;
-        while let Some(first) = self.ahead.first_entry().filter(|first| *first.key() <= self.delivered) {
-            first.remove();
-        }
-        if is_known {
+        if self.ahead.deliver(found.mark) {
             return Seen::Known;
         }
         let Some(id) = id.filter(|id| id.nth_of_run(self.run).is_some_and(|n| n < self.next)) else {
@@ -347,9 +335,7 @@ impl Ledger {
     pub fn overdue_answered(&mut self, id: StreamId, found: Option<Final>, now: Moment) -> Option<Seen> {
         let awaited = self.awaited.get_mut(&id).filter(|awaited| awaited.asked != Asked::ForClosing)?;
         if let Some(found) = found {
-            if found.mark.position > self.delivered && self.ahead.len() < MOST_AHEAD {
-                self.ahead.insert(found.mark.position, found.mark.time);
-            }
+            self.ahead.show(found.mark);
             return Some(self.seen(id, found, now));
         }
         // Its closing chunk was sent again meanwhile: it is overdue no more, and stands on the ladder already.
