@@ -72,24 +72,24 @@ async fn an_outage_of_more_than_twice_the_deadline_makes_nothing_missing_late_or
     let summing = summer(&server, &folder.path().join("data"), "").spawn();
     summing.wait_for_log("opened the log", 2);
     let report = folder.path().join("report.json");
-    let chunking = Program::at(&server, "chunker --streams 3000 --chunks 4 --rate 5000 --report")
+    let chunking = Program::at(&server, "chunker --streams 400 --chunks 4 --rate 1000 --report")
         .arg(&report)
         .env("STREAM_SUM_CHUNKER__DEADLINE", "5s")
         .spawn();
     let jetstream = server.jetstream().await;
     let (sums, log) = (jetstream.get_stream("sums").await.unwrap(), jetstream.get_stream("chunks-0").await.unwrap());
-    wait_until("finals", async || (sums.get_info().await.ok()?.state.messages >= 100).then_some(())).await;
+    wait_until("finals", async || (sums.get_info().await.ok()?.state.messages >= 20).then_some(())).await;
     // The summer must have work to do when the outage comes: streams that are closed, and have no finals.
     summing.signal(Signal::SIGSTOP);
     let before = log.get_info().await.unwrap().state.messages;
-    wait_until("chunks", async || (log.get_info().await.ok()?.state.messages >= before + 20).then_some(())).await;
+    wait_until("chunks", async || (log.get_info().await.ok()?.state.messages >= before + 10).then_some(())).await;
     server.stop(Signal::SIGKILL);
     summing.signal(Signal::SIGCONT);
     std::thread::sleep(Duration::from_millis(10_500));
     server.start_again();
     let Verified { ended, report } = finish(chunking, &report, 0);
     let counted = ["verified", "missing", "late", "republished"].map(|field| count(&report, field));
-    assert_eq!(counted, [3000, 0, 0, 0], "{report}: {}", ended.stderr);
+    assert_eq!(counted, [400, 0, 0, 0], "{report}: {}", ended.stderr);
     assert!(away(&report) > 10.0, "{report}");
     summing.stop().expect(0);
 }
