@@ -5,11 +5,12 @@ use crate::bus::connect::{self, ConnectError};
 use crate::bus::lanes::{Closed, LaneEntries, Outbox};
 use crate::bus::topology::{self, TopologyError};
 use crate::joined::joined;
+use crate::presence::Moment;
 use crate::report::Report;
 use crate::run::{self, Run, RunError, lock};
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::values::{Size, Span, parsed};
-use crate::verify::{Ledger, Moment};
+use crate::verify::Ledger;
 use crate::workload::{Interleaved, Turn, Workload};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +44,7 @@ pub struct ChunkerConfig {
     pub rate: u64,
     /// The most bytes of one batch; a single chunk that is larger travels alone.
     pub batch_bytes: Size,
-    /// How long a final may take after its closing chunk is acknowledged.
+    /// How long after its closing chunk a final may be stored. It does not run while NATS is away.
     pub deadline: Span,
 }
 

@@ -21,9 +21,10 @@ pub async fn log(mut reports: watch::Receiver<Report>) {
     let mut ticks = ticks(LOG);
     ticks.tick().await;
     while next(&mut ticks, &mut reports).await {
-        let Report { counts, elapsed_s, latency_ms } = *reports.borrow();
+        let Report { counts, elapsed_s, away_s, latency_ms } = *reports.borrow();
         tracing::info!(
             elapsed_s,
+            away_s,
             streams = counts.streams,
             chunks = counts.chunks,
             verified = counts.verified,
@@ -127,6 +128,7 @@ mod tests {
         let now = Report {
             counts: Counts { chunks: 3_000_000, verified: 30_000, unfinished: 400, ..Counts::default() },
             elapsed_s: 3.0,
+            away_s: 0.0,
             latency_ms: Latency { p50: 1.04, p99: 3.85, ..Latency::default() },
         };
         assert_eq!(

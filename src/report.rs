@@ -21,7 +21,7 @@ pub struct Counts {
     pub duplicate: u64,
     /// Finals of streams that nobody opened.
     pub unexpected: u64,
-    /// Streams whose right final came after the deadline.
+    /// Streams whose right final was stored after the deadline.
     pub late: u64,
     /// Finals that came again because `sums` had forgotten them.
     pub republished: u64,
@@ -54,6 +54,8 @@ pub struct Report {
     pub counts: Counts,
     /// Seconds since the run began.
     pub elapsed_s: f64,
+    /// How many of them the run itself was away: cut off from NATS, or paused. No deadline runs meanwhile.
+    pub away_s: f64,
     /// Of all right finals.
     pub latency_ms: Latency,
 }

@@ -5,23 +5,29 @@ use crate::bus::connect::Connection;
 use crate::bus::lanes::{LaneEntries, LaneError, Lanes, Patience};
 use crate::bus::publish::Throttle;
 use crate::bus::read::NoAnswer;
+use crate::bus::run_finals::RunFinals;
 use crate::bus::topology::{REJECT_HEADROOM, Topology};
-use crate::bus::watch::{Arrival, RunFinals, WatchError};
+use crate::bus::watch::{self, Arrival, WatchError, Watching};
+use crate::ladder::Delayed;
+use crate::presence::{Contact, Moment, SILENCE};
 use crate::report::Report;
+use crate::row::UnixNanos;
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::sum::Sum;
-use crate::verify::{Copies, Delayed, Ending, Ledger, Moment, Seen};
+use crate::verify::{BatchPlace, Copies, Ending, Final, Ledger, Seen};
 use crate::workload::Workload;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 /// How often the ledger looks at who has been waiting for how long.
 const TICK: Duration = Duration::from_millis(50);
+
+/// How often it is noted, at the most, whether the run is there to see what comes.
+const OBSERVATIONS: Duration = Duration::from_millis(10);
 
 /// The shortest time between warnings of delayed finals.
 const WARNINGS: Duration = Duration::from_secs(1);
@@ -68,31 +74,48 @@ pub enum Step {
     Nothing,
 }
 
-/// A question to the leader, answered.
+/// A question to a leader, answered.
 enum Answer {
     Copies(StreamId, Copies),
-    Overdue(StreamId, Option<Option<Sum>>),
+    Overdue(StreamId, Option<Final>),
+    Closing(BatchPlace, Option<UnixNanos>),
 }
 
-/// A question to the leader.
+/// A question to a leader.
 #[derive(Clone, Copy)]
 enum Question {
+    /// How many finals a stream has.
     Copies(StreamId),
+    /// The final of a stream that is overdue.
     Overdue(StreamId),
+    /// When a batch with closing chunks was stored.
+    Closing(BatchPlace),
+}
+
+/// What a step waits for.
+enum Event {
+    Arrived(Arrival),
+    Answered(Answer),
+    Tick,
 }
 
 pub struct Run {
     pub prefix: RunPrefix,
     began: Instant,
     workload: Option<Workload>,
+    patience: Option<Duration>,
+    connection: Connection,
     finals: RunFinals,
-    arrivals: mpsc::Receiver<Arrival>,
+    watching: Watching,
     /// The last sequence of `sums` that has arrived.
     arrived: u64,
     ledger: Arc<Mutex<Ledger>>,
     lanes: Lanes,
     asked: VecDeque<Question>,
     asking: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// Streams that have ended and were not told of yet.
+    ended: VecDeque<Step>,
+    next_observation: Moment,
     ticks: Interval,
     /// Delays that were not warned of yet.
     delayed: BTreeMap<Duration, Delayed>,
@@ -104,7 +127,7 @@ impl Run {
     pub async fn start(connection: &Connection, topology: &Topology, options: Options) -> Result<Self, RunError> {
         let (prefix, finals) = choose(connection, topology, options.run).await?;
         let may_pass = |error: &WatchError| !matches!(error, WatchError::NoSums);
-        let (arrived, arrivals) = connection.ask_at_start(|| finals.clone().watch(), may_pass).await?;
+        let watching = connection.ask_at_start(|| watch::watch(finals.clone()), may_pass).await?;
         let began = Instant::now();
         let ledger = Arc::new(Mutex::new(Ledger::new(prefix, options.deadline)));
         let max_payload = connection.client.server_info().max_payload;
@@ -126,13 +149,17 @@ impl Run {
             prefix,
             began,
             workload: options.workload,
+            patience: options.patience,
+            connection: connection.clone(),
             finals,
-            arrivals,
-            arrived,
+            arrived: watching.head,
+            watching,
             ledger,
             lanes,
             asked: VecDeque::new(),
             asking: FuturesUnordered::new(),
+            ended: VecDeque::new(),
+            next_observation: Moment::ZERO,
             ticks,
             delayed: BTreeMap::new(),
             next_warning: Moment::ZERO,
@@ -168,12 +195,16 @@ impl Run {
 
     /// Whether every stream that was opened has ended, and no question is open.
     pub fn is_settled(&self) -> bool {
-        self.asked.is_empty() && self.asking.is_empty() && self.lock().is_settled()
+        self.is_at_rest() && self.lock().is_settled()
     }
 
     /// Whether every stream that was closed has ended, and no question is open.
     pub fn awaits_nothing(&self) -> bool {
-        self.asked.is_empty() && self.asking.is_empty() && self.lock().awaited() == 0
+        self.is_at_rest() && self.lock().awaited() == 0
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.asked.is_empty() && self.asking.is_empty() && self.ended.is_empty()
     }
 
     /// The next thing that happens, or the reason why nothing more can. Cancel-safe.
@@ -183,57 +214,92 @@ impl Run {
         {
             self.asking.push(ask(self.finals.clone(), question, self.complaints.clone()));
         }
-        tokio::select! {
-            // What has arrived comes before the clock: a final that was in time must not be late because we were.
+        if let Some(step) = self.ended.pop_front() {
+            return Ok(step);
+        }
+        let event = tokio::select! {
+            // What has arrived comes before the clock: it must not be asked for because we were slow.
             biased;
-            error = self.lanes.failed() => Err(error.into()),
-            Some(arrival) = self.arrivals.recv() => Ok(self.arrived(&arrival)),
-            Some(answer) = self.asking.next(), if !self.asking.is_empty() => Ok(self.answered(answer)),
-            _ = self.ticks.tick() => {
+            error = self.lanes.failed() => return Err(error.into()),
+            Some(arrival) = self.watching.arrivals.recv() => Event::Arrived(arrival),
+            Some(answer) = self.asking.next(), if !self.asking.is_empty() => Event::Answered(answer),
+            _ = self.ticks.tick() => Event::Tick,
+        };
+        // First of all, for this process may have been paused, or NATS away, since the last step.
+        self.observe();
+        match event {
+            Event::Arrived(arrival) => Ok(self.arrived(&arrival)),
+            Event::Answered(answer) => Ok(self.answered(answer)),
+            Event::Tick => {
+                self.see_that_nats_is_there()?;
                 self.tick();
                 Ok(Step::Tick)
             }
         }
     }
 
+    fn observe(&mut self) {
+        let heard = self.watching.heard.last().saturating_duration_since(self.began);
+        let now = self.now();
+        if now >= self.next_observation {
+            self.next_observation = now + OBSERVATIONS;
+            let contact = Contact { stands: self.connection.stands(), heard };
+            self.lock().observe(now, contact);
+        }
+    }
+
+    /// Gives up once finals are awaited and nothing was heard for longer than the patience lasts.
+    fn see_that_nats_is_there(&self) -> Result<(), RunError> {
+        let Some(patience) = self.patience else { return Ok(()) };
+        let ledger = self.lock();
+        if ledger.awaited() == 0 || ledger.presence().unheard() <= patience.saturating_add(SILENCE) {
+            return Ok(());
+        }
+        let patience = humantime::format_duration(patience);
+        Err(NoAnswer::new(format!("nothing was heard of NATS for {patience}")).into())
+    }
+
     fn arrived(&mut self, arrival: &Arrival) -> Step {
-        self.arrived = arrival.sequence;
-        let now = arrival.at.saturating_duration_since(self.began);
+        self.arrived = arrival.found.mark.position;
+        let at = arrival.at.saturating_duration_since(self.began);
         if arrival.replayed && !arrival.id.is_some_and(|id| self.lock().is_awaited(id)) {
             return Step::Nothing;
         }
-        let seen = self.lock().arrived(arrival.id, arrival.sum, now);
-        match seen {
-            Seen::Ended(id, ending) => {
-                complain(id, ending);
-                Step::Ended { id, ending, sum: arrival.sum }
-            }
-            Seen::Again(id) => {
-                self.asked.push_back(Question::Copies(id));
-                Step::Nothing
-            }
-            Seen::Unexpected => {
-                tracing::error!(subject = arrival.subject, "unexpected: a final of a stream that nobody has opened");
-                Step::Nothing
-            }
+        let seen = self.lock().arrived(arrival.id, arrival.found, at);
+        if seen == Seen::Unexpected {
+            tracing::error!(subject = arrival.subject, "unexpected: a final of a stream that nobody has opened");
         }
+        self.seen(seen, arrival.found.sum)
+    }
+
+    /// What comes of a final that says `sum`.
+    fn seen(&mut self, seen: Seen, sum: Option<Sum>) -> Step {
+        match seen {
+            Seen::Ended(id, ending) => return ended(id, ending, sum),
+            Seen::Doubtful(batch) => self.asked.extend(batch.map(Question::Closing)),
+            Seen::Again(id) => self.asked.push_back(Question::Copies(id)),
+            Seen::Known | Seen::Unexpected => {}
+        }
+        Step::Nothing
     }
 
     fn answered(&mut self, answer: Answer) -> Step {
         let now = self.now();
-        let (id, ending, sum) = match answer {
+        match answer {
             Answer::Copies(id, copies) => {
                 let expected = self.workload.map(|workload| workload.expected(id));
-                (id, self.lock().came_again(id, copies, expected), None)
+                let ending = self.lock().came_again(id, copies, expected);
+                ending.map_or(Step::Nothing, |ending| ended(id, ending, None))
             }
-            Answer::Overdue(id, found) => (id, self.lock().overdue_answered(id, found, now), found.flatten()),
-        };
-        match ending {
-            Some(ending) => {
-                complain(id, ending);
-                Step::Ended { id, ending, sum }
+            Answer::Overdue(id, found) => {
+                let seen = self.lock().overdue_answered(id, found, now);
+                seen.map_or(Step::Nothing, |seen| self.seen(seen, found.and_then(|found| found.sum)))
             }
-            None => Step::Nothing,
+            Answer::Closing(batch, stored) => {
+                let judged = self.lock().judged(batch, stored);
+                self.ended.extend(judged.into_iter().map(|(sum, ending)| ended(sum.id, ending, Some(sum))));
+                self.ended.pop_front().unwrap_or(Step::Nothing)
+            }
         }
     }
 
@@ -260,35 +326,52 @@ impl Run {
 
     /// Waits until every final that is stored by now has arrived, so that a duplicate at the very end is seen too.
     pub async fn catch_up(&mut self) -> Result<(), RunError> {
-        let caught_up = async {
-            loop {
-                match self.finals.next_after(self.arrived).await {
-                    Ok(Some(stored)) => {
-                        while self.arrived < stored {
-                            self.step().await?;
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(cause) => {
-                        tracing::debug!(%cause, "no answer about the last finals");
-                        tokio::time::sleep(TICK).await;
-                    }
-                }
+        loop {
+            let began = self.now();
+            if let Ok(done) = timeout(CATCH_UP, self.caught_up()).await {
+                return done;
             }
-            while !self.awaits_nothing() {
-                self.step().await?;
-            }
-            Ok(())
-        };
-        match timeout(CATCH_UP, caught_up).await {
-            Ok(done) => done,
-            Err(_) => {
+            // A pause of this process says nothing about NATS.
+            self.observe();
+            if self.lock().presence().awake(began, self.now()) >= CATCH_UP {
                 tracing::warn!(
                     "sums does not say whether more finals are stored: a duplicate at the very end would not be seen"
                 );
-                Ok(())
+                return Ok(());
             }
         }
+    }
+
+    /// Cancel-safe.
+    async fn caught_up(&mut self) -> Result<(), RunError> {
+        loop {
+            let (finals, arrived) = (self.finals.clone(), self.arrived);
+            let asked = finals.next_after(arrived);
+            tokio::pin!(asked);
+            let stored = loop {
+                tokio::select! {
+                    stored = &mut asked => break stored,
+                    step = self.step() => { step?; }
+                }
+            };
+            match stored {
+                Ok(Some(stored)) => {
+                    while self.arrived < stored {
+                        self.step().await?;
+                    }
+                }
+                Ok(None) => break,
+                // The next step is a tick at the latest.
+                Err(cause) => {
+                    tracing::debug!(%cause, "no answer about the last finals");
+                    self.step().await?;
+                }
+            }
+        }
+        while !self.awaits_nothing() {
+            self.step().await?;
+        }
+        Ok(())
     }
 
     pub fn report(&self) -> Report {
@@ -324,11 +407,12 @@ fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttle>) -> BoxF
             let answer = match question {
                 Question::Copies(id) => finals.copies(id).await.map(|copies| Answer::Copies(id, copies)),
                 Question::Overdue(id) => finals.last(id).await.map(|found| Answer::Overdue(id, found)),
+                Question::Closing(batch) => finals.stored_at(batch).await.map(|at| Answer::Closing(batch, at)),
             };
             match answer {
                 Ok(answer) => return answer,
                 Err(cause) if complaints.is_due() => {
-                    tracing::warn!(%cause, "no answer from sums about a final: asking again")
+                    tracing::warn!(%cause, "no answer about a final: asking again")
                 }
                 Err(_) => {}
             }
@@ -339,13 +423,17 @@ fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttle>) -> BoxF
     .boxed()
 }
 
-fn complain(id: StreamId, ending: Ending) {
+/// Complains of a stream that has ended otherwise than verified.
+fn ended(id: StreamId, ending: Ending, sum: Option<Sum>) -> Step {
     let what = match ending {
-        Ending::Verified => return,
-        Ending::Late => "late: the right final, but after the deadline",
-        Ending::Missing => "missing: no final within twice the deadline",
-        Ending::Mismatched => "mismatched: the final is not what was sent",
-        Ending::Duplicate => "duplicate: sums holds two finals of one stream",
+        Ending::Verified => None,
+        Ending::Late => Some("late: the right final, but stored after the deadline"),
+        Ending::Missing => Some("missing: no final within twice the deadline"),
+        Ending::Mismatched => Some("mismatched: the final is not what was sent"),
+        Ending::Duplicate => Some("duplicate: sums holds two finals of one stream"),
     };
-    tracing::error!(stream = %id, "{what}");
+    if let Some(what) = what {
+        tracing::error!(stream = %id, "{what}");
+    }
+    Step::Ended { id, ending, sum }
 }

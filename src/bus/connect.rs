@@ -1,7 +1,9 @@
 //! Connecting: servers, credentials, and what a server must be able to do.
 
 use crate::bus::backoff;
+use crate::bus::publish::Throttle;
 use crate::values::{Secret, SecretPath, Span, list, parsed, redact_url, redacted_urls};
+use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, rustls};
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -95,6 +98,11 @@ impl Connection {
     /// Changes whenever the connection was lost and made again: what was in flight then may be lost.
     pub fn connects(&self) -> watch::Receiver<u64> {
         self.connects.clone()
+    }
+
+    /// Whether it stands, as far as the client knows.
+    pub fn stands(&self) -> bool {
+        self.client.connection_state() == State::Connected
     }
 
     /// Asks what a process must know to start, again and again until `startup_timeout` is over: while a cluster looks for
@@ -205,6 +213,7 @@ fn tls_error(error: &async_nats::ConnectError) -> Option<String> {
 
 async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> Result<ConnectOptions, ConnectError> {
     let was = connects.subscribe();
+    let events = Arc::new(Events { connects, lost: Throttle::default(), made: Throttle::default() });
     let mut options = ConnectOptions::new()
         .name(format!("stream-sum {name}"))
         .request_timeout(Some(config.request_timeout.0))
@@ -216,8 +225,8 @@ async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> R
             move |attempts| if *was.borrow() > 0 { reconnect_delay(attempts) } else { Duration::ZERO },
         )
         .event_callback(move |event| {
-            let connects = connects.clone();
-            async move { note(event, &connects) }
+            let events = events.clone();
+            async move { events.note(event) }
         });
     if !config.creds.is_empty() {
         let creds = read("nats.creds", config.creds.reveal(), &config.creds)?;
@@ -264,22 +273,43 @@ fn reconnect_delay(attempts: usize) -> Duration {
     longest.mul_f64(rand::random_range(0.5..=1.0))
 }
 
-fn note(event: Event, connects: &watch::Sender<u64>) {
-    match event {
-        Event::Connected => {
-            connects.send_modify(|n| *n += 1);
-            if *connects.borrow() > 1 {
-                tracing::info!("connected to NATS again");
+/// What the client reports of one connection.
+struct Events {
+    /// How many times it was made.
+    connects: watch::Sender<u64>,
+    lost: Throttle,
+    made: Throttle,
+}
+
+impl Events {
+    fn note(&self, event: Event) {
+        match event {
+            Event::Connected => {
+                self.connects.send_modify(|n| *n += 1);
+                if *self.connects.borrow() > 1
+                    && let Some(times) = self.made.count()
+                {
+                    tracing::info!(times, "connected to NATS again");
+                }
+            }
+            Event::Disconnected => self.complain(self.lost.count()),
+            Event::LameDuckMode => tracing::info!("the NATS server is about to shut down"),
+            Event::Draining | Event::Closed => {}
+            Event::SlowConsumer(subscription) => {
+                tracing::error!(subscription, "the client dropped messages that came too fast")
+            }
+            Event::ServerError(error) => tracing::warn!(%error, "the NATS server reported an error"),
+            // Every try to reconnect that fails is one: the connection is not back.
+            Event::ClientError(error) => {
+                self.complain(self.lost.held_back());
+                tracing::debug!(%error, "the NATS client reported an error");
             }
         }
-        Event::Disconnected => tracing::warn!("lost the connection to NATS: trying again until it is back"),
-        Event::LameDuckMode => tracing::info!("the NATS server is about to shut down"),
-        Event::Draining | Event::Closed => {}
-        Event::SlowConsumer(subscription) => {
-            tracing::error!(subscription, "the client dropped messages that came too fast")
+    }
+
+    fn complain(&self, times: Option<u64>) {
+        if let Some(times) = times {
+            tracing::warn!(times, "lost the connection to NATS: trying again until it is back");
         }
-        Event::ServerError(error) => tracing::warn!(%error, "the NATS server reported an error"),
-        // Every try to reconnect that fails is one.
-        Event::ClientError(error) => tracing::debug!(%error, "the NATS client reported an error"),
     }
 }

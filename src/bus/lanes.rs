@@ -11,8 +11,9 @@ use crate::bus::publish::{Refusal, Throttle, publish};
 use crate::chunk::Chunk;
 use crate::codec::{CHUNK_OVERHEAD, encode_chunk};
 use crate::joined::joined;
+use crate::presence::Moment;
 use crate::stream_id::StreamId;
-use crate::verify::{Ledger, Moment};
+use crate::verify::{BatchPlace, Ledger};
 use bytes::Bytes;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -166,6 +167,7 @@ impl Lanes {
                 let sender = Sender {
                     lane: lane.clone(),
                     connection: connection.clone(),
+                    partition,
                     log: names.log(partition),
                     subject: names.log_subject(partition),
                     patience,
@@ -274,6 +276,7 @@ impl Outbox {
 struct Sender {
     lane: Arc<Lane>,
     connection: Connection,
+    partition: u32,
     log: String,
     subject: String,
     patience: Patience,
@@ -294,26 +297,32 @@ impl Sender {
         self.began.elapsed()
     }
 
-    fn note(&self, closings: &[StreamId], what: fn(&mut Ledger, &[StreamId], Moment)) {
-        if !closings.is_empty() {
-            what(&mut self.ledger.lock().expect("nothing panics while it holds the ledger"), closings, self.now());
-        }
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("nothing panics while it holds the ledger")
     }
 
     /// Sends one batch, again and again, until it is acknowledged.
     async fn send(&self, payload: Bytes, closings: &[StreamId]) -> Result<(), LaneError> {
-        let first = Instant::now();
+        let first = self.now();
         let mut full_since = None;
         for pause in backoff::republishing() {
-            self.note(closings, Ledger::sent);
+            // Patience ends with a try that was sent when it was over: what became of one may be unknown only because this
+            // process was paused meanwhile.
+            let now = self.now();
+            if !closings.is_empty() {
+                self.ledger().sent(closings, now);
+            }
             match publish(&self.connection, &self.log, &self.subject, None, payload.clone()).await {
-                Ok(_) => {
-                    self.note(closings, Ledger::acked);
+                Ok(position) => {
+                    if !closings.is_empty() {
+                        let batch = BatchPlace { partition: self.partition, position };
+                        self.ledger().acked(closings, batch, self.now());
+                    }
                     return Ok(());
                 }
                 Err(Refusal::Full(cause)) => {
-                    let waited = full_since.get_or_insert_with(Instant::now).elapsed();
-                    if waited >= self.patience.full {
+                    let since = *full_since.get_or_insert_with(|| self.now());
+                    if self.ledger().presence().present(since, now) >= self.patience.full {
                         return Err(LaneError::LogFull { log: self.log.clone(), waited: self.patience.full, cause });
                     }
                     if self.complaints.is_due() {
@@ -333,7 +342,7 @@ impl Sender {
                         tracing::warn!(log = self.log, cause, "no acknowledgement: sending the batch again");
                     }
                     if let Some(most) = self.patience.unknown
-                        && first.elapsed() >= most
+                        && self.ledger().presence().awake(first, now) >= most
                     {
                         return Err(LaneError::Stuck { log: self.log.clone(), waited: most, cause });
                     }

@@ -1,9 +1,11 @@
 //! The bus: everything that is said to NATS.
 //!
-//! [`connect`], [`topology`] and its [`admin`], with what it may change ([`plan`]) and what it never does ([`shape`]), come first, with [`names`] for all that is named. A summer reads its logs through
-//! [`source`] and publishes through [`finals`]; a run fills the logs through [`lanes`] and hears back through [`watch`].
-//! [`snapshots`] keeps what stores hold. Through [`standing`] workers are asked how far they are.
-//! Under them lie [`publish`], which knows what a refusal means, [`acks`], which gathers acknowledgements, and [`read`], which asks leaders only.
+//! [`connect`], [`topology`] and its [`admin`] come first, with what it may change ([`plan`]) and what it never does ([`shape`]), and
+//! [`names`] for all that is named. A summer reads its logs through
+//! [`source`] and publishes through [`finals`]; a run fills the logs through [`lanes`], hears back through [`watch`], and asks leaders
+//! what they say of [`run_finals`]. [`snapshots`] keeps what stores hold. Through [`standing`] workers are asked how far they are.
+//! Under them lie [`publish`], which knows what a refusal means, [`acks`], which gathers acknowledgements, [`pull`], which gets
+//! the messages of one consumer, and [`read`], which asks leaders only.
 
 pub mod admin;
 pub mod connect;
@@ -18,6 +20,7 @@ pub mod source;
 
 pub mod finals;
 pub mod lanes;
+pub mod run_finals;
 pub mod watch;
 
 pub mod snapshots;
@@ -25,6 +28,7 @@ pub mod standing;
 
 pub mod acks;
 pub mod backoff;
+pub mod heard;
 pub mod publish;
 pub mod pull;
 pub mod read;

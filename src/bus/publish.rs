@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use bytes::Bytes;
 use std::error::Error;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -53,19 +53,51 @@ pub fn refusal(error: &PublishError) -> Refusal {
 
 /// Lets a complaint through now and then, so that what goes wrong a thousand times a second is said once.
 #[derive(Debug, Default)]
-pub struct Throttle(Mutex<Option<Instant>>);
+pub struct Throttle(Mutex<Complaints>);
 
-impl Throttle {
+#[derive(Debug, Default)]
+struct Complaints {
+    said: Option<Instant>,
+    /// How many there were since.
+    held_back: u64,
+}
+
+impl Complaints {
     const PAUSE: Duration = Duration::from_secs(10);
 
+    /// How many are to be told of, where there are any and it is time.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        let is_time = self.said.is_none_or(|said| now - said >= Self::PAUSE);
+        let is_due = is_time && self.held_back > 0;
+        is_due.then(|| {
+            self.said = Some(now);
+            std::mem::take(&mut self.held_back)
+        })
+    }
+
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.held_back += 1;
+        self.due(now)
+    }
+}
+
+impl Throttle {
     pub fn is_due(&self) -> bool {
-        let now = Instant::now();
-        let mut last = self.0.lock().expect("nothing panics while it holds this");
-        let due = last.is_none_or(|last| now - last >= Self::PAUSE);
-        if due {
-            *last = Some(now);
-        }
-        due
+        self.count().is_some()
+    }
+
+    /// Counts one more. Where it is time to say so: how many there were since the last was said, this one included.
+    pub fn count(&self) -> Option<u64> {
+        self.lock().count(Instant::now())
+    }
+
+    /// How many were held back, where it is time to say so.
+    pub fn held_back(&self) -> Option<u64> {
+        self.lock().due(Instant::now())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Complaints> {
+        self.0.lock().expect("nothing panics while it holds this")
     }
 }
 
@@ -160,4 +192,20 @@ pub async fn publish_once(
         tokio::time::sleep(pause).await;
     }
     unreachable!("the pauses never end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_complaint_is_let_through_and_then_one_in_ten_seconds_with_how_many_there_were() {
+        let (mut complaints, began) = (Complaints::default(), Instant::now());
+        let at = |seconds| began + Duration::from_secs(seconds);
+        assert_eq!(complaints.due(at(0)), None, "nothing to say");
+        let said = [0, 1, 2, 9, 10, 11, 19, 40].map(|seconds| complaints.count(at(seconds)));
+        assert_eq!(said, [Some(1), None, None, None, Some(4), None, None, Some(3)]);
+        assert_eq!((complaints.count(at(41)), complaints.due(at(49)), complaints.due(at(50))), (None, None, Some(1)));
+        assert_eq!(complaints.due(at(99)), None, "it is said once");
+    }
 }

@@ -4,12 +4,18 @@
 //! says that it was sent. What has been delivered in between is counted for nothing, so that the stream believes that more is
 //! outstanding than is, and in the end waits for messages that nobody has asked for, until the heartbeat stays out. Here a
 //! request is counted in the step that sends it.
+//!
+//! While nothing comes, the consumer is asked whether it has more. It is the consumer that is asked, not its stream: it
+//! delivers, so its answer takes the way that the messages take.
 
 use crate::bus::connect::Connection;
+use crate::bus::heard::Heard;
 use async_nats::jetstream;
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::{Client, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, FutureExt};
 use serde::Serialize;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -23,6 +29,9 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 /// Without a word for so long, whoever should say one has forgotten the requests.
 const MOST_SILENT: Duration = Duration::from_secs(6);
 
+/// After this long without a message, the consumer is asked whether it has more.
+const IDLE_CHECK: Duration = Duration::from_secs(1);
+
 /// What the server tells, in a status, of the request that has ended.
 const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 const PENDING_BYTES: &str = "Nats-Pending-Bytes";
@@ -34,6 +43,8 @@ pub enum PullError {
     ConsumerDeleted,
     #[error("the server's heartbeat stayed out")]
     MissedHeartbeat,
+    #[error("nothing has come, though there is more")]
+    Behind,
     #[error("{0}")]
     Failed(String),
 }
@@ -77,6 +88,8 @@ struct Request {
 pub struct Pull {
     client: Client,
     context: jetstream::Context,
+    stream: String,
+    consumer: String,
     /// Where the consumer takes requests, and where it delivers to.
     subject: String,
     inbox: String,
@@ -85,6 +98,27 @@ pub struct Pull {
     request: Bytes,
     outstanding: Demand,
     silent_at: Instant,
+    /// Messages that have come.
+    delivered: u64,
+    next_check: Instant,
+    /// A question to the consumer, sent after the last message came: has it more than that?
+    check: Option<BoxFuture<'static, Option<bool>>>,
+    was_ahead: WasAhead,
+    heard: Heard,
+}
+
+/// Whether the consumer had more when it was asked last, and nothing has come since.
+#[derive(Debug, Default)]
+struct WasAhead(bool);
+
+impl WasAhead {
+    /// Whether something is lost: two answers in a row say that there is more. What was stored a moment ago gets the time to
+    /// arrive, and no answer says nothing.
+    fn answered(&mut self, ahead: Option<bool>) -> bool {
+        let before = self.0;
+        self.0 = ahead.unwrap_or(before);
+        before && ahead == Some(true)
+    }
 }
 
 impl Pull {
@@ -102,6 +136,8 @@ impl Pull {
         Ok(Self {
             client,
             context,
+            stream: stream.to_owned(),
+            consumer: consumer.to_owned(),
             subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
             inbox,
             arriving,
@@ -109,7 +145,18 @@ impl Pull {
             request: serde_json::to_vec(&request).map_err(failed)?.into(),
             outstanding: Demand::default(),
             silent_at: Instant::now() + MOST_SILENT,
+            delivered: 0,
+            next_check: Instant::now() + IDLE_CHECK,
+            check: None,
+            was_ahead: WasAhead::default(),
+            heard: Heard::default(),
         })
+    }
+
+    /// Notes there whatever comes.
+    pub fn noting(mut self, heard: Heard) -> Self {
+        self.heard = heard;
+        self
     }
 
     /// The next message. Cancel-safe.
@@ -122,13 +169,37 @@ impl Pull {
                 self.outstanding.add(self.each);
             }
             let message = tokio::select! {
+                // Messages before answers: a connection is first in, first out, so whatever was under way when a
+                // question was answered has arrived before the answer, and must be seen before it.
                 biased;
                 message = self.arriving.next() => message.ok_or_else(|| failed("the connection is closed"))?,
+                ahead = async { self.check.as_mut().expect("guarded").await }, if self.check.is_some() => {
+                    self.check = None;
+                    let now = Instant::now();
+                    self.next_check = now + IDLE_CHECK;
+                    if ahead.is_some() {
+                        self.heard.note(now);
+                    }
+                    if self.was_ahead.answered(ahead) {
+                        return Err(PullError::Behind);
+                    }
+                    continue;
+                }
+                () = sleep_until(self.next_check), if self.check.is_none() => {
+                    let (context, delivered) = (self.context.clone(), self.delivered);
+                    let (stream, consumer) = (self.stream.clone(), self.consumer.clone());
+                    self.check = Some(async move { is_ahead(&context, &stream, &consumer, delivered).await }.boxed());
+                    continue;
+                }
                 () = sleep_until(self.silent_at) => return Err(PullError::MissedHeartbeat),
             };
-            self.silent_at = Instant::now() + MOST_SILENT;
+            let now = Instant::now();
+            self.heard.note(now);
+            self.silent_at = now + MOST_SILENT;
             match message.status {
                 None | Some(StatusCode::OK) => {
+                    (self.check, self.was_ahead, self.next_check) = (None, WasAhead::default(), now + IDLE_CHECK);
+                    self.delivered += 1;
                     self.outstanding.remove(Demand { messages: 1, bytes: message.length });
                     return Ok(jetstream::Message { message, context: self.context.clone() });
                 }
@@ -136,6 +207,16 @@ impl Pull {
                 Some(status) => self.outstanding.remove(left(status, &message)?),
             }
         }
+    }
+}
+
+/// Whether the consumer has delivered, or has yet to deliver, more than has come. `None` where there is no answer.
+async fn is_ahead(context: &jetstream::Context, stream: &str, consumer: &str, delivered: u64) -> Option<bool> {
+    let stream = context.get_stream_no_info(stream).await.ok()?;
+    match stream.consumer_info(consumer).await {
+        Ok(info) => Some(info.num_pending > 0 || info.delivered.consumer_sequence > delivered),
+        // Gone, and its last word did not reach us.
+        Err(error) => (error.kind() == ConsumerInfoErrorKind::NotFound).then_some(true),
     }
 }
 
@@ -189,6 +270,22 @@ mod tests {
         assert_eq!(ended(409, "Consumer Deleted", &[]), Err(PullError::ConsumerDeleted));
         assert_eq!(ended(503, "", &[]), Err(failed("503 ")));
         assert_eq!(ended(409, "Exceeded MaxWaiting", &[]), Err(failed("409 Exceeded MaxWaiting")));
+    }
+
+    #[test]
+    fn only_two_answers_in_a_row_say_that_something_is_lost() {
+        for (answers, lost) in [
+            (&[Some(true)] as &[_], false),
+            (&[Some(true), Some(true)], true),
+            (&[Some(true), Some(false), Some(true)], false),
+            (&[Some(true), None, Some(true)], true),
+            (&[None, None, Some(false)], false),
+        ] {
+            let mut was_ahead = WasAhead::default();
+            let said = answers.iter().map(|ahead| was_ahead.answered(*ahead)).collect::<Vec<_>>();
+            assert_eq!(said.last(), Some(&lost), "{answers:?}");
+            assert!(said.iter().rev().skip(1).all(|lost| !lost), "{answers:?}");
+        }
     }
 
     #[test]

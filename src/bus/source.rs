@@ -19,11 +19,9 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pu
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::context::Context;
 use async_nats::jetstream::stream::ConsumerErrorKind;
-use futures_util::future::{BoxFuture, FutureExt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
 
 /// The most that the pulls of one connection may ask for and have outstanding together. With twice as much, the
 /// drain of 16 logs fell to a fortieth: the server queues what the socket can't take, and everything waits behind it.
@@ -43,9 +41,6 @@ const CONNECTIONS: usize = 8;
 
 /// Small messages end a pull by number before they do by bytes.
 const MOST_MESSAGES: usize = 10_000;
-
-/// After this long without a message, the log is asked whether it is ahead.
-const IDLE_CHECK: Duration = Duration::from_secs(1);
 
 /// A durable that nobody pulls from is cleared away after this long.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
@@ -172,14 +167,10 @@ impl Log {
         Source {
             jetstream: self.jetstream().clone(),
             log: self.name().to_owned(),
-            durable: self.durable.clone(),
             messages: Messages::OneByOne { left: ONE_BY_ONE, subject: self.reader.subject().to_owned() },
             connects,
             position,
             pending: 0,
-            next_check: Instant::now() + IDLE_CHECK,
-            check: None,
-            was_ahead: false,
         }
     }
 
@@ -229,14 +220,10 @@ impl Log {
         let source = Source {
             jetstream: self.jetstream().clone(),
             log: self.name().to_owned(),
-            durable: self.durable.clone(),
             messages: Messages::Pulled(Box::new(messages)),
             connects,
             position,
             pending: 0,
-            next_check: Instant::now() + IDLE_CHECK,
-            check: None,
-            was_ahead: false,
         };
         Ok(Opened { source, sent_before: found.map(|info| info.delivered.stream_sequence) })
     }
@@ -254,18 +241,12 @@ fn is_not_found(kind: &ConsumerErrorKind) -> bool {
 pub struct Source {
     jetstream: Context,
     log: String,
-    durable: String,
     messages: Messages,
     connects: watch::Receiver<u64>,
     /// Of the last batch that came.
     position: Position,
     /// What the log had beyond it when it was sent.
     pending: u64,
-    next_check: Instant,
-    /// A question to whoever delivers, sent on the pull's own connection after the last batch came: is there more?
-    check: Option<BoxFuture<'static, Option<bool>>>,
-    /// An answer since the last batch was that there is.
-    was_ahead: bool,
 }
 
 enum Messages {
@@ -281,56 +262,20 @@ impl Source {
 
     /// The next batch, which is always the one after the last. Cancel-safe.
     pub async fn next(&mut self) -> Result<Batch, Lost> {
-        loop {
-            tokio::select! {
-                // Batches before answers: a connection is first in, first out, so whatever was under way when a
-                // question was answered has arrived before the answer, and must be seen before it.
-                biased;
-                changed = self.connects.changed() => {
-                    changed.ok();
-                    return Err(Lost::Reconnected);
-                }
-                batch = next_message(&mut self.messages, &self.jetstream, &self.log, self.position) => {
-                    let (batch, pending) = batch?;
-                    self.next_check = Instant::now() + IDLE_CHECK;
-                    self.check = None;
-                    self.was_ahead = false;
-                    let expected = self.position + 1;
-                    if batch.position != expected {
-                        return Err(Lost::OutOfSequence { expected, found: batch.position });
-                    }
-                    (self.position, self.pending) = (expected, pending);
-                    return Ok(batch);
-                }
-                ahead = async { self.check.as_mut().expect("guarded").await }, if self.check.is_some() => {
-                    self.check = None;
-                    self.next_check = Instant::now() + IDLE_CHECK;
-                    // Two answers in a row, and nothing in between: a batch that was stored a moment ago gets the
-                    // time to arrive. No answer says nothing.
-                    match ahead {
-                        Some(true) if self.was_ahead => return Err(Lost::Behind { position: self.position }),
-                        Some(ahead) => self.was_ahead = ahead,
-                        None => {}
-                    }
-                }
-                () = sleep_until(self.next_check), if self.check.is_none() => {
-                    let (jetstream, log, durable) = (self.jetstream.clone(), self.log.clone(), self.durable.clone());
-                    let position = self.position;
-                    self.check = Some(async move { is_ahead(&jetstream, &log, &durable, position).await }.boxed());
-                }
+        let (batch, pending) = tokio::select! {
+            biased;
+            changed = self.connects.changed() => {
+                changed.ok();
+                return Err(Lost::Reconnected);
             }
+            batch = next_message(&mut self.messages, &self.jetstream, &self.log, self.position) => batch?,
+        };
+        let expected = self.position + 1;
+        if batch.position != expected {
+            return Err(Lost::OutOfSequence { expected, found: batch.position });
         }
-    }
-}
-
-/// Whether the consumer has more than what came through `position`. It is the consumer that is asked, not the log: it
-/// delivers, so its answer takes the way that the batches take. `None` where there is no answer.
-async fn is_ahead(jetstream: &Context, log: &str, durable: &str, position: Position) -> Option<bool> {
-    let stream = jetstream.get_stream_no_info(log).await.ok()?;
-    match stream.consumer_info(durable).await {
-        Ok(info) => Some(info.num_pending > 0 || info.delivered.stream_sequence > position),
-        // Gone, and its last word did not reach us.
-        Err(error) => (error.kind() == ConsumerInfoErrorKind::NotFound).then_some(true),
+        (self.position, self.pending) = (expected, pending);
+        Ok(batch)
     }
 }
 
@@ -346,6 +291,7 @@ async fn next_message(
             let message = pulled.next().await.map_err(|error| match error {
                 PullError::ConsumerDeleted => Lost::ConsumerDeleted,
                 PullError::MissedHeartbeat => Lost::MissedHeartbeat,
+                PullError::Behind => Lost::Behind { position },
                 PullError::Failed(cause) => Lost::PullFailed(cause),
             })?;
             let info = message.info().map_err(|error| Lost::PullFailed(error.to_string()))?;

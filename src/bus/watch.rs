@@ -1,21 +1,23 @@
 //! Watching finals: those of one run, as they come in.
+//!
+//! Nothing is handed on twice and nothing is left out: the deliveries of one consumer are dense, and wherever one is missing, or
+//! the consumer has delivered more than has come, a new one begins after the last final that was handed on. What breaks the
+//! connection again and again, since the client can't read its headers, is read by leader reads.
 
 use crate::bus::backoff;
-use crate::bus::connect::Connection;
-use crate::bus::names::Names;
+use crate::bus::heard::Heard;
 use crate::bus::publish::Throttle;
 use crate::bus::pull::{Demand, Pull};
 use crate::bus::read::{self, NoAnswer, Which};
+use crate::bus::run_finals::RunFinals;
 use crate::checkpoint::MessageMark;
-use crate::codec;
 use crate::row::UnixNanos;
-use crate::stream_id::{RunPrefix, StreamId};
-use crate::sum::Sum;
-use crate::verify::Copies;
+use crate::stream_id::StreamId;
+use crate::verify::Final;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(60);
@@ -24,87 +26,35 @@ const MOST_MESSAGES: usize = 10_000;
 /// Finals that have arrived and were not looked at yet.
 const QUEUED: usize = 8192;
 
+/// After this many openings that have handed nothing on, the next few messages are read one by one instead of pulled: one of
+/// them may be what ends the connection.
+const MOST_FRUITLESS: u32 = 2;
+
+/// Messages that are read one by one, so that the watch gets past one that can't be pulled.
+const ONE_BY_ONE: u32 = 64;
+
+/// The longest pause before the next opening: while it can't be opened, the reads before it are all that is heard of NATS.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// A message of the run in `sums`.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     pub subject: String,
     /// The stream that the subject names.
     pub id: Option<StreamId>,
-    /// What it says, where it is a final at all.
-    pub sum: Option<Sum>,
-    /// Its place in `sums`.
-    pub sequence: u64,
+    pub found: Final,
     /// It may have arrived before: that it comes again says nothing.
     pub replayed: bool,
     pub at: Instant,
 }
 
-/// The finals of one run, in `sums`.
-#[derive(Clone)]
-pub struct RunFinals {
-    connection: Connection,
-    names: Names,
-    sums: String,
-    filter: String,
-}
-
-impl RunFinals {
-    pub fn new(connection: Connection, names: Names, run: RunPrefix) -> Self {
-        let (sums, filter) = (names.sums(), names.finals_of_run(run));
-        Self { connection, names, sums, filter }
-    }
-
-    /// Whether `sums` holds finals of this run already.
-    pub async fn exist(&self) -> Result<bool, NoAnswer> {
-        Ok(self.next_after(0).await?.is_some())
-    }
-
-    /// The last final of a stream, as its leader has it; what it says is `None` where it is no final at all.
-    pub async fn last(&self, id: StreamId) -> Result<Option<Option<Sum>>, NoAnswer> {
-        let subject = self.names.final_subject(id);
-        let found = read::message(&self.connection.jetstream, &self.sums, Which::LastOf(&subject)).await?;
-        Ok(found.map(|message| codec::decode_final(&message.payload).ok()))
-    }
-
-    /// How many messages of a stream's subject the leader has.
-    pub async fn copies(&self, id: StreamId) -> Result<Copies, NoAnswer> {
-        let subject = self.names.final_subject(id);
-        let jetstream = &self.connection.jetstream;
-        let first = read::message(jetstream, &self.sums, Which::NextOf(1, &subject)).await?;
-        let last = read::message(jetstream, &self.sums, Which::LastOf(&subject)).await?;
-        Ok(match (first, last) {
-            (Some(first), Some(last)) if first.sequence != last.sequence => Copies::Several,
-            (_, Some(last)) => Copies::One(codec::decode_final(&last.payload).ok()),
-            (_, None) => Copies::None,
-        })
-    }
-
-    /// The sequence of the first final of the run after a sequence.
-    pub async fn next_after(&self, sequence: u64) -> Result<Option<u64>, NoAnswer> {
-        let which = Which::NextOf(sequence + 1, &self.filter);
-        Ok(read::message(&self.connection.jetstream, &self.sums, which).await?.map(|message| message.sequence))
-    }
-
-    /// Watches from the head of `sums` on, which comes first. Ends when the receiver is dropped.
-    pub async fn watch(self) -> Result<(u64, mpsc::Receiver<Arrival>), WatchError> {
-        let info = read::stream(&self.connection.jetstream, &self.sums).await?.ok_or(WatchError::NoSums)?;
-        let (arrivals, receiver) = mpsc::channel(QUEUED);
-        let head =
-            MessageMark { position: info.state.last_sequence, time: read::unix_nanos(info.state.last_timestamp) };
-        let created = read::unix_nanos(info.created);
-        let mut watch = Watch {
-            finals: self,
-            last: head,
-            created,
-            replayed_through: UnixNanos::MIN,
-            arrivals,
-            complaints: Throttle::default(),
-        };
-        // What can't be watched at all is said before anything is sent.
-        let messages = watch.open().await?;
-        tokio::spawn(watch.run(messages));
-        Ok((head.position, receiver))
-    }
+/// The finals of a run, being watched. Ends when it is dropped.
+pub struct Watching {
+    /// The last sequence of `sums` before the first that may arrive.
+    pub head: u64,
+    pub arrivals: mpsc::Receiver<Arrival>,
+    /// When the watch has last heard of NATS.
+    pub heard: Heard,
 }
 
 /// Why finals can't be watched.
@@ -116,6 +66,8 @@ pub enum WatchError {
     NoSums,
     #[error("{0}")]
     Failed(String),
+    #[error("delivery {found} came where {expected} was next")]
+    OutOfSequence { expected: u64, found: u64 },
     #[error("the connection was made anew")]
     Reconnected,
     #[error("the run has ended")]
@@ -126,56 +78,109 @@ fn failed(error: impl std::fmt::Display) -> WatchError {
     WatchError::Failed(error.to_string())
 }
 
+/// Watches from the head of `sums` on.
+pub async fn watch(finals: RunFinals) -> Result<Watching, WatchError> {
+    let info = read::stream(&finals.connection.jetstream, &finals.sums).await?.ok_or(WatchError::NoSums)?;
+    let (arrivals, receiver) = mpsc::channel(QUEUED);
+    let head = MessageMark { position: info.state.last_sequence, time: read::unix_nanos(info.state.last_timestamp) };
+    let heard = Heard::default();
+    let mut connects = finals.connection.connects();
+    connects.mark_unchanged();
+    let mut watch = Watch {
+        finals,
+        connects,
+        last: head,
+        handed_on: 0,
+        created: read::unix_nanos(info.created),
+        replayed_through: UnixNanos::MIN,
+        arrivals,
+        heard: heard.clone(),
+        complaints: Throttle::default(),
+    };
+    // What can't be watched at all is said before anything is sent.
+    let messages = watch.open().await?;
+    tokio::spawn(watch.run(messages));
+    Ok(Watching { head: head.position, arrivals: receiver, heard })
+}
+
 struct Watch {
     finals: RunFinals,
-    /// The last message that was seen.
+    /// Changes with every reconnect.
+    connects: watch::Receiver<u64>,
+    /// The last message that was handed on.
     last: MessageMark,
+    /// How many were.
+    handed_on: u64,
     created: UnixNanos,
     /// The time of the last message seen before `sums` was rolled back: what is as old may come a second time.
     replayed_through: UnixNanos,
     arrivals: mpsc::Sender<Arrival>,
+    heard: Heard,
     complaints: Throttle,
 }
 
 impl Watch {
     async fn run(mut self, messages: Pull) {
-        let mut connects = self.finals.connection.connects();
+        let mut opened = Ok(messages);
+        let mut fruitless = 0;
         let mut pauses = backoff::reopening();
-        let mut followed = self.follow(messages).await;
         loop {
-            let cause = match followed {
-                Ok(()) | Err(WatchError::Ended) => return,
-                Err(cause) => cause,
-            };
-            if self.complaints.is_due() {
-                tracing::warn!(%cause, "watching the finals anew");
-            }
-            tokio::select! {
-                () = self.arrivals.closed() => return,
-                // What failed while NATS was away is tried again as soon as it is back.
-                _ = connects.changed() => pauses = backoff::reopening(),
-                () = tokio::time::sleep(pauses.next().expect("the pauses never end")) => {}
-            }
-            connects.mark_unchanged();
-            let opened = tokio::select! {
-                _ = connects.changed() => Err(WatchError::Reconnected),
-                opened = self.open() => opened,
-            };
-            followed = match opened {
+            let before = self.handed_on;
+            let followed = match opened {
                 Ok(messages) => {
                     pauses = backoff::reopening();
                     self.follow(messages).await
                 }
                 Err(cause) => Err(cause),
             };
+            let cause = match followed {
+                Ok(()) | Err(WatchError::Ended) => return,
+                Err(cause) => cause,
+            };
+            fruitless = if self.handed_on > before { 0 } else { fruitless + 1 };
+            if let Some(times) = self.complaints.count() {
+                tracing::warn!(%cause, times, "watching the finals anew");
+            }
+            // What failed while NATS was away is tried again as soon as it is back.
+            let mut is_back = matches!(cause, WatchError::Reconnected);
+            if !is_back {
+                let pause = pauses.next().expect("the pauses never end").min(LONGEST_PAUSE);
+                tokio::select! {
+                    () = self.arrivals.closed() => return,
+                    _ = self.connects.changed() => is_back = true,
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+            if is_back {
+                pauses = backoff::reopening();
+            }
+            opened = self.open_again(fruitless >= MOST_FRUITLESS).await;
         }
     }
 
-    /// The sequence to go on from: after the last message seen, or, where `sums` was made anew or rolled back and gives
-    /// sequences again, the first.
-    async fn start(&mut self) -> Result<u64, WatchError> {
+    async fn open_again(&mut self, one_by_one: bool) -> Result<Pull, WatchError> {
+        // What happens from here on is seen, here or by whoever follows.
+        self.connects.mark_unchanged();
+        let mut connects = self.connects.clone();
+        let opening = async {
+            self.see_that_sums_is_the_same().await?;
+            if one_by_one {
+                self.read_one_by_one().await?;
+            }
+            self.open().await
+        };
+        tokio::select! {
+            // What was asked on the old connection is never answered.
+            _ = connects.changed() => Err(WatchError::Reconnected),
+            opened = opening => opened,
+        }
+    }
+
+    /// Where `sums` was made anew or rolled back and gives sequences again, the watch goes on from the first.
+    async fn see_that_sums_is_the_same(&mut self) -> Result<(), WatchError> {
         let jetstream = &self.finals.connection.jetstream;
         let info = read::stream(jetstream, &self.finals.sums).await?.ok_or(WatchError::NoSums)?;
+        self.heard.note(Instant::now());
         let created = read::unix_nanos(info.created);
         let kept = info.state.first_sequence..=info.state.last_sequence;
         let mut same = created == self.created && info.state.last_sequence >= self.last.position;
@@ -190,14 +195,27 @@ impl Watch {
             self.replayed_through = self.replayed_through.max(self.last.time);
             (self.created, self.last.position) = (created, 0);
         }
-        Ok(self.last.position + 1)
+        Ok(())
     }
 
+    /// Gets past a message that the client can't be sent: its headers break the client's rules, and would end the connection
+    /// again and again.
+    async fn read_one_by_one(&mut self) -> Result<(), WatchError> {
+        for _ in 0..ONE_BY_ONE {
+            let found = self.finals.message_after(self.last.position).await?;
+            self.heard.note(Instant::now());
+            let Some(message) = found else { break };
+            let mark = message.mark();
+            self.hand_on(message.subject, &message.payload, mark).await?;
+        }
+        Ok(())
+    }
+
+    /// A consumer that begins after the last message that was handed on.
     async fn open(&mut self) -> Result<Pull, WatchError> {
-        let start_sequence = self.start().await?;
         let stream = self.finals.connection.jetstream.get_stream_no_info(&self.finals.sums).await.map_err(failed)?;
         let config = pull::Config {
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.last.position + 1 },
             filter_subject: self.finals.filter.clone(),
             ack_policy: AckPolicy::None,
             replay_policy: ReplayPolicy::Instant,
@@ -207,34 +225,42 @@ impl Watch {
             ..pull::Config::default()
         };
         let consumer = stream.create_consumer(config).await.map_err(failed)?;
+        self.heard.note(Instant::now());
         // A final is small: their number is bound enough.
         let each = Demand { messages: MOST_MESSAGES, bytes: 0 };
         let (connection, name) = (&self.finals.connection, &consumer.cached_info().name);
-        Pull::new(connection, &self.finals.sums, name, each).await.map_err(failed)
+        let pull = Pull::new(connection, &self.finals.sums, name, each).await.map_err(failed)?;
+        Ok(pull.noting(self.heard.clone()))
     }
 
     /// Hands on finals until something goes wrong, or nobody wants them any more.
     async fn follow(&mut self, mut messages: Pull) -> Result<(), WatchError> {
-        let mut connects = self.finals.connection.connects();
-        connects.mark_unchanged();
-        loop {
+        for expected in 1.. {
             let message = tokio::select! {
                 biased;
-                _ = connects.changed() => return Err(WatchError::Reconnected),
+                _ = self.connects.changed() => return Err(WatchError::Reconnected),
                 () = self.arrivals.closed() => return Ok(()),
                 message = messages.next() => message.map_err(failed)?,
             };
-            let at = Instant::now();
             let info = message.info().map_err(failed)?;
+            // What was lost on the way is delivered again by another consumer.
+            if info.consumer_sequence != expected {
+                return Err(WatchError::OutOfSequence { expected, found: info.consumer_sequence });
+            }
             let mark = MessageMark { position: info.stream_sequence, time: read::unix_nanos(info.published) };
-            let subject = message.message.subject.to_string();
-            let id = self.finals.names.stream_of_final(&subject);
-            // The subject says whose final it is; a payload that says another is a wrong one.
-            let sum = codec::decode_final(&message.message.payload).ok().filter(|sum| Some(sum.id) == id);
-            let replayed = mark.time <= self.replayed_through;
-            let arrival = Arrival { subject, id, sum, sequence: mark.position, replayed, at };
-            self.arrivals.send(arrival).await.map_err(|_| WatchError::Ended)?;
-            self.last = mark;
+            self.hand_on(message.message.subject.to_string(), &message.message.payload, mark).await?;
         }
+        unreachable!("deliveries are numbered without end")
+    }
+
+    async fn hand_on(&mut self, subject: String, payload: &[u8], mark: MessageMark) -> Result<(), WatchError> {
+        let at = Instant::now();
+        let (id, found) = self.finals.read(&subject, payload, mark);
+        let replayed = mark.time <= self.replayed_through;
+        let arrival = Arrival { subject, id, found, replayed, at };
+        self.arrivals.send(arrival).await.map_err(|_| WatchError::Ended)?;
+        self.last = mark;
+        self.handed_on += 1;
+        Ok(())
     }
 }

@@ -245,6 +245,7 @@ fn write_ledger(out: &mut impl Write, report: &Report) -> io::Result<()> {
     }
     let latency = &report.latency_ms;
     writeln!(out, "{:<12}{:>14.1} s", "elapsed", report.elapsed_s)?;
+    writeln!(out, "{:<12}{:>14.1} s", "away", report.away_s)?;
     writeln!(
         out,
         "{:<12}p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms, max {:.1} ms",

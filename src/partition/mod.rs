@@ -308,6 +308,7 @@ impl Partition {
     async fn fold_on(&mut self, stop: CancellationToken) -> Result<(), PartitionError> {
         let mut pauses = backoff::reopening();
         let mut connects = self.log.connects();
+        let reopenings = Throttle::default();
         loop {
             connects.mark_unchanged();
             match self.session(&stop).await? {
@@ -316,7 +317,9 @@ impl Partition {
                     if progressed {
                         pauses = backoff::reopening();
                     }
-                    tracing::warn!(log = self.log.name(), why, "opening the log again");
+                    if let Some(times) = reopenings.count() {
+                        tracing::warn!(log = self.log.name(), why, times, "opening the log again");
+                    }
                     self.standing.send_modify(|standing| standing.trouble = Some(why));
                 }
             }

@@ -13,10 +13,10 @@ use stream_sum::sum::Sum;
 use stream_sum::sum::Value as Digest;
 use stream_sum::workload::Workload;
 
-const RUN: RunPrefix = RunPrefix([0xaa, 0xbb, 0xcc, 0xdd]);
+pub const RUN: RunPrefix = RunPrefix([0xaa, 0xbb, 0xcc, 0xdd]);
 const WORKLOAD: Workload = Workload { seed: 7, chunks: 2, chunk_bytes: 8 };
 
-fn expected(n: u64) -> Sum {
+pub fn expected(n: u64) -> Sum {
     WORKLOAD.expected(StreamId::of_run(RUN, n))
 }
 
@@ -29,13 +29,13 @@ async fn lenient_sums(jetstream: &jetstream::Context) {
     jetstream.create_stream(config).await.unwrap();
 }
 
-async fn say(jetstream: &jetstream::Context, id: StreamId, payload: Vec<u8>) -> u64 {
+pub async fn say(jetstream: &jetstream::Context, id: StreamId, payload: Vec<u8>) -> u64 {
     let hex_id = id.to_string();
     let subject = format!("sums.{}.{}", &hex_id[..8], &hex_id[8..]);
     jetstream.publish(subject, payload.into()).await.unwrap().await.unwrap().sequence
 }
 
-fn chunker(server: &Server, streams: u64, deadline: &str, report: &Path) -> Process {
+pub fn chunker(server: &Server, streams: u64, deadline: &str, report: &Path) -> Process {
     Program::at(
         server,
         &format!("chunker --streams {streams} --chunks 2 --chunk-bytes 8 --seed 7 --run {RUN} --report"),
@@ -46,7 +46,7 @@ fn chunker(server: &Server, streams: u64, deadline: &str, report: &Path) -> Proc
 }
 
 /// Waits until every chunk of `streams` streams is in the logs.
-async fn published(jetstream: &jetstream::Context, streams: usize) {
+pub async fn published(jetstream: &jetstream::Context, streams: usize) {
     let log = jetstream.get_stream("chunks-0").await.unwrap();
     wait_until("all chunks", async || {
         let state = log.get_info().await.unwrap().state;
@@ -73,12 +73,12 @@ fn waits_for_the_last_alone(chunking: &Process, n: u64) {
     });
 }
 
-struct Verified {
-    ended: Ended,
-    report: Value,
+pub struct Verified {
+    pub ended: Ended,
+    pub report: Value,
 }
 
-fn finish(chunking: Process, report: &Path, code: i32) -> Verified {
+pub fn finish(chunking: Process, report: &Path, code: i32) -> Verified {
     let ended = chunking.wait().expect(code);
     let report = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
     Verified { ended, report }

@@ -1,5 +1,6 @@
 //! Integration tests: the real program against a real nats-server.
 
+mod absence;
 mod backup;
 mod bad_input;
 mod bounds;
@@ -9,6 +10,7 @@ mod damage;
 mod embed;
 mod forgetting;
 mod ledger;
+mod lossy_route;
 mod outage;
 mod progress;
 mod properties;
@@ -21,4 +23,5 @@ mod support;
 mod topology;
 mod up;
 mod verdicts;
+mod watch;
 mod wire;

@@ -1,0 +1,78 @@
+//! `RunFinals`: what the leaders say of the finals of one run, and of the closing chunks before them.
+
+use crate::bus::connect::Connection;
+use crate::bus::names::Names;
+use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
+use crate::checkpoint::MessageMark;
+use crate::codec;
+use crate::row::UnixNanos;
+use crate::stream_id::{RunPrefix, StreamId};
+use crate::verify::{BatchPlace, Copies, Final};
+
+/// The finals of one run, in `sums`.
+#[derive(Clone)]
+pub struct RunFinals {
+    pub(super) connection: Connection,
+    pub(super) names: Names,
+    pub(super) sums: String,
+    /// The subjects of them all.
+    pub(super) filter: String,
+}
+
+impl RunFinals {
+    pub fn new(connection: Connection, names: Names, run: RunPrefix) -> Self {
+        let (sums, filter) = (names.sums(), names.finals_of_run(run));
+        Self { connection, names, sums, filter }
+    }
+
+    /// Whether `sums` holds finals of this run already.
+    pub async fn exist(&self) -> Result<bool, NoAnswer> {
+        Ok(self.next_after(0).await?.is_some())
+    }
+
+    /// The last final of a stream, as its leader has it.
+    pub async fn last(&self, id: StreamId) -> Result<Option<Final>, NoAnswer> {
+        let found = self.message(Which::LastOf(&self.names.final_subject(id))).await?;
+        Ok(found.map(|message| self.read(&message.subject, &message.payload, message.mark()).1))
+    }
+
+    /// How many messages of a stream's subject the leader has.
+    pub async fn copies(&self, id: StreamId) -> Result<Copies, NoAnswer> {
+        let subject = self.names.final_subject(id);
+        let first = self.message(Which::NextOf(1, &subject)).await?;
+        let last = self.message(Which::LastOf(&subject)).await?;
+        Ok(match (first, last) {
+            (Some(first), Some(last)) if first.sequence != last.sequence => Copies::Several,
+            (_, Some(last)) => Copies::One(codec::decode_final(&last.payload).ok()),
+            (_, None) => Copies::None,
+        })
+    }
+
+    /// The sequence of the first final of the run after a sequence.
+    pub async fn next_after(&self, sequence: u64) -> Result<Option<u64>, NoAnswer> {
+        Ok(self.message_after(sequence).await?.map(|message| message.sequence))
+    }
+
+    /// The first message of the run after a sequence.
+    pub(super) async fn message_after(&self, sequence: u64) -> Result<Option<StoredMessage>, NoAnswer> {
+        self.message(Which::NextOf(sequence + 1, &self.filter)).await
+    }
+
+    /// When a chunk batch was stored; `None` where its log has it no more.
+    pub async fn stored_at(&self, batch: BatchPlace) -> Result<Option<UnixNanos>, NoAnswer> {
+        let log = self.names.log(batch.partition);
+        let found = read::message(&self.connection.jetstream, &log, Which::At(batch.position)).await?;
+        Ok(found.map(|message| message.time))
+    }
+
+    /// The stream that a message of `sums` belongs to by its subject, and what it says: a payload that names another is no
+    /// final.
+    pub(super) fn read(&self, subject: &str, payload: &[u8], mark: MessageMark) -> (Option<StreamId>, Final) {
+        let id = self.names.stream_of_final(subject);
+        (id, Final { sum: codec::decode_final(payload).ok().filter(|sum| Some(sum.id) == id), mark })
+    }
+
+    async fn message(&self, which: Which<'_>) -> Result<Option<StoredMessage>, NoAnswer> {
+        read::message(&self.connection.jetstream, &self.sums, which).await
+    }
+}
