@@ -58,6 +58,12 @@ pub struct Demand {
 }
 
 impl Demand {
+    /// The same, within what a consumer lets one request ask for; 0 or less: without a bound.
+    pub fn within(self, max_batch: i64) -> Self {
+        let most = usize::try_from(max_batch).ok().filter(|most| *most > 0);
+        Self { messages: most.map_or(self.messages, |most| self.messages.min(most)), ..self }
+    }
+
     /// Whether so little is outstanding that the next request, for `each`, is due.
     fn is_low(&self, each: &Demand) -> bool {
         self.messages <= each.messages / 2 || each.bytes > 0 && self.bytes <= each.bytes / 2
@@ -285,6 +291,14 @@ mod tests {
             let said = answers.iter().map(|ahead| was_ahead.answered(*ahead)).collect::<Vec<_>>();
             assert_eq!(said.last(), Some(&lost), "{answers:?}");
             assert!(said.iter().rev().skip(1).all(|lost| !lost), "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_asks_for_no_more_than_the_consumer_lets_it() {
+        let each = Demand { messages: 10, bytes: 1000 };
+        for (max_batch, messages) in [(0, 10), (-1, 10), (7, 7), (20, 10)] {
+            assert_eq!(each.within(max_batch), Demand { messages, ..each }, "{max_batch}");
         }
     }
 

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use time::format_description::well_known::Rfc3339;
 
 /// Nobody answered, or the answer says nothing about what was asked: asking again may help.
@@ -39,6 +40,14 @@ pub async fn stream(jetstream: &Context, name: &str) -> Result<Option<Info>, NoA
         Ok(Response::Err { error }) => Err(NoAnswer(error.to_string())),
         Err(error) => Err(NoAnswer(error.to_string())),
     }
+}
+
+/// How long a consumer may be inactive before it is cleared away: `wanted`, or less where the stream lets none have so much.
+pub async fn inactive_threshold(jetstream: &Context, name: &str, wanted: Duration) -> Result<Duration, NoAnswer> {
+    let info = stream(jetstream, name).await?;
+    let limits = info.and_then(|info| info.config.consumer_limits);
+    let most = limits.map(|limits| limits.inactive_threshold).filter(|most| !most.is_zero());
+    Ok(most.map_or(wanted, |most| most.min(wanted)))
 }
 
 /// The names of a stream's consumers.

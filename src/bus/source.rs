@@ -195,6 +195,8 @@ impl Log {
         }
         self.has_risen = true;
         let incarnation = self.life.incarnation();
+        let inactive_threshold =
+            read::inactive_threshold(self.jetstream(), self.name(), INACTIVE_THRESHOLD).await.map_err(failed)?;
         if found.is_some() {
             match stream.delete_consumer(&self.durable).await {
                 Ok(_) => {}
@@ -207,15 +209,17 @@ impl Log {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: position + 1 },
             ack_policy: AckPolicy::None,
             replay_policy: ReplayPolicy::Instant,
-            inactive_threshold: INACTIVE_THRESHOLD,
+            inactive_threshold,
             metadata: incarnation.metadata(),
             ..pull::Config::default()
         };
         // Strict: where another life has made the durable meanwhile, this fails, and the next try reads whose it is.
-        stream.create_consumer_strict(config).await.map_err(failed)?;
+        let made = stream.create_consumer_strict(config).await.map_err(failed)?;
         // A server that was told to take larger messages since would send none into a pull that has no room for them.
         let largest = self.reader.connection().client.server_info().max_payload + PULL_HEADROOM;
         let each = Demand { messages: MOST_MESSAGES, bytes: self.pull_bytes.max(largest) };
+        // A server may bound what one request asks for, and says so in what it makes of the consumer.
+        let each = each.within(made.cached_info().config.max_batch);
         let messages = Pull::new(self.reader.connection(), self.name(), &self.durable, each).await.map_err(failed)?;
         let source = Source {
             jetstream: self.jetstream().clone(),

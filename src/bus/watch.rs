@@ -214,12 +214,14 @@ impl Watch {
     /// A consumer that begins after the last message that was handed on.
     async fn open(&mut self) -> Result<Pull, WatchError> {
         let stream = self.finals.connection.jetstream.get_stream_no_info(&self.finals.sums).await.map_err(failed)?;
+        let (jetstream, sums) = (&self.finals.connection.jetstream, &self.finals.sums);
+        let inactive_threshold = read::inactive_threshold(jetstream, sums, INACTIVE_THRESHOLD).await?;
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.last.position + 1 },
             filter_subject: self.finals.filter.clone(),
             ack_policy: AckPolicy::None,
             replay_policy: ReplayPolicy::Instant,
-            inactive_threshold: INACTIVE_THRESHOLD,
+            inactive_threshold,
             num_replicas: 1,
             memory_storage: true,
             ..pull::Config::default()
@@ -227,7 +229,7 @@ impl Watch {
         let consumer = stream.create_consumer(config).await.map_err(failed)?;
         self.heard.note(Instant::now());
         // A final is small: their number is bound enough.
-        let each = Demand { messages: MOST_MESSAGES, bytes: 0 };
+        let each = Demand { messages: MOST_MESSAGES, bytes: 0 }.within(consumer.cached_info().config.max_batch);
         let (connection, name) = (&self.finals.connection, &consumer.cached_info().name);
         let pull = Pull::new(connection, &self.finals.sums, name, each).await.map_err(failed)?;
         Ok(pull.noting(self.heard.clone()))

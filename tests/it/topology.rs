@@ -1,6 +1,6 @@
 //! `topology`: made, checked, changed within bounds, and agreeing with the server's own partition mapping.
 
-use crate::support::{Program, Server, apply, id_in, summer};
+use crate::support::{Program, Server, apply, id_in, parse_log, summer, total};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use std::time::Duration;
 use stream_sum::bus::names::Names;
@@ -346,4 +346,22 @@ async fn what_a_tool_drops_of_metadata_is_shown_and_put_back() {
     let summing = summer(&server, folder.path(), "").spawn();
     Program::at(&server, "chunker --streams 10").run().expect(0);
     summing.stop().expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_the_server_and_of_streams_on_consumers_are_kept_to() {
+    let server = Server::with_config("jetstream { limits { max_request_batch: 100 } }\n");
+    apply(&server, 1);
+    let jetstream = server.jetstream().await;
+    for name in ["chunks-0", "sums"] {
+        let mut config = jetstream.get_stream(name).await.unwrap().cached_info().config.clone();
+        let inactive_threshold = Duration::from_secs(30);
+        config.consumer_limits = Some(stream::ConsumerLimits { inactive_threshold, max_ack_pending: 10 });
+        jetstream.update_stream(config).await.unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, folder.path(), "").spawn();
+    Program::at(&server, "chunker --streams 2000 --chunks 3 --rate 8000").run().expect(0);
+    let log = parse_log(&summing.stop().expect(0).stderr);
+    assert_eq!(total(&log, "stopped", "opened"), 1, "{log:?}");
 }
