@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let config = Config::load(None, std::env::vars_os(), &[])?;
+    let config = Config::load(&[], std::env::vars_os(), &[])?;
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7070".to_owned());
     let listener = TcpListener::bind(&address).await?;
     println!("listening on {}", listener.local_addr()?);

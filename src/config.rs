@@ -8,6 +8,7 @@ use crate::bus::connect;
 use crate::bus::topology;
 use crate::chunker::ChunkerConfig;
 use crate::telemetry;
+use crate::values::redact_url;
 use crate::worker;
 use figment::error::Kind;
 use figment::value::{Dict, Map, Value};
@@ -15,7 +16,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Every key with its default and what it means.
@@ -25,6 +26,9 @@ const PREFIX: &str = "STREAM_SUM_";
 
 /// Longer than any duration needs to be, and short enough to be added to any time.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// What every NATS client looks at.
+const NATS_URL: &str = "NATS_URL";
 
 const DEFAULT_LAYER: &str = "the defaults";
 
@@ -77,14 +81,14 @@ impl Provider for Layer {
 }
 
 impl Config {
-    /// Reads all layers; the later ones win.
+    /// Reads all layers; the later ones win, and so do the later ones of `files`.
     pub fn load(
-        file: Option<&Path>,
+        files: &[PathBuf],
         environment: impl Iterator<Item = (OsString, OsString)>,
         flags: &[Override],
     ) -> Result<Self, ConfigError> {
         let mut figment = Figment::from(toml_layer(DEFAULT_LAYER, DEFAULTS).expect("the defaults are TOML"));
-        if let Some(path) = file {
+        for path in files {
             let text = fs::read_to_string(path)
                 .map_err(|error| ConfigError::NoFile { path: path.to_owned(), cause: error.to_string() })?;
             let layer = toml_layer(&format!("the file {}", path.display()), &text).map_err(|error| {
@@ -95,8 +99,12 @@ impl Config {
             })?;
             figment = figment.merge(layer);
         }
+        let mut nats_url = None;
         for (name, value) in environment {
             let Some(name) = name.to_str() else { continue };
+            if name == NATS_URL {
+                nats_url = Some(value.clone());
+            }
             let Some(key) = name.strip_prefix(PREFIX) else { continue };
             // Others may set variables of this prefix: a Kubernetes Service makes STREAM_SUM_PORT.
             let Some((section, key)) = key.split_once("__") else { continue };
@@ -110,7 +118,20 @@ impl Config {
         for (key, value) in flags {
             figment = figment.merge(text_layer("the command line".to_owned(), key, value));
         }
-        let mut config: Config = figment.extract().map_err(|error| explain(&figment, error))?;
+        let extract = |figment: &Figment| figment.extract().map_err(|error| explain(figment, error));
+        let mut config: Config = extract(&figment)?;
+        // Whoever names servers for this program means them, and not those that every client is told of.
+        if config.nats.servers.is_empty()
+            && let Some(value) = nats_url.filter(|value| !value.is_empty())
+        {
+            let source_name = format!("the environment variable {NATS_URL}");
+            let Some(value) = value.to_str() else {
+                let (key, expected) = ("nats.servers".to_owned(), "expected UTF-8".to_owned());
+                return Err(ConfigError::BadValue { key, source_name, expected });
+            };
+            figment = figment.merge(text_layer(source_name, "nats.servers", value));
+            config = extract(&figment)?;
+        }
         for key in topology::Config::KEYS {
             let from = figment.find_metadata(&format!("topology.{key}"));
             if from.is_some_and(|metadata| metadata.name != DEFAULT_LAYER) {
@@ -148,6 +169,13 @@ impl Config {
         must((1..=1_000_000).contains(&chunker.live_streams), "chunker.live_streams", "from 1 to 1000000")?;
         must(chunker.batch_bytes.0 >= 1, "chunker.batch_bytes", "1B at least")?;
         must(summer.checkpoint_bytes.0 >= 1, "summer.checkpoint_bytes", "1B at least")?;
+        if let Some(bad) = self.nats.servers.iter().find(|url| !connect::is_address(url)) {
+            let expected = format!(
+                "addresses such as nats://host:port, with commas between them, and {} is none",
+                redact_url(bad)
+            );
+            return Err(ConfigError::OutOfRange { key: "nats.servers", expected });
+        }
         let creds = [!self.nats.creds.is_empty(), !self.nats.nkey.is_empty(), !self.nats.user.is_empty()];
         let ways = creds.iter().filter(|set| **set).count() + usize::from(!self.nats.token.is_empty());
         must(ways <= 1, "nats", "given one way to authenticate: creds, nkey, user and password, or token")?;
@@ -223,13 +251,14 @@ mod tests {
     use super::*;
     use crate::values::{Size, Span};
     use std::io::Write;
+    use std::path::Path;
     use std::time::Duration;
 
     fn load(file: &str, environment: &[(&str, &str)], flags: &[Override]) -> Result<Config, ConfigError> {
         let mut path = tempfile::NamedTempFile::new().unwrap();
         path.write_all(file.as_bytes()).unwrap();
         let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        Config::load(Some(path.path()), environment, flags)
+        Config::load(&[path.path().to_owned()], environment, flags)
     }
 
     #[test]
@@ -240,7 +269,40 @@ mod tests {
         assert_eq!((config.topology.partitions, config.topology.replicas, config.chunker.rate), (4, 3, 7));
         assert_eq!(config.topology.max_chunk_bytes, Size(512 << 10));
         assert_eq!(config.chunker.deadline, Span(Duration::from_secs(40)));
-        assert_eq!(config.topology.stated.iter().collect::<Vec<_>>(), ["partitions"]);
+        assert_eq!(config.topology.stated.iter().collect::<Vec<_>>(), ["partitions", "replicas"]);
+    }
+
+    #[test]
+    fn later_files_count_over_earlier_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let files = [
+            file("a", "[chunker]\nrate = 5\nchunks = 6\n"),
+            file("b", "[chunker]\nrate = 7\n[log]\nlevel = \"warn\"\n"),
+        ];
+        let config = Config::load(&files, std::iter::empty(), &[]).unwrap();
+        assert_eq!((config.chunker.rate, config.chunker.chunks), (7, 6));
+        assert_eq!(config.log.level.to_string(), "warn");
+    }
+
+    #[test]
+    fn servers_are_those_of_nats_url_where_none_are_named_and_lists_that_are_none_are_refused() {
+        let url = ("NATS_URL", "nats://a:1,nats://b:2");
+        let servers = |environment: &[(&str, &str)]| load("", environment, &[]).map(|config| config.nats.servers);
+        assert_eq!(servers(&[url]).unwrap(), ["nats://a:1", "nats://b:2"]);
+        assert_eq!(servers(&[url, ("STREAM_SUM_NATS__SERVERS", "c:3")]).unwrap(), ["c:3"]);
+        assert_eq!(servers(&[("STREAM_SUM_NATS__SERVERS", ""), url]).unwrap().len(), 2);
+        assert_eq!(servers(&[("NATS_URL", "")]).unwrap(), Vec::<String>::new());
+        for bad in ["nats://a:1,nats://b:x", "nats://s3cret@:70000", "http//a b"] {
+            let said = servers(&[("NATS_URL", bad)]).unwrap_err().to_string();
+            assert!(
+                said.starts_with("nats.servers is not valid: it must be addresses such as") && !said.contains("s3cret")
+            );
+        }
     }
 
     #[test]
@@ -250,7 +312,7 @@ mod tests {
         let files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(files.len() >= 4, "{files:?}");
         for file in files.iter().filter(|file| !file.ends_with("default.toml")) {
-            let config = Config::load(Some(file), std::iter::empty(), &[]).unwrap();
+            let config = Config::load(&[file.to_owned()], std::iter::empty(), &[]).unwrap();
             assert_ne!(config.to_toml(), defaults, "{}", file.display());
         }
     }

@@ -229,6 +229,6 @@ impl Stack {
 
 async fn connect(url: &str) -> Connection {
     let servers = ("nats.servers", url.to_owned());
-    let config = Config::load(None, std::iter::empty(), &[servers]).expect("the defaults");
+    let config = Config::load(&[], std::iter::empty(), &[servers]).expect("the defaults");
     connect::connect(&config.nats, "bench").await.expect("a connection")
 }

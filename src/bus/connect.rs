@@ -19,7 +19,7 @@ use tokio::time::Instant;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// URLs; empty: `NATS_URL`, then this machine.
+    /// URLs, those of `NATS_URL` where none are set; empty: this machine.
     #[serde(deserialize_with = "list", serialize_with = "redacted_urls")]
     pub servers: Vec<String>,
     /// Credentials file.
@@ -129,15 +129,18 @@ impl Connection {
     }
 }
 
+/// Whether this is the address of a NATS server.
+pub fn is_address(url: &str) -> bool {
+    let whole = !url.contains(char::is_whitespace);
+    whole && url.parse::<async_nats::ServerAddr>().is_ok_and(|address| !address.host().is_empty())
+}
+
 impl Config {
     /// The servers to try, in order.
     fn addresses(&self) -> Vec<String> {
-        if !self.servers.is_empty() {
-            return self.servers.clone();
-        }
-        match std::env::var("NATS_URL") {
-            Ok(url) if !url.is_empty() => url.split(',').map(str::to_owned).collect(),
-            _ => vec!["nats://127.0.0.1:4222".to_owned()],
+        match self.servers.is_empty() {
+            true => vec!["nats://127.0.0.1:4222".to_owned()],
+            false => self.servers.clone(),
         }
     }
 

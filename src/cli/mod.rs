@@ -34,9 +34,9 @@ pub struct Cli {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// Configuration file, TOML. `stream-sum config` shows every key
+    /// Configuration file, TOML; of several, later ones count over earlier ones. `stream-sum config` shows every key
     #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
+    config: Vec<PathBuf>,
     /// NATS servers [nats.servers]
     #[arg(long, short = 's', global = true, value_name = "URL[,URL…]")]
     server: Option<String>,
@@ -238,7 +238,7 @@ impl Cli {
             return Ok(Exit::Done);
         }
         let overrides = self.overrides();
-        let mut config = Config::load(self.common.config.as_deref(), std::env::vars_os(), &overrides)?;
+        let mut config = Config::load(&self.common.config, std::env::vars_os(), &overrides)?;
         // The stack is watched by somebody, and its lines are among its summers'.
         let text = matches!(self.command, Command::Up(_));
         telemetry::start(&config.log, if text { Format::Text } else { Format::Json });
@@ -267,13 +267,10 @@ impl Cli {
             }
             Command::Chunker(args) => commands::chunk(&config, args).await,
             Command::Up(args) => {
-                let Common { config: file, creds, nkey, .. } = self.common;
-                let given = [
-                    ("--config", file.map(OsString::from)),
-                    ("--creds", creds.map(OsString::from)),
-                    ("--nkey", nkey.map(OsString::from)),
-                ];
-                let given = given.into_iter().filter_map(|(flag, value)| Some([OsString::from(flag), value?]));
+                let Common { config: files, creds, nkey, .. } = self.common;
+                let files = files.into_iter().map(|file| ("--config", Some(OsString::from(file))));
+                let keys = [("--creds", creds.map(OsString::from)), ("--nkey", nkey.map(OsString::from))];
+                let given = files.chain(keys).filter_map(|(flag, value)| Some([OsString::from(flag), value?]));
                 commands::up(&config, args, given.flatten().collect(), &overrides).await
             }
             Command::Server { port, data_dir, .. } => Err(commands::serve(&config, port, &data_dir)),

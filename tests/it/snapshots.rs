@@ -28,7 +28,7 @@ fn apply(server: &Server, partitions: u32, log_max_bytes: &str) {
 
 async fn connection(server: &Server) -> Connection {
     let environment = [("STREAM_SUM_NATS__SERVERS".into(), server.url().into())];
-    let config = Config::load(None, environment.into_iter(), &[]).unwrap();
+    let config = Config::load(&[], environment.into_iter(), &[]).unwrap();
     connect::connect(&config.nats, "test").await.unwrap()
 }
 

@@ -126,7 +126,7 @@ async fn the_server_s_own_partition_mapping_is_ours() {
 
 #[test]
 fn the_mapping_in_the_repository_is_the_one_for_the_default_topology() {
-    let config = Config::load(None, std::iter::empty(), &[]).unwrap();
+    let config = Config::load(&[], std::iter::empty(), &[]).unwrap();
     let names = Names::new(&config.topology.prefix);
     let made = mapping_file(&names.mapping(config.topology.partitions));
     assert_eq!(include_str!("../../nats/mapping.conf"), made);
