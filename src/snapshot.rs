@@ -23,7 +23,7 @@ use std::io::{self, BufReader, Read, Write};
 const MAGIC: &[u8; 20] = b"stream-sum snapshot\n";
 
 /// The version of what follows the magic. A row's own shape is told by its tag.
-const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 
 /// Fast: a snapshot must not take more from folding than it has to.
 const LEVEL: i32 = 1;

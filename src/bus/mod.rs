@@ -2,7 +2,7 @@
 //!
 //! [`connect`], [`topology`] and its [`admin`] come first, with [`names`] for all that is named. A summer reads its logs through
 //! [`source`] and publishes through [`finals`]; a run fills the logs through [`lanes`] and hears back through [`watch`].
-//! [`snapshots`] keeps what stores hold. Through [`standing`] workers are asked how far they are.
+//! [`snapshots`] keeps what stores hold, as it is [`listed`]. Through [`standing`] workers are asked how far they are.
 //! Under them lie [`publish`], which knows what a refusal means, [`acks`], which gathers acknowledgements, and [`read`], which asks leaders only.
 
 pub mod admin;
@@ -18,6 +18,7 @@ pub mod finals;
 pub mod lanes;
 pub mod watch;
 
+pub mod listed;
 pub mod snapshots;
 pub mod standing;
 

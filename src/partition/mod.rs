@@ -8,11 +8,14 @@
 //! uncommitted fold is dropped, and the source is opened again at the checkpoint.
 
 pub mod archive;
+mod bucket;
 pub mod committer;
 pub mod counters;
 mod opening;
 pub mod republish;
 pub mod restore;
+mod retention;
+mod situation;
 
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
