@@ -9,6 +9,7 @@ mod ledger;
 mod outage;
 mod progress;
 mod properties;
+mod retention;
 mod sharing;
 mod snapshots;
 mod status;
