@@ -1,13 +1,13 @@
 //! The archive of one partition: snapshots of its store, written beside folding, and its log purged up to them.
 //!
-//! What there is to purge up to, and what may be removed, is told by the [bucket](super::bucket) and decided in
-//! [`retention`](super::retention): nothing that a worker remembers of what it has put stands for the snapshot itself.
+//! What there is to purge up to, and what may be removed, is told by the bucket (`bucket.rs`) and decided in
+//! `retention.rs`: nothing that a worker remembers of what it has put stands for the snapshot itself.
 //! The log is purged only up to a snapshot that was just read to its end, and whose place in the log was just compared.
 
 use crate::bus::log::LogReader;
 use crate::bus::publish::Throttle;
 use crate::bus::read::{self, NoAnswer};
-use crate::bus::snapshots::{Listed, Name, PutError, Snapshots, age};
+use crate::bus::snapshots::{Listed, Name, PutError, Snapshots};
 use crate::checkpoint::{Checkpoint, Verdict, judge};
 use crate::partition::bucket::{Bucket, LookError, Seen};
 use crate::partition::situation::{INTERVAL, Situation};
@@ -157,7 +157,7 @@ impl Archive {
         Ok(Situation {
             position,
             newest,
-            since: shelf.newest().map_or_else(|| began.elapsed(), |entry| age(entry.put_at, shelf.now)),
+            since: shelf.since_newest().unwrap_or_else(|| began.elapsed()),
             lost: bucket.has_lost(newest),
             first,
             last: info.state.last_sequence,
@@ -231,13 +231,17 @@ impl Archive {
         }
         let is_safe = shelf.furthest_settled().is_some_and(|furthest| bucket.is_whole(bucket.name(furthest)));
         let removals = shelf.removable().into_iter().filter(|removal| is_safe || !removal.superseded);
-        let names: Vec<Name> = removals.map(|removal| bucket.name(removal.index).clone()).collect();
-        for name in names {
+        let removals: Vec<_> =
+            removals.map(|removal| (bucket.name(removal.index).clone(), shelf.entries[removal.index])).collect();
+        for (name, entry) in removals {
             if bucket.age().is_none_or(|age| age >= shelf.good_for()) {
                 break;
             }
             bucket.remove(&name).await?;
-            tracing::debug!(log = self.log.name(), snapshot = %name, "removed a snapshot");
+            if !entry.is_of_this_log() {
+                let log = self.log.name();
+                tracing::info!(log, snapshot = %name, what = ?entry.kind, "removed a snapshot that is of no use here");
+            }
         }
         Ok(())
     }

@@ -16,6 +16,7 @@
 
 use crate::bus::snapshots::age;
 use crate::checkpoint::Position;
+use crate::partition::situation::INTERVAL;
 use crate::row::UnixNanos;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn is_of_this_log(&self) -> bool {
+    pub fn is_of_this_log(&self) -> bool {
         matches!(self.kind, Kind::Own | Kind::OtherHistory)
     }
 }
@@ -98,6 +99,13 @@ impl Shelf {
     /// The furthest snapshot that a store of the worker's own history could go on from.
     pub fn newest(&self) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.kind == Kind::Own && self.is_reached(entry))
+    }
+
+    /// How long ago that was put. `None` too if a clock that was ahead has stamped it, which would make it young for as
+    /// long as that was ahead.
+    pub fn since_newest(&self) -> Option<Duration> {
+        let put_at = self.newest()?.put_at;
+        (age(self.now, put_at) < INTERVAL).then(|| age(put_at, self.now))
     }
 
     /// The snapshot up to which the log is to be purged by a worker that has committed through `position`: the furthest
@@ -304,6 +312,9 @@ mod tests {
         assert_eq!(shelf(1, &entries).newest().map(|entry| entry.position), Some(10));
         assert_eq!(shelf(11, &entries).newest().map(|entry| entry.position), Some(10));
         assert!(shelf(12, &entries).newest().is_none());
+        for (ago, since) in [(70, Some(70)), (0, Some(0)), (-59, Some(0)), (-60, None)] {
+            assert_eq!(shelf(1, &[(10, ago, Own)]).since_newest(), since.map(Duration::from_secs), "{ago}");
+        }
     }
 
     /// What one of several workers knows.

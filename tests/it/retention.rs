@@ -108,11 +108,11 @@ async fn without_its_bucket_a_summer_goes_on_and_purges_nothing_and_makes_up_for
 }
 
 /// What a summer's snapshots take to settle in the tests of several lives.
-const DELAY: Duration = Duration::from_secs(6);
+const DELAY: &str = "6s";
 
 fn start(server: &Server, folder: &Path, worker: &str) -> Process {
     let program = summer(server, &folder.join(worker), &format!("--worker {worker}"));
-    program.env("STREAM_SUM_SUMMER__PURGE_DELAY", &format!("{}s", DELAY.as_secs())).spawn()
+    program.env("STREAM_SUM_SUMMER__PURGE_DELAY", DELAY).spawn()
 }
 
 /// A life of a summer that folds a little and stops, which leaves a snapshot: the position of that.
@@ -132,7 +132,10 @@ async fn live(server: &Server, folder: &Path, worker: &str) -> u64 {
 async fn settled(server: &Server) -> Look {
     let first = first_sequence(server, "chunks-0").await;
     let look = snapshots(server).await.look(0).await.unwrap();
-    let is_settled = look.listed.iter().any(|it| age(it.put_at, look.at) >= DELAY && it.checkpoint.position >= first);
+    let is_settled = look
+        .listed
+        .iter()
+        .any(|it| age(it.put_at, look.at) >= Duration::from_secs(6) && it.checkpoint.position >= first);
     assert!(is_settled, "the log begins with {first}: {look:?}");
     look
 }
@@ -146,10 +149,8 @@ async fn purged(server: &Server, position: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_settled_snapshot_outlives_clean_stops_and_a_later_life_purges_up_to_those_of_earlier_ones() {
     let server = Server::start();
-    apply(&server, 1, "64MiB");
     let folder = tempfile::tempdir().unwrap();
-    let first = live(&server, folder.path(), "a").await;
-    let summing = start(&server, folder.path(), "a");
+    let (summing, first) = settling(&server, &folder.path().join("a"), DELAY).await;
     purged(&server, first).await;
     summing.stop().expect(0);
     for _ in 0..3 {
@@ -168,10 +169,8 @@ async fn a_settled_snapshot_outlives_clean_stops_and_a_later_life_purges_up_to_t
 #[tokio::test(flavor = "multi_thread")]
 async fn a_settled_snapshot_outlives_both_workers_of_a_partition_and_each_purges_up_to_the_others() {
     let server = Server::start();
-    apply(&server, 1, "64MiB");
     let folder = tempfile::tempdir().unwrap();
-    let first = live(&server, folder.path(), "a").await;
-    let mine = start(&server, folder.path(), "a");
+    let (mine, first) = settling(&server, &folder.path().join("a"), DELAY).await;
     purged(&server, first).await;
     // The other puts one at each of its stops, and knows of nobody else's but by the bucket.
     for _ in 0..3 {
