@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::time::Duration;
 use time::format_description::well_known::Rfc3339;
 
@@ -173,5 +174,59 @@ pub fn log_state(info: &Info) -> LogState {
         first_time: unix_nanos(info.state.first_timestamp),
         last: info.state.last_sequence,
         last_time: unix_nanos(info.state.last_timestamp),
+    }
+}
+
+/// What the leader of a stream says of its subjects.
+pub struct Subjects {
+    /// When, by the leader's clock; by this machine's clock if the server does not say.
+    pub at: UnixNanos,
+    /// How many messages each subject has.
+    pub counts: HashMap<String, usize>,
+}
+
+#[derive(Serialize)]
+struct SubjectsRequest<'a> {
+    subjects_filter: &'a str,
+    offset: usize,
+}
+
+#[derive(Deserialize)]
+struct SubjectsPage {
+    #[serde(default)]
+    total: usize,
+    #[serde(rename = "ts")]
+    at: Option<String>,
+    state: SubjectsState,
+}
+
+#[derive(Deserialize)]
+struct SubjectsState {
+    subjects: Option<HashMap<String, usize>>,
+}
+
+/// The subjects of a stream that match `filter`; `None` where there is no such stream.
+pub async fn subjects(jetstream: &Context, stream: &str, filter: &str) -> Result<Option<Subjects>, NoAnswer> {
+    let mut counts = HashMap::new();
+    let mut told_at = None;
+    let mut offset = 0;
+    loop {
+        let request = SubjectsRequest { subjects_filter: filter, offset };
+        let page: SubjectsPage = match jetstream.request(format!("STREAM.INFO.{stream}"), &request).await {
+            Ok(Response::Ok(page)) => page,
+            Ok(Response::Err { error }) if error.code() == NOT_FOUND => return Ok(None),
+            Ok(Response::Err { error }) => return Err(NoAnswer(error.to_string())),
+            Err(error) => return Err(NoAnswer(error.to_string())),
+        };
+        // The first page's: an age that is told too young does no harm.
+        let at = page.at.and_then(|at| time::OffsetDateTime::parse(&at, &Rfc3339).ok());
+        let at = *told_at.get_or_insert_with(|| unix_nanos(at.unwrap_or_else(time::OffsetDateTime::now_utc)));
+        let subjects = page.state.subjects.unwrap_or_default();
+        offset += subjects.len();
+        let is_last = subjects.is_empty() || offset >= page.total;
+        counts.extend(subjects);
+        if is_last {
+            return Ok(Some(Subjects { at, counts }));
+        }
     }
 }

@@ -2,20 +2,21 @@
 //! reads, removed without a trace.
 
 use crate::bus::connect::Connection;
+use crate::bus::listed;
+pub use crate::bus::listed::{Listed, Name, Unreadable};
 use crate::bus::names::Names;
-use crate::bus::read::{self, NoAnswer, Which};
-use crate::checkpoint::{Accepted, Checkpoint, Position};
+use crate::bus::read::{self, NoAnswer, Subjects, Which};
+use crate::checkpoint::{Accepted, Checkpoint};
 use crate::joined::joined;
 use crate::row::UnixNanos;
 use async_nats::jetstream::object_store::{ObjectInfo, ObjectMetadata};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
-use futures_util::TryStreamExt;
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::fmt;
 use std::io::{Read, Write};
-use std::str::FromStr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::io::{AsyncWriteExt, duplex};
 use tokio_util::io::SyncIoBridge;
 
@@ -25,57 +26,18 @@ const PIECE: usize = 256 << 10;
 /// Bytes on their way between the object store and whoever writes or reads them.
 const BUFFER: usize = 1 << 20;
 
-/// The keys of an object's metadata that hold, as JSON, the checkpoint and what was accepted before.
-const CHECKPOINT_KEY: &str = "stream-sum.checkpoint";
-const ACCEPTED_KEY: &str = "stream-sum.accepted";
-
 /// Room that a piece needs in a message beyond itself.
 const HEADROOM: usize = 64 << 10;
 
-/// `<partition>/<position>/<random>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Name {
-    pub partition: u32,
-    pub position: Position,
-    random: String,
-}
-
-impl Name {
-    pub fn new(partition: u32, position: Position) -> Self {
-        Self { partition, position, random: hex::encode(rand::random::<[u8; 8]>()) }
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.partition, self.position, self.random)
-    }
-}
-
-impl FromStr for Name {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let mut parts = text.splitn(3, '/');
-        let mut part = || parts.next().ok_or(());
-        let partition = part()?.parse().map_err(|_| ())?;
-        let position = part()?.parse().map_err(|_| ())?;
-        Ok(Self { partition, position, random: part()?.to_owned() })
-    }
-}
-
-/// A snapshot that the leader knows.
+/// A partition's snapshots, as the leader knew them at one moment.
 #[derive(Clone, Debug)]
-pub struct Listed {
-    pub name: Name,
-    /// Where the store stood.
-    pub checkpoint: Checkpoint,
-    /// What of its log was accepted as lost before.
-    pub accepted: Vec<Accepted>,
-    /// Compressed.
-    pub bytes: u64,
-    nuid: String,
-    pieces: usize,
+pub struct Look {
+    /// When, by the leader's clock, which has stamped the snapshots too.
+    pub at: UnixNanos,
+    /// The furthest first.
+    pub listed: Vec<Listed>,
+    /// What another version wrote, the furthest first.
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// Why a snapshot could not be put.
@@ -98,6 +60,12 @@ pub enum FetchError<E> {
     Damaged(String),
     #[error("{0}")]
     Read(E),
+}
+
+/// An object that is there, and when the leader stored what names it.
+struct Object {
+    info: ObjectInfo,
+    put_at: UnixNanos,
 }
 
 /// The object store of one system's snapshots.
@@ -124,48 +92,63 @@ impl Snapshots {
         format!("$O.{}.C.{nuid}", self.bucket)
     }
 
-    /// The snapshots of a partition, the furthest first.
+    /// The snapshots of a partition that can be restored, the furthest first. Of those that can't, because another
+    /// version wrote them, the furthest is named.
     pub async fn list(&self, partition: u32) -> Result<Vec<Listed>, NoAnswer> {
-        let mut listed = Vec::new();
-        for info in self.objects().await? {
+        let Look { listed, unreadable, .. } = self.look(partition).await?;
+        if let Some(unreadable) = unreadable.first() {
+            tracing::warn!(
+                snapshot = %unreadable.name,
+                "a snapshot is passed over: {unreadable}. The version that wrote it can restore it"
+            );
+        }
+        Ok(listed)
+    }
+
+    /// All snapshots of a partition.
+    pub async fn look(&self, partition: u32) -> Result<Look, NoAnswer> {
+        let Subjects { at, counts } = self.subjects("M.>").await?;
+        let mut look = Look { at, listed: Vec::new(), unreadable: Vec::new() };
+        for subject in counts.into_keys().filter(|subject| self.is_of(subject, partition)) {
+            let Some(Object { info, put_at }) = self.object(&subject).await? else { continue };
             let Ok(name) = info.name.parse::<Name>() else { continue };
             if name.partition != partition {
                 continue;
             }
-            let told = |key: &str| info.metadata.get(key).map_or("", String::as_str);
-            // What another version wrote otherwise is nothing that this one could restore.
-            let Ok(checkpoint) = serde_json::from_str(told(CHECKPOINT_KEY)) else { continue };
-            let Ok(accepted) = serde_json::from_str(told(ACCEPTED_KEY)) else { continue };
-            let bytes = info.size as u64;
-            listed.push(Listed { name, checkpoint, accepted, bytes, nuid: info.nuid, pieces: info.chunks });
-        }
-        listed.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.name.position));
-        Ok(listed)
-    }
-
-    /// What the leader says of every object that is there.
-    async fn objects(&self) -> Result<Vec<ObjectInfo>, NoAnswer> {
-        let mut objects = Vec::new();
-        for subject in self.subjects("M.>").await?.into_keys() {
-            let found = read::message(&self.connection.jetstream, &self.stream(), Which::LastOf(&subject)).await?;
-            // Removed meanwhile, or somebody else's.
-            let Some(message) = found else { continue };
-            let Ok(info) = serde_json::from_slice::<ObjectInfo>(&message.payload) else { continue };
-            if !info.deleted {
-                objects.push(info);
+            match listed::told(name, info, put_at) {
+                Ok(listed) => look.listed.push(listed),
+                Err(unreadable) => look.unreadable.push(unreadable),
             }
         }
-        Ok(objects)
+        look.listed.sort_by_key(|snapshot| Reverse((snapshot.name.position, snapshot.put_at)));
+        look.unreadable.sort_by_key(|snapshot| Reverse((snapshot.name.position, snapshot.put_at)));
+        Ok(look)
     }
 
-    /// Subjects of the bucket, and how many messages each has, by the leader.
-    async fn subjects(&self, filter: &str) -> Result<HashMap<String, usize>, NoAnswer> {
-        let refuse = |error: &dyn fmt::Display| NoAnswer::new(error.to_string());
-        let stream =
-            self.connection.jetstream.get_stream_no_info(self.stream()).await.map_err(|error| refuse(&error))?;
+    /// Whether a subject names a snapshot of a partition.
+    fn is_of(&self, subject: &str, partition: u32) -> bool {
+        let encoded = subject.rsplit('.').next().unwrap_or_default();
+        let name = URL_SAFE.decode(encoded).ok().and_then(|name| String::from_utf8(name).ok());
+        name.and_then(|name| name.parse::<Name>().ok()).is_some_and(|name| name.partition == partition)
+    }
+
+    /// What the leader says of an object; `None` where it was removed meanwhile, or is somebody else's.
+    async fn object(&self, subject: &str) -> Result<Option<Object>, NoAnswer> {
+        let found = read::message(&self.connection.jetstream, &self.stream(), Which::LastOf(subject)).await?;
+        let Some(message) = found else { return Ok(None) };
+        let info = serde_json::from_slice::<ObjectInfo>(&message.payload).ok();
+        // What it names becomes part of a subject.
+        let info = info.filter(|info| !info.deleted && info.nuid.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        Ok(info.filter(|info| !info.nuid.is_empty()).map(|info| Object { info, put_at: message.time }))
+    }
+
+    /// Subjects of the bucket, by the leader.
+    async fn subjects(&self, filter: &str) -> Result<Subjects, NoAnswer> {
         let filter = format!("$O.{}.{filter}", self.bucket);
-        let subjects = stream.info_with_subjects(filter).await.map_err(|error| refuse(&error))?;
-        subjects.try_collect().await.map_err(|error| refuse(&error))
+        let subjects = read::subjects(&self.connection.jetstream, &self.stream(), &filter).await?;
+        let bucket = &self.bucket;
+        let gone = || NoAnswer::new(format!("the object store {bucket} is gone: run `stream-sum topology apply`"));
+        subjects.ok_or_else(gone)
     }
 
     /// Puts a snapshot that `write` writes, on a thread of its own. Nothing stays of one that could not be written
@@ -180,15 +163,13 @@ impl Snapshots {
         let no_answer = |error: &dyn fmt::Display| PutError::NoAnswer(error.to_string());
         let bucket =
             self.connection.jetstream.get_object_store(&self.bucket).await.map_err(|error| no_answer(&error))?;
-        let checkpoint = serde_json::to_string(checkpoint).expect("a checkpoint has a JSON form");
-        let accepted = serde_json::to_string(accepted).expect("what was accepted has a JSON form");
         let most = self.connection.client.server_info().max_payload.saturating_sub(HEADROOM).max(1);
         let metadata = ObjectMetadata {
             name: name.to_string(),
             description: None,
             chunk_size: Some(PIECE.min(most)),
             headers: None,
-            metadata: HashMap::from([(CHECKPOINT_KEY.to_owned(), checkpoint), (ACCEPTED_KEY.to_owned(), accepted)]),
+            metadata: listed::metadata(checkpoint, accepted),
         };
         let (input, mut output) = duplex(BUFFER);
         let mut input = SyncIoBridge::new(input);
@@ -247,6 +228,11 @@ impl Snapshots {
         self.remove_object(&snapshot.name.to_string(), &snapshot.nuid).await
     }
 
+    /// Removes a snapshot that can't be read here.
+    pub async fn remove_unreadable(&self, snapshot: &Unreadable) -> Result<(), NoAnswer> {
+        self.remove_object(&snapshot.name.to_string(), &snapshot.nuid).await
+    }
+
     async fn remove_object(&self, name: &str, nuid: &str) -> Result<(), NoAnswer> {
         // First what names the pieces: pieces without a name are swept, a name without pieces would be damaged.
         self.purge(&self.meta_subject(name)).await?;
@@ -260,18 +246,20 @@ impl Snapshots {
         stream.purge().filter(subject).await.map(|_| ()).map_err(|error| refuse(&error))
     }
 
-    /// Removes the pieces that no object names, and that nobody has added to for `age`: interrupted puts. Returns how
-    /// many puts that were.
-    pub async fn sweep(&self, age: Duration) -> Result<usize, NoAnswer> {
+    /// Removes the pieces that no object names, and that nobody has added to for as long as it takes to call a put `interrupted`.
+    /// Returns how many puts that were.
+    pub async fn sweep(&self, interrupted: Duration) -> Result<usize, NoAnswer> {
         // Before the objects: one that is finished in between is found among them.
-        let pieces = self.subjects("C.>").await?;
-        let named: HashSet<String> = self.objects().await?.iter().map(|info| self.pieces_subject(&info.nuid)).collect();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let Subjects { at, counts: pieces } = self.subjects("C.>").await?;
+        let mut named = HashSet::new();
+        for subject in self.subjects("M.>").await?.counts.into_keys() {
+            named.extend(self.object(&subject).await?.map(|object| self.pieces_subject(&object.info.nuid)));
+        }
         let mut swept = 0;
         for subject in pieces.into_keys().filter(|subject| !named.contains(subject)) {
             let last = read::message(&self.connection.jetstream, &self.stream(), Which::LastOf(&subject)).await?;
             let Some(last) = last else { continue };
-            if older_than(last.time, age, now) {
+            if age(last.time, at) >= interrupted {
                 self.purge(&subject).await?;
                 swept += 1;
             }
@@ -280,22 +268,7 @@ impl Snapshots {
     }
 }
 
-fn older_than(at: UnixNanos, age: Duration, now: Duration) -> bool {
-    let at = Duration::from_nanos(u64::try_from(at).unwrap_or(0));
-    now.saturating_sub(at) >= age
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_tell_partition_and_position() {
-        let name = Name::new(3, 17);
-        assert_eq!(name.to_string().parse(), Ok(name.clone()));
-        assert_ne!(name, Name::new(3, 17));
-        for other in ["", "3", "3/17", "x/17/ab", "3/-1/ab"] {
-            assert!(other.parse::<Name>().is_err(), "{other}");
-        }
-    }
+/// How old something is that was stored at `put_at`: 0 if that comes after `now`, since clocks step.
+pub fn age(put_at: UnixNanos, now: UnixNanos) -> Duration {
+    Duration::from_nanos(u64::try_from(now.saturating_sub(put_at)).unwrap_or(0))
 }

@@ -8,6 +8,7 @@
 //! uncommitted fold is dropped, and the source is opened again at the checkpoint.
 
 pub mod archive;
+mod bucket;
 pub mod check;
 pub mod committer;
 pub mod counters;
@@ -15,6 +16,8 @@ mod damage;
 mod opening;
 pub mod republish;
 pub mod restore;
+mod retention;
+mod situation;
 
 use crate::bus::backoff;
 use crate::bus::connect::Connection;

@@ -15,6 +15,7 @@ mod outage;
 mod progress;
 mod properties;
 mod restored;
+mod retention;
 mod sharing;
 mod snapshots;
 mod status;
