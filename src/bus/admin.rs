@@ -301,10 +301,9 @@ impl<'a> Admin<'a> {
         if !missing.is_empty() && !adopt {
             return Err(not_ours(found, missing));
         }
-        match check_format(found) {
-            Err(error @ TopologyError::Newer { .. }) => return Err(error),
-            // Raised, or put back.
-            _ => {}
+        // An older one is raised, and a missing one is put back.
+        if let Err(error @ TopologyError::Newer { .. }) = check_format(found) {
+            return Err(error);
         }
         for key in [PARTITIONS_KEY, MAX_CHUNK_BYTES_KEY, IDLE_EXPIRY_KEY, COMPLETED_EXPIRY_KEY] {
             if let (Some(found), Some(wanted)) = (found.metadata.get(key), wanted.metadata.get(key))

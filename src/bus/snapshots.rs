@@ -15,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE;
 use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, duplex};
 use tokio_util::io::SyncIoBridge;
@@ -172,8 +172,14 @@ impl Snapshots {
             metadata: listed::metadata(checkpoint, accepted),
         };
         let (input, mut output) = duplex(BUFFER);
-        let mut input = SyncIoBridge::new(input);
-        let writing = tokio::task::spawn_blocking(move || write(&mut input));
+        // The client makes a piece of whatever it reads at once: as much as one holds, then, and not each small write.
+        let mut input = BufWriter::with_capacity(PIECE, SyncIoBridge::new(input));
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = write(&mut input);
+            // What nobody takes any more could not be put either, and that is said.
+            input.flush().ok();
+            written
+        });
         let put = bucket.put(metadata, &mut output).await;
         // Where putting has failed, whoever writes must not wait for a reader.
         drop(output);

@@ -148,7 +148,14 @@ impl Partition {
             return Ok(Ok(Some(checkpoint)));
         }
         Ok(match self.log.reader().state().await {
-            Ok(Some(state)) if state.created != checkpoint.log_created => Ok(None),
+            Ok(Some(state)) if state.created != checkpoint.log_created => {
+                let log = self.log.name();
+                tracing::warn!(
+                    log,
+                    "the log was made anew before anything of it was committed here: beginning with the new one"
+                );
+                Ok(None)
+            }
             Ok(_) => Ok(Some(checkpoint)),
             Err(cause) => Err(cause.to_string()),
         })

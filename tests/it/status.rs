@@ -75,6 +75,8 @@ fn a_worker_that_can_t_fold_says_why() {
     let summer = summer(&server, folder.path(), "--worker a").spawn();
     summer.wait_for_log("opened the log", 1);
     Program::at(&server, "chunker --streams 10 --chunks 1").run().expect(0);
+    // What it has committed is what it holds on to.
+    wait_for("a commit", || worker(&status(&server), 0, "a").is_some_and(|worker| worker["position"] != 0));
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let jetstream = server.jetstream().await;
         jetstream.delete_stream("chunks-0").await.unwrap();
