@@ -1,6 +1,6 @@
 //! `Ahead`: finals that their leader has shown before they were delivered, so that their delivery is no news.
 
-use crate::checkpoint::MessageMark;
+use crate::identity::MessageMark;
 use crate::row::UnixNanos;
 use std::collections::BTreeMap;
 

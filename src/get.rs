@@ -3,8 +3,8 @@
 use crate::bus::connect::{self, ConnectError};
 use crate::bus::names::Names;
 use crate::bus::read::{self, NoAnswer, Which};
-use crate::checkpoint::rfc3339;
 use crate::codec::{self, Undecodable};
+use crate::identity::rfc3339;
 use crate::stream_id::StreamId;
 
 #[derive(Debug, thiserror::Error)]

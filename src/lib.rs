@@ -38,7 +38,7 @@
 //! | 3 | [`summer`], [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS |
 //! | 1 | [`store`]: everything that is said to redb |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`doubt`], [`reject`], [`places`], [`fold`], [`transaction`], [`workload`], [`verify`], [`ladder`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`reject`], [`places`], [`fold`], [`transaction`], [`workload`], [`verify`], [`ladder`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
 //! | side | [`telemetry`], [`progress`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`prefetch`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
@@ -50,9 +50,11 @@ pub mod codec;
 pub mod row;
 pub mod workload;
 
+pub mod accept;
 pub mod checkpoint;
 pub mod doubt;
 pub mod fold;
+pub mod identity;
 pub mod places;
 pub mod reject;
 pub mod transaction;

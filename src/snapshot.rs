@@ -13,7 +13,8 @@
 //!
 //! Both ways take as much memory as one row and zstd's window.
 
-use crate::checkpoint::{Accepted, Checkpoint};
+use crate::accept::Accepted;
+use crate::checkpoint::Checkpoint;
 use crate::row::{MOST_ROW_BYTES, Row, Undecoded};
 use crate::store::{Owner, StoreError, View};
 use crate::stream_id::StreamId;

@@ -19,7 +19,8 @@
 //! Time is injected: a [`Moment`] is the time since the run began.
 
 use crate::ahead::Ahead;
-use crate::checkpoint::{MessageMark, Position};
+use crate::checkpoint::Position;
+use crate::identity::MessageMark;
 use crate::ladder::{Ladder, Tick};
 use crate::presence::{Contact, Moment, Presence};
 use crate::report::{Counts, Latency, Report};

@@ -1,5 +1,6 @@
 //! The worker: runs a summer over the partitions that it is given until it is told to stop.
 
+use crate::accept::Acceptance;
 use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
 use crate::bus::life::Life;
@@ -7,7 +8,6 @@ use crate::bus::snapshots::Snapshots;
 use crate::bus::source::{Log, pull_bytes, sources_per_connection};
 use crate::bus::standing;
 use crate::bus::topology::{self, TopologyError};
-use crate::checkpoint::Acceptance;
 use crate::joined::joined;
 use crate::partition::counters::Counters;
 use crate::partition::{self, Partition, PartitionError, Shared};

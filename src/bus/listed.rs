@@ -1,6 +1,7 @@
 //! What the bucket says of a snapshot without its being read: its name, and the metadata that was put with it.
 
-use crate::checkpoint::{Accepted, Checkpoint, Position};
+use crate::accept::Accepted;
+use crate::checkpoint::{Checkpoint, Position};
 use crate::row::UnixNanos;
 use crate::snapshot::FORMAT;
 use async_nats::jetstream::object_store::ObjectInfo;

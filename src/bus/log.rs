@@ -3,8 +3,9 @@
 use crate::bus::connect::Connection;
 use crate::bus::names::Names;
 use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
-use crate::checkpoint::{Checkpoint, LogReading, LogState, NextMessage, Position};
+use crate::checkpoint::{Checkpoint, Position};
 use crate::doubt::Leader;
+use crate::identity::{LogReading, LogState, NextMessage};
 use async_nats::jetstream::context::Context;
 
 /// One partition log, as its leader knows it.

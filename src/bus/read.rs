@@ -3,8 +3,9 @@
 //! Direct gets may be answered by a replica that lags behind, so none are used. What matters to the callers is the
 //! difference between an answer, `Ok`, and none: a leader that says "not there" has answered.
 
-use crate::checkpoint::{LogState, MessageMark, Position};
+use crate::checkpoint::Position;
 use crate::doubt::Leader;
+use crate::identity::{LogState, MessageMark};
 use crate::row::UnixNanos;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::Context;

@@ -3,8 +3,8 @@
 use crate::bus::connect::Connection;
 use crate::bus::names::Names;
 use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
-use crate::checkpoint::MessageMark;
 use crate::codec;
+use crate::identity::MessageMark;
 use crate::row::UnixNanos;
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::verify::{BatchPlace, Copies, Final};

@@ -1,12 +1,13 @@
 //! Snapshots of stores in the object store: put whole under a name that no other has, listed and looked up by leader
 //! reads, removed without a trace.
 
+use crate::accept::Accepted;
 use crate::bus::connect::Connection;
 use crate::bus::listed;
 pub use crate::bus::listed::{Listed, Name, Unreadable};
 use crate::bus::names::Names;
 use crate::bus::read::{self, NoAnswer, Subjects, Which};
-use crate::checkpoint::{Accepted, Checkpoint};
+use crate::checkpoint::Checkpoint;
 use crate::joined::joined;
 use crate::row::UnixNanos;
 use async_nats::jetstream::object_store::{ObjectInfo, ObjectMetadata};

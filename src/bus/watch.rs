@@ -10,7 +10,7 @@ use crate::bus::publish::Throttle;
 use crate::bus::pull::{Demand, Pull};
 use crate::bus::read::{self, NoAnswer, Which};
 use crate::bus::run_finals::RunFinals;
-use crate::checkpoint::MessageMark;
+use crate::identity::MessageMark;
 use crate::row::UnixNanos;
 use crate::stream_id::StreamId;
 use crate::verify::Final;

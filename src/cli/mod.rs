@@ -5,10 +5,10 @@ pub mod ending;
 
 pub use ending::{CliError, Exit, complain};
 
+use crate::accept::Acceptance;
 use crate::bus::admin::{Admin, Allowed};
 use crate::bus::connect;
 use crate::bus::names::Names;
-use crate::checkpoint::Acceptance;
 use crate::chunker::Choices;
 use crate::config::{Config, Override};
 use crate::get;

@@ -1,10 +1,12 @@
 //! One partition's snapshots in the bucket, as a worker sees them: listed, compared with the log, and read to their ends.
 
+use crate::accept::Accepted;
 use crate::bus::log::LogReader;
 use crate::bus::read::NoAnswer;
 use crate::bus::snapshots::{FetchError, Listed, Name, PutError, Snapshots, Unreadable, age};
-use crate::checkpoint::{Accepted, Position, Verdict, judge};
+use crate::checkpoint::Position;
 use crate::crash_point;
+use crate::identity::{Verdict, judge};
 use crate::partition::retention::{Entry, Kind, Shelf};
 use crate::row::UnixNanos;
 use crate::snapshot::{self, SnapshotError};

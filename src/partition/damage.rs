@@ -1,6 +1,6 @@
 //! A damaged store: set aside, and a new one in its place, for a snapshot or the log to fill.
 
-use crate::checkpoint::Verdict;
+use crate::identity::Verdict;
 use crate::joined::joined;
 use crate::partition::{Partition, PartitionError};
 use crate::standing::Standing;

@@ -1,11 +1,11 @@
 //! Opening a log: is it what it was, from where does the fold go on, and what can be done where it can't.
 
+use crate::accept::Accepted;
 use crate::bus::finals::{Effects, Found, Kind};
 use crate::bus::log::LogReader;
 use crate::bus::source::{OpenError, Opened};
-use crate::checkpoint::{
-    Accepted, Checkpoint, Forgot, LogReading, LogState, Position, Verdict, is_deleted, judge, judge_mark, rfc3339,
-};
+use crate::checkpoint::{Checkpoint, Position};
+use crate::identity::{Forgot, LogReading, LogState, Verdict, is_deleted, judge, judge_mark, rfc3339};
 use crate::partition::committer::{Committed, Committer, QUEUED_BATCHES};
 use crate::partition::restore::{self, Furthest, RestoreError, Trust};
 use crate::partition::{Partition, PartitionError, Session, republish};

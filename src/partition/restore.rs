@@ -1,9 +1,11 @@
 //! Restoring: the store as a snapshot has it, where that is further than the store itself.
 
+use crate::accept::Accepted;
 use crate::bus::log::LogReader;
 use crate::bus::read::NoAnswer;
 use crate::bus::snapshots::{FetchError, Listed, Snapshots};
-use crate::checkpoint::{Accepted, Checkpoint, Position, Verdict, judge};
+use crate::checkpoint::{Checkpoint, Position};
+use crate::identity::{Verdict, judge};
 use crate::snapshot::{self, SnapshotError};
 use crate::store::{Owner, Store, StoreError};
 use std::io::Read;

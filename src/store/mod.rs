@@ -30,8 +30,9 @@ mod view;
 pub use error::StoreError;
 pub use view::View;
 
+use crate::accept::Accepted;
 use crate::caught::{Quiet, caught};
-use crate::checkpoint::{Accepted, Checkpoint};
+use crate::checkpoint::Checkpoint;
 use crate::checksum;
 use crate::row::Row;
 use crate::stream_id::StreamId;

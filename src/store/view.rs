@@ -1,7 +1,8 @@
 //! `View`: a store at one moment, whatever is committed meanwhile. Everything that is read is verified here.
 
+use crate::accept::Accepted;
 use crate::caught::Quiet;
-use crate::checkpoint::{Accepted, Checkpoint};
+use crate::checkpoint::Checkpoint;
 use crate::checksum;
 use crate::row::{Row, Undecoded};
 use crate::store::file::Health;
