@@ -392,7 +392,7 @@ impl Reader {
     fn forgotten(&self) -> io::Error {
         let idle_expiry = humantime::format_duration(self.idle_expiry);
         io::Error::other(format!(
-            "less than a chunk of {} bytes came within topology.idle_expiry, {idle_expiry}, after which a stream is forgotten: \
+            "less than a chunk of {} bytes came within topology.idle_expiry, {idle_expiry}, after which a stream may be forgotten: \
              sum it once all of it is there",
             self.piece
         ))

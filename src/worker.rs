@@ -15,7 +15,7 @@ use crate::standing::WorkerStanding;
 use crate::store::{self, StoreError};
 use crate::summer::Summer;
 use crate::values::{Size, Span, parsed, serde_as_text};
-use futures_util::future::{BoxFuture, FutureExt, join_all};
+use futures_util::future::{BoxFuture, FutureExt, join, join_all, select_all};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -172,8 +172,8 @@ pub enum WorkerError {
     Partition(#[from] PartitionError),
 }
 
-/// Folds partitions until `stop`, or until one of them can't go on: then all stop, and the first reason is returned.
-/// `accept` are losses that the operator knows of, none as a rule.
+/// Folds partitions until `stop`, or until one of them can't go on: then all stop, and the first reason is returned. One
+/// whose log is refused closes alone, for as long as another folds. `accept` are losses that the operator knows of, none as a rule.
 pub async fn run(
     config: &Config,
     nats: &connect::Config,
@@ -188,6 +188,8 @@ pub async fn run(
     };
     let mut running = JoinSet::new();
     let stop_all = stop.child_token();
+    let refused: Vec<_> = partitions.iter().map(Partition::is_refused).collect();
+    let beside = join(beside, stop_where_all_are_refused(refused, stop_all.clone()));
     for partition in partitions {
         running.spawn(partition.run(stop_all.clone()));
     }
@@ -196,8 +198,11 @@ pub async fn run(
     while let Some(result) = running.join_next().await {
         let result = joined(result);
         if let Err(error) = result {
-            tracing::error!("{error}");
-            stop_all.cancel();
+            // A refusal was said when it came, and stops nobody else.
+            if !error.is_refusal() {
+                tracing::error!("{error}");
+                stop_all.cancel();
+            }
             // The first reason counts, but for a broken guarantee, which nothing may hide.
             if first_error.as_ref().is_none_or(|first: &PartitionError| error.is_violation() && !first.is_violation()) {
                 first_error = Some(error);
@@ -207,6 +212,18 @@ pub async fn run(
     beside.abort();
     counters.report("stopped");
     first_error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// There is nothing left to do where every log is refused: whoever started this process is told so by its end.
+async fn stop_where_all_are_refused(mut refused: Vec<watch::Receiver<bool>>, stop: CancellationToken) {
+    while !refused.iter().all(|refused| *refused.borrow()) {
+        let changes = refused.iter_mut().map(|refused| refused.changed().boxed());
+        let (changed, ..) = select_all(changes).await;
+        if changed.is_err() {
+            return;
+        }
+    }
+    stop.cancel();
 }
 
 /// Snapshots that one worker writes at once: each takes a thread, and its share of the processor.

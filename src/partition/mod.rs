@@ -30,8 +30,9 @@ use crate::bus::source::{Log, Lost, Source};
 use crate::checkpoint::{Checkpoint, Position};
 use crate::chunk::SeqNo;
 use crate::fold::Fold;
-use crate::identity::{Verdict, judge};
+use crate::identity::{Verdict, judge, rfc3339};
 use crate::joined::joined;
+use crate::row::UnixNanos;
 use crate::shutdown;
 use crate::standing::Standing;
 use crate::store::{Owner, Store, StoreError};
@@ -61,6 +62,9 @@ const CATCHING_UP: u32 = 8;
 /// A transaction that holds this part of `checkpoint_bytes` ends as soon as the log is drained: so many batches are not to
 /// be folded again, and there is nothing to wait for.
 const LARGE: usize = 16;
+
+/// How long after a refusal a partition is looked at again: somebody may have mended its log.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long after the signal to stop a last snapshot may take.
 const LAST_SNAPSHOT: Duration = Duration::from_secs(9);
@@ -116,6 +120,11 @@ pub enum PartitionError {
 }
 
 impl PartitionError {
+    /// Whether it is this partition's log alone that can't be folded: it is refused, and others go on.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::RefusedAfterDamage { .. } | Self::LogGone { .. })
+    }
+
     /// Whether a guarantee was broken, rather than something that could not be done.
     pub fn is_violation(&self) -> bool {
         matches!(self, Self::Gap { .. } | Self::Conflict { .. })
@@ -167,9 +176,19 @@ pub struct Partition {
     skipped: Option<Position>,
     /// Sessions in a row that were lost before anything was committed.
     fruitless: u32,
+    /// Since when the log is refused, and as what.
+    refused: Option<Refusal>,
+    /// Whether it is, for whoever wants to know.
+    is_refused: watch::Sender<bool>,
     /// The position of which was said that its message is deleted.
     deleted_at: AtomicU64,
     complaints: Throttle,
+}
+
+/// A log that is refused.
+struct Refusal {
+    since: UnixNanos,
+    said: String,
 }
 
 /// How a session ended without a reason to give up.
@@ -242,6 +261,8 @@ impl Partition {
             doubt: None,
             skipped: None,
             fruitless: 0,
+            refused: None,
+            is_refused: watch::Sender::new(false),
             deleted_at: AtomicU64::new(0),
             complaints: Throttle::default(),
         })
@@ -256,17 +277,57 @@ impl Partition {
         self.standing.subscribe()
     }
 
-    /// Folds until told to stop. A store that is found damaged is set aside, and made again.
+    /// Whether its log is refused at the moment.
+    pub fn is_refused(&self) -> watch::Receiver<bool> {
+        self.is_refused.subscribe()
+    }
+
+    /// Folds until told to stop. A store that is found damaged is set aside, and made again. A log that is refused is looked
+    /// at again now and then, and told to stop meanwhile, it ends with the refusal.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), PartitionError> {
         loop {
             let result = self.run_on_store(&stop).await;
-            let Some(what) = damage::found(&self.store, &result) else {
-                if let Some(loss) = self.accepts {
-                    tracing::warn!(partition = self.partition, %loss, "there was nothing of the kind to accept");
+            if let Some(what) = damage::found(&self.store, &result) {
+                self.replace_store(what).await?;
+                continue;
+            }
+            match result.map_err(|error| self.with_what_was_set_aside(error)) {
+                Err(error) if error.is_refusal() => {
+                    self.refuse(&error);
+                    tokio::select! {
+                        () = stop.cancelled() => return Err(error),
+                        () = tokio::time::sleep(LOOK_AGAIN) => {}
+                    }
                 }
-                return result.map_err(|error| self.with_what_was_set_aside(error));
-            };
-            self.replace_store(what).await?;
+                result => {
+                    if let Some(loss) = self.accepts {
+                        tracing::warn!(partition = self.partition, %loss, "there was nothing of the kind to accept");
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Says once why the log is refused, and tells it from then on.
+    fn refuse(&mut self, error: &PartitionError) {
+        let said = error.to_string();
+        if self.refused.as_ref().is_none_or(|refused| refused.said != said) {
+            tracing::error!("{said}");
+            let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
+            self.refused = Some(Refusal { since: UnixNanos::try_from(now).unwrap_or(UnixNanos::MAX), said });
+        }
+        let Some(Refusal { since, said }) = &self.refused else { return };
+        let trouble = format!("refused since {}: {said}", rfc3339(*since));
+        self.standing.send_modify(|standing| standing.trouble = Some(trouble));
+        self.is_refused.send_replace(true);
+    }
+
+    /// The log is what it was: whoever mended it is told.
+    fn refuse_no_more(&mut self) {
+        if self.refused.take().is_some() {
+            tracing::info!(log = self.log.name(), "the log is what it was again, and is folded on");
+            self.is_refused.send_replace(false);
         }
     }
 
@@ -325,7 +386,10 @@ impl Partition {
                     if let Some(times) = reopenings.count() {
                         tracing::warn!(log = self.log.name(), why, times, "opening the log again");
                     }
-                    self.standing.send_modify(|standing| standing.trouble = Some(why));
+                    // Why the log is refused says more than why it can't be looked at again.
+                    if self.refused.is_none() {
+                        self.standing.send_modify(|standing| standing.trouble = Some(why));
+                    }
                 }
             }
             let pause = pauses.next().expect("the pauses never end");
@@ -364,6 +428,7 @@ impl Partition {
             Ok(session) => session,
             Err(why) => return Ok(Ended::Lost { why, progressed: false }),
         };
+        self.refuse_no_more();
         let began = session.committed.borrow().transaction;
         let over = self.work(&mut session, stop).await;
         self.skipped = session.skipped;

@@ -1,6 +1,7 @@
 //! A log that is not what it was is refused by name, after it was given the time to prove otherwise.
 
-use crate::support::{Ended, Process, Server, apply, batch, copy, id_in, summer, wait_for, wait_until};
+use crate::backup::{back_up, bring_back};
+use crate::support::{Ended, Process, Program, Server, apply, batch, copy, id_in, summer, wait_for, wait_until};
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -365,4 +366,59 @@ async fn a_further_snapshot_that_has_accepted_a_loss_does_not_replace_a_sound_st
     restored.stop().expect(0);
     assert_eq!(known(&empty), [0, 1, 3, 4, 5]);
     assert_eq!(store(&empty).accepted().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_refused_closes_its_partition_alone_and_is_looked_at_again() {
+    let server = Server::start();
+    apply(&server, 2);
+    let folder = tempfile::tempdir().unwrap();
+    let (client, jetstream) = (server.client().await, server.jetstream().await);
+    let complete = async |partition: u32, n: usize| {
+        let payload = batch(&[(id_in(partition, 2, 5, n), 1, b"a"), (id_in(partition, 2, 5, n), 2, b"")]);
+        jetstream.publish(format!("chunks.{partition}"), payload.into()).await.unwrap().await.unwrap();
+    };
+    let count = async || finals(&server).await;
+    complete(0, 0).await;
+    complete(1, 0).await;
+    let summing = summer(&server, folder.path(), "--worker a").env("STREAM_SUM_LOG__LEVEL", "debug").spawn();
+    committed(&summing, 1);
+    wait_until("both finals", async || (count().await == 2).then_some(())).await;
+    let backup = back_up(&client, "chunks-0").await;
+    summing.stop().expect(0);
+    jetstream.delete_stream("chunks-0").await.unwrap();
+    apply(&server, 2);
+    complete(0, 1).await;
+    let mut summing = summer(&server, folder.path(), "--worker a").spawn();
+    complete(1, 1).await;
+    let trouble = || {
+        let status = Program::at(&server, "status --json").run().expect(0).stdout();
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let worker = |partition: usize| status["partitions"][partition]["workers"][0].clone();
+        assert!(worker(1)["trouble"].is_null(), "the other folds on: {status}");
+        worker(0)["trouble"].as_str().unwrap_or_default().to_owned()
+    };
+    wait_for("the refusal", || trouble().starts_with("refused since 20"));
+    assert!(trouble().contains("partition 0: LogReplaced: the log was made anew"), "{}", trouble());
+    complete(1, 2).await;
+    wait_until("the finals of the other", async || (count().await == 4).then_some(())).await;
+    assert!(summing.is_running());
+    // The operator brings the right one back.
+    jetstream.delete_stream("chunks-0").await.unwrap();
+    bring_back(&client, "chunks-0", &backup).await;
+    summing.wait_for_log("the log is what it was again, and is folded on", 1);
+    complete(0, 2).await;
+    wait_until("its next final", async || (count().await == 5).then_some(())).await;
+    assert_eq!(trouble(), "");
+    let log = summing.log();
+    let said = log.iter().filter(|entry| entry["level"] == "ERROR").count();
+    assert!((2..=3).contains(&said), "the doubt and the refusal, each once: {log:?}");
+    summing.stop().expect(0);
+    // Told to stop while one is refused, it says so at its end.
+    jetstream.delete_stream("chunks-0").await.unwrap();
+    apply(&server, 2);
+    let summing = summer(&server, folder.path(), "--worker a").spawn();
+    wait_for("the refusal", || trouble().starts_with("refused since 20"));
+    let ended = summing.stop().expect(1);
+    assert!(ended.sentence().contains("partition 0: LogReplaced"), "{}", ended.stderr);
 }
