@@ -6,8 +6,7 @@ use crate::up::keeper::{self, Note};
 use futures_util::future::{self, BoxFuture, FutureExt};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, PipeWriter, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -93,19 +92,23 @@ pub struct Children {
 
 struct Keeper {
     process: Child,
-    pipe: File,
+    pipe: PipeWriter,
 }
 
 impl Keeper {
-    fn start(folder: Option<&Path>) -> Result<Self, ChildError> {
+    /// `running` are the children that there are already. It finds them in its pipe as it starts, however soon afterwards
+    /// this process dies.
+    fn start(folder: Option<&Path>, running: impl Iterator<Item = u32>) -> Result<Self, ChildError> {
         let start = || {
+            // Blocking, so that a note is never half-way when somebody stops waiting; a pipe holds thousands of them.
+            let (notes, mut pipe) = io::pipe()?;
+            for pid in running {
+                pipe.write_all(Note::Started(pid).line().as_bytes())?;
+            }
             let mut command = process::Command::new(program()?);
             command.arg(keeper::COMMAND).args(folder).process_group(0);
-            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-            let mut process = command.spawn()?;
-            // Blocking, so that a note is never half-way when somebody stops waiting; a pipe holds thousands of them.
-            let pipe = process.stdin.take().expect("it was piped").into_owned_fd()?;
-            Ok(Self { process, pipe: pipe.into() })
+            command.stdin(notes).stdout(Stdio::null()).stderr(Stdio::null());
+            Ok(Self { process: command.spawn()?, pipe })
         };
         start().map_err(|source| ChildError::NotStarted { name: "the keeper".to_owned(), source })
     }
@@ -125,7 +128,7 @@ fn note(keeper: &mut Option<Keeper>, note: Note) {
 impl Children {
     /// Starts the keeper. `folder` is removed at the end, whatever the end is.
     pub fn new(folder: Option<&Path>) -> Result<Self, ChildError> {
-        let keeper = Some(Keeper::start(folder)?);
+        let keeper = Some(Keeper::start(folder, std::iter::empty())?);
         Ok(Self { kept: Vec::new(), folder: folder.map(Path::to_owned), keeper, given_up: None })
     }
 
@@ -229,18 +232,17 @@ impl Children {
 
     /// Somebody has killed the keeper.
     fn replace_keeper(&mut self) {
-        self.keeper = match Keeper::start(self.folder.as_deref()) {
+        let running = self.kept.iter().filter_map(|kept| match kept.state {
+            State::Running { pid, .. } => Some(pid),
+            _ => None,
+        });
+        self.keeper = match Keeper::start(self.folder.as_deref(), running) {
             Ok(keeper) => Some(keeper),
             Err(error) => {
                 tracing::warn!("{error}: if this process is killed, its children stay");
                 None
             }
         };
-        for kept in &self.kept {
-            if let State::Running { pid, .. } = kept.state {
-                note(&mut self.keeper, Note::Started(pid));
-            }
-        }
     }
 
     /// Lets a child rest before it is started again. True where it has ended too often without getting anywhere.

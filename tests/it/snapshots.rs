@@ -1,6 +1,8 @@
 //! Snapshots: a lost folder comes back, the log is purged behind them, and a small log never stands still.
 
-use crate::support::{PATIENCE, Process, Program, Server, batch, count, id_in, summer, total, wait_for, wait_until};
+use crate::support::{
+    PATIENCE, Process, Program, Server, batch, count, id_in, parse_log, summer, total, wait_for, wait_until,
+};
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -121,8 +123,8 @@ async fn a_summer_whose_folder_is_lost_before_any_snapshot_folds_the_whole_log_a
     wait_until("a thousand finals more", async || (finals().await > before + 1000).then_some(())).await;
     let report = stopped(chunking, &report);
     assert_eq!(finals().await, count(&report, "verified"), "none is there twice");
-    let log = second.log();
-    second.stop().expect(0);
+    // Its last commits, and what they say, may come with its end.
+    let log = parse_log(&second.stop().expect(0).stderr);
     assert_eq!(total(&log, "restored a snapshot", "position"), 0);
     let again =
         total(&log, "finals and rejects were there already: these batches had been folded before", "already_there");
@@ -274,13 +276,13 @@ async fn a_small_log_wraps_again_and_again_with_summers_slower_than_chunkers() {
     chunking.wait().expect(0);
     let report = read(&report);
     assert_eq!((count(&report, "verified"), count(&report, "unfinished")), (1200, 0), "{report}");
+    // How large batches are is a matter of how busy the machine is: what went through both is counted in bytes.
+    assert!(count(&report, "bytes") > 2 * 25 * (2 << 20), "{report}");
     summing.stop().expect(0);
     for log in ["chunks-0", "chunks-1"] {
         let state = server.jetstream().await.get_stream(log).await.unwrap().cached_info().state.clone();
         assert!(state.bytes <= 2 << 20);
-        // 60 MiB went through each.
-        let held = state.last_sequence - state.first_sequence + 1;
-        assert!(state.last_sequence > 15 * held, "{log} wrapped: {state:?}");
+        assert!(state.first_sequence > 1, "{log} wrapped: {state:?}");
     }
     // However often the log was purged past older ones: two are kept, and one or two that settle.
     let snapshots = snapshots(&server).await;
