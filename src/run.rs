@@ -29,6 +29,12 @@ const TICK: Duration = Duration::from_millis(50);
 /// How often it is noted, at the most, whether the run is there to see what comes.
 const OBSERVATIONS: Duration = Duration::from_millis(10);
 
+/// A final that has been waited for as long is warned of.
+const WORTH_A_WARNING: Duration = Duration::from_secs(1);
+
+/// Streams that ended badly and are named one by one; of others, now and then, how many there are.
+const MOST_NAMED: u32 = 20;
+
 /// The shortest time between warnings of delayed finals.
 const WARNINGS: Duration = Duration::from_secs(1);
 
@@ -121,6 +127,8 @@ pub struct Run {
     delayed: BTreeMap<Duration, Delayed>,
     next_warning: Moment,
     complaints: Arc<Throttle>,
+    bad_endings: BadEndings,
+    deadline: Duration,
 }
 
 impl Run {
@@ -164,6 +172,8 @@ impl Run {
             delayed: BTreeMap::new(),
             next_warning: Moment::ZERO,
             complaints: Arc::default(),
+            bad_endings: BadEndings::default(),
+            deadline: options.deadline,
         })
     }
 
@@ -275,12 +285,17 @@ impl Run {
     /// What comes of a final that says `sum`.
     fn seen(&mut self, seen: Seen, sum: Option<Sum>) -> Step {
         match seen {
-            Seen::Ended(id, ending) => return ended(id, ending, sum),
+            Seen::Ended(id, ending) => return self.ended_as(id, ending, sum),
             Seen::Doubtful(batch) => self.asked.extend(batch.map(Question::Closing)),
             Seen::Again(id) => self.asked.push_back(Question::Copies(id)),
             Seen::Known | Seen::Unexpected => {}
         }
         Step::Nothing
+    }
+
+    fn ended_as(&mut self, id: StreamId, ending: Ending, sum: Option<Sum>) -> Step {
+        self.bad_endings.note(id, ending);
+        Step::Ended { id, ending, sum }
     }
 
     fn answered(&mut self, answer: Answer) -> Step {
@@ -289,7 +304,7 @@ impl Run {
             Answer::Copies(id, copies) => {
                 let expected = self.workload.map(|workload| workload.expected(id));
                 let ending = self.lock().came_again(id, copies, expected);
-                ending.map_or(Step::Nothing, |ending| ended(id, ending, None))
+                ending.map_or(Step::Nothing, |ending| self.ended_as(id, ending, None))
             }
             Answer::Overdue(id, found) => {
                 let seen = self.lock().overdue_answered(id, found, now);
@@ -297,7 +312,10 @@ impl Run {
             }
             Answer::Closing(batch, stored) => {
                 let judged = self.lock().judged(batch, stored);
-                self.ended.extend(judged.into_iter().map(|(sum, ending)| ended(sum.id, ending, Some(sum))));
+                self.ended.extend(judged.into_iter().map(|(sum, ending)| {
+                    self.bad_endings.note(sum.id, ending);
+                    Step::Ended { id: sum.id, ending, sum: Some(sum) }
+                }));
                 self.ended.pop_front().unwrap_or(Step::Nothing)
             }
         }
@@ -313,12 +331,12 @@ impl Run {
         if now >= self.next_warning {
             for delayed in std::mem::take(&mut self.delayed).into_values() {
                 self.next_warning = now + WARNINGS;
-                tracing::warn!(
-                    by_s = delayed.by.as_secs_f64(),
-                    streams = delayed.streams,
-                    example = %delayed.example,
-                    "finals are delayed"
-                );
+                let (by_s, streams, example) = (delayed.by.as_secs_f64(), delayed.streams, delayed.example);
+                // A busy run has a final now and then that takes a moment: nothing to look at.
+                match delayed.by >= WORTH_A_WARNING.min(self.deadline) {
+                    true => tracing::warn!(by_s, streams, %example, "finals are delayed"),
+                    false => tracing::debug!(by_s, streams, %example, "finals are delayed"),
+                }
             }
         }
         self.asked.extend(tick.overdue.into_iter().map(Question::Overdue));
@@ -423,17 +441,27 @@ fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttle>) -> BoxF
     .boxed()
 }
 
-/// Complains of a stream that has ended otherwise than verified.
-fn ended(id: StreamId, ending: Ending, sum: Option<Sum>) -> Step {
-    let what = match ending {
-        Ending::Verified => None,
-        Ending::Late => Some("late: the right final, but stored after the deadline"),
-        Ending::Missing => Some("missing: no final within twice the deadline"),
-        Ending::Mismatched => Some("mismatched: the final is not what was sent"),
-        Ending::Duplicate => Some("duplicate: sums holds two finals of one stream"),
-    };
-    if let Some(what) = what {
-        tracing::error!(stream = %id, "{what}");
+/// Says which streams have ended otherwise than verified: each of the first, and of others how many.
+#[derive(Default)]
+struct BadEndings {
+    named: u32,
+    others: Throttle,
+}
+
+impl BadEndings {
+    fn note(&mut self, id: StreamId, ending: Ending) {
+        let what = match ending {
+            Ending::Verified => return,
+            Ending::Late => "late: the right final, but stored after the deadline",
+            Ending::Missing => "missing: no final within twice the deadline",
+            Ending::Mismatched => "mismatched: the final is not what was sent",
+            Ending::Duplicate => "duplicate: sums holds two finals of one stream",
+        };
+        if self.named < MOST_NAMED {
+            self.named += 1;
+            tracing::error!(stream = %id, "{what}");
+        } else if let Some(streams) = self.others.count() {
+            tracing::error!(streams, stream = %id, "{what}. It is one of so many that ended badly and are not named");
+        }
     }
-    Step::Ended { id, ending, sum }
 }

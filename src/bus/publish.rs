@@ -75,8 +75,8 @@ impl Complaints {
         })
     }
 
-    fn count(&mut self, now: Instant) -> Option<u64> {
-        self.held_back += 1;
+    fn add(&mut self, more: u64, now: Instant) -> Option<u64> {
+        self.held_back += more;
         self.due(now)
     }
 }
@@ -88,7 +88,12 @@ impl Throttle {
 
     /// Counts one more. Where it is time to say so: how many there were since the last was said, this one included.
     pub fn count(&self) -> Option<u64> {
-        self.lock().count(Instant::now())
+        self.add(1)
+    }
+
+    /// The same for several more.
+    pub fn add(&self, more: u64) -> Option<u64> {
+        self.lock().add(more, Instant::now())
     }
 
     /// How many were held back, where it is time to say so.
@@ -203,9 +208,9 @@ mod tests {
         let (mut complaints, began) = (Complaints::default(), Instant::now());
         let at = |seconds| began + Duration::from_secs(seconds);
         assert_eq!(complaints.due(at(0)), None, "nothing to say");
-        let said = [0, 1, 2, 9, 10, 11, 19, 40].map(|seconds| complaints.count(at(seconds)));
+        let said = [0, 1, 2, 9, 10, 11, 19, 40].map(|seconds| complaints.add(1, at(seconds)));
         assert_eq!(said, [Some(1), None, None, None, Some(4), None, None, Some(3)]);
-        assert_eq!((complaints.count(at(41)), complaints.due(at(49)), complaints.due(at(50))), (None, None, Some(1)));
+        assert_eq!((complaints.add(1, at(41)), complaints.due(at(49)), complaints.due(at(50))), (None, None, Some(1)));
         assert_eq!(complaints.due(at(99)), None, "it is said once");
     }
 }

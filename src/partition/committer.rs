@@ -89,6 +89,8 @@ pub struct Committer {
     pub halt: bool,
     pub counters: Arc<Counters>,
     pub committed: watch::Sender<Committed>,
+    /// Where two workers fold one log, all that one publishes is there already.
+    pub told_again: Arc<Throttle>,
     pub expiry: Expiry,
     /// The stream up to which expired rows were looked for; `None`: to be looked for from the first on.
     pub looked_at: Option<StreamId>,
@@ -237,10 +239,12 @@ impl Committer {
                     self.written(joined(written)?);
                     let done = line.pending.pop_front().expect("the transaction that was written");
                     line.first += 1;
-                    if done.already_there > 0 {
+                    if done.already_there > 0
+                        && let Some(already_there) = self.told_again.add(done.already_there)
+                    {
                         let position = self.committed.borrow().checkpoint.position;
                         tracing::info!(
-                            log = self.log.name(), position, already_there = done.already_there,
+                            log = self.log.name(), position, already_there,
                             "finals and rejects were there already: these batches had been folded before"
                         );
                     }

@@ -182,6 +182,7 @@ pub struct Partition {
     is_refused: watch::Sender<bool>,
     /// The position of which was said that its message is deleted.
     deleted_at: AtomicU64,
+    told_again: Arc<Throttle>,
     complaints: Throttle,
 }
 
@@ -264,6 +265,7 @@ impl Partition {
             refused: None,
             is_refused: watch::Sender::new(false),
             deleted_at: AtomicU64::new(0),
+            told_again: Arc::default(),
             complaints: Throttle::default(),
         })
     }

@@ -122,6 +122,7 @@ impl Partition {
             halt: self.config.halt,
             counters: self.counters.clone(),
             committed: committed_tx,
+            told_again: self.told_again.clone(),
             expiry: self.summer.topology().expiry,
             looked_at: None,
         };

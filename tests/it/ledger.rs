@@ -1,7 +1,7 @@
 //! Every way in which a guarantee can break, provoked: `sums` is made without its once-only limit, and the test plays
 //! the summer.
 
-use crate::support::{Ended, Process, Program, Server, apply, copy, count, wait_for, wait_until};
+use crate::support::{Ended, Process, Program, Server, apply, copy, count, parse_log, wait_for, wait_until};
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -42,6 +42,8 @@ pub fn chunker(server: &Server, streams: u64, deadline: &str, report: &Path) -> 
     )
     .arg(report)
     .env("STREAM_SUM_CHUNKER__DEADLINE", deadline)
+    // The first steps of the ladder are told of as well.
+    .env("STREAM_SUM_LOG__LEVEL", "debug")
     .spawn()
 }
 
@@ -229,4 +231,19 @@ async fn a_sums_that_was_rolled_back_under_a_run_is_watched_on() {
     let Verified { ended, report } = finish(chunking, &report, 0);
     assert_eq!((count(&report, "verified"), count(&report, "republished")), (3, 1), "{report}: {}", ended.stderr);
     assert!(ended.stderr.contains("sums is not what it was"), "{}", ended.stderr);
+}
+
+#[test]
+fn hundreds_of_streams_that_end_badly_are_counted_and_not_named_one_by_one() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    // Nobody sums.
+    let chunking = Program::at(&server, "chunker --streams 300 --chunks 1 --report").arg(&report);
+    let ended = chunking.env("STREAM_SUM_CHUNKER__DEADLINE", "300ms").run().expect(3);
+    let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    assert_eq!(count(&report, "missing"), 300, "{report}");
+    let named = parse_log(&ended.stderr).iter().filter(|entry| entry["level"] == "ERROR").count();
+    assert!((20..=25).contains(&named), "{named}: {}", ended.stderr);
 }
