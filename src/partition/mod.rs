@@ -189,7 +189,7 @@ pub struct Partition {
 /// A log that is refused.
 struct Refusal {
     since: UnixNanos,
-    said: String,
+    why: PartitionError,
 }
 
 /// How a session ended without a reason to give up.
@@ -295,33 +295,37 @@ impl Partition {
             }
             match result.map_err(|error| self.with_what_was_set_aside(error)) {
                 Err(error) if error.is_refusal() => {
-                    self.refuse(&error);
+                    self.refuse(error);
                     tokio::select! {
-                        () = stop.cancelled() => return Err(error),
+                        () = stop.cancelled() => break,
                         () = tokio::time::sleep(LOOK_AGAIN) => {}
                     }
                 }
-                result => {
-                    if let Some(loss) = self.accepts {
-                        tracing::warn!(partition = self.partition, %loss, "there was nothing of the kind to accept");
-                    }
-                    return result;
-                }
+                Ok(()) => break,
+                Err(error) => return Err(error),
             }
         }
+        if let Some(loss) = self.accepts {
+            tracing::warn!(partition = self.partition, %loss, "there was nothing of the kind to accept");
+        }
+        // Told to stop while it was looked at again, or before that: it is refused still.
+        self.refused.map_or(Ok(()), |refusal| Err(refusal.why))
     }
 
     /// Says once why the log is refused, and tells it from then on.
-    fn refuse(&mut self, error: &PartitionError) {
-        let said = error.to_string();
-        if self.refused.as_ref().is_none_or(|refused| refused.said != said) {
-            tracing::error!("{said}");
-            let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
-            self.refused = Some(Refusal { since: UnixNanos::try_from(now).unwrap_or(UnixNanos::MAX), said });
-        }
-        let Some(Refusal { since, said }) = &self.refused else { return };
-        let trouble = format!("refused since {}: {said}", rfc3339(*since));
+    fn refuse(&mut self, why: PartitionError) {
+        let said = why.to_string();
+        let since = match &self.refused {
+            Some(before) if before.why.to_string() == said => before.since,
+            _ => {
+                tracing::error!("{said}");
+                let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
+                UnixNanos::try_from(now).unwrap_or(UnixNanos::MAX)
+            }
+        };
+        let trouble = format!("refused since {}: {said}", rfc3339(since));
         self.standing.send_modify(|standing| standing.trouble = Some(trouble));
+        self.refused = Some(Refusal { since, why });
         self.is_refused.send_replace(true);
     }
 
