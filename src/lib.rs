@@ -20,7 +20,7 @@
 //! 6. A [`Summer`] is what one worker makes of its messages: [`Summer::new_store`], [`Summer::consume_message`],
 //!    [`Summer::finalize_txn`]. A [`Partition`](partition::Partition) drives it, and is where log, fold and store meet:
 //!    pull, fold, publish, each effect confirmed, then commit. A crash anywhere replays from the checkpoint and arrives
-//!    at the same place. A [log that is not what it was](checkpoint::Verdict) is refused by name.
+//!    at the same place. A [log that is not what it was](identity::Verdict) is refused by name.
 //! 7. [`generate_and_verify_streams`] is the other side: the [`Ledger`](verify::Ledger) of a [`Run`](run::Run) says how
 //!    each stream has ended.
 //!
