@@ -131,6 +131,7 @@ impl Config {
             };
             figment = figment.merge(text_layer(source_name, "nats.servers", value));
             config = extract(&figment)?;
+            config.nats.of_every_client = true;
         }
         for key in topology::Config::KEYS {
             let from = figment.find_metadata(&format!("topology.{key}"));

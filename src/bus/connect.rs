@@ -22,6 +22,9 @@ pub struct Config {
     /// URLs, those of `NATS_URL` where none are set; empty: this machine.
     #[serde(deserialize_with = "list", serialize_with = "redacted_urls")]
     pub servers: Vec<String>,
+    /// Whether `servers` are those of `NATS_URL`, which nobody has named for this program.
+    #[serde(skip)]
+    pub of_every_client: bool,
     /// Credentials file.
     pub creds: SecretPath,
     /// nkey seed file.

@@ -68,13 +68,18 @@ pub(super) async fn up(
         // What runs as it should is told by the lines of this process.
         environment.push((variable("log.level"), "warn".to_owned()));
     }
+    let mut nats = config.nats.clone();
+    if nats.of_every_client {
+        // A local stack starts a server of its own unless somebody names one for it.
+        nats.servers.clear();
+    }
     let stack = Stack {
         summers: args.summers,
         port: args.port,
         data_dir: args.data_dir,
         arguments,
         environment,
-        nats: config.nats.clone(),
+        nats,
         topology: config.topology.clone(),
         chunker: config.chunker.clone(),
         choices,

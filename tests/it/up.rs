@@ -49,6 +49,15 @@ fn nothing_left(temporary: &Path, pids: &[i32]) {
 }
 
 #[test]
+fn a_stack_has_a_server_of_its_own_whatever_server_every_client_is_told_of() {
+    let temporary = tempfile::tempdir().unwrap();
+    let up = up(temporary.path(), "--streams 10").env("NATS_URL", "nats://127.0.0.1:1").spawn();
+    let ended = up.wait_for(PATIENCE).expect(0);
+    let said = ended.stdout();
+    assert!(said.contains("verified                10"), "{said}");
+}
+
+#[test]
 fn a_killed_summer_and_a_killed_server_are_started_again_and_the_run_is_verified() {
     let temporary = tempfile::tempdir().unwrap();
     let report = temporary.path().with_extension("json");
