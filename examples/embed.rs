@@ -5,14 +5,14 @@
 use std::error::Error;
 use stream_sum::StreamId;
 use stream_sum::bus::names::Names;
-use stream_sum::config::Config;
+use stream_sum::config::{Config, Sources};
 use stream_sum::{get, shutdown, worker};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let config = Config::load(&[], std::env::vars_os(), &[])?;
+    let config = Config::load(Sources { environment: std::env::vars_os().collect(), ..Sources::default() })?;
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7070".to_owned());
     let listener = TcpListener::bind(&address).await?;
     println!("listening on {}", listener.local_addr()?);

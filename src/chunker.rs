@@ -119,7 +119,8 @@ pub async fn generate_and_verify_streams(
     let workload = Workload { seed, chunks: config.chunks, chunk_bytes: config.chunk_bytes };
     let starting = async {
         let connection = connect::connect(nats, "chunker").await?;
-        let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
+        let admin = Admin::new(&connection, topology, nats.shown_addresses());
+        let topology = connection.unless_denied(admin.check()).await??;
         if config.chunk_bytes > topology.max_chunk_bytes {
             let (chunk_bytes, most) = (config.chunk_bytes, topology.max_chunk_bytes);
             return Err(ChunkerError::ChunkTooLarge { chunk_bytes, most });
@@ -136,7 +137,7 @@ pub async fn generate_and_verify_streams(
             patience: None,
             workload: Some(workload),
         };
-        let run = Run::start(&connection, &topology, options).await?;
+        let run = connection.unless_denied(Run::start(&connection, &topology, options)).await??;
         Ok((topology, run))
     };
     let (topology, mut run) = tokio::select! {

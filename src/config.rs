@@ -7,6 +7,7 @@
 use crate::bus::connect;
 use crate::bus::topology;
 use crate::chunker::ChunkerConfig;
+use crate::context::{self, ContextError};
 use crate::telemetry;
 use crate::values::redact_url;
 use crate::worker;
@@ -54,6 +55,8 @@ pub enum ConfigError {
     BadValue { key: String, source_name: String, expected: String },
     #[error("{key} is not valid: it must be {expected}")]
     OutOfRange { key: &'static str, expected: String },
+    #[error(transparent)]
+    Context(#[from] ContextError),
 }
 
 /// A flag's key and value.
@@ -80,13 +83,33 @@ impl Provider for Layer {
     }
 }
 
+/// Where a configuration comes from, beside the defaults: what stands further down counts over what stands above it.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// Of several, later ones count over earlier ones.
+    pub files: Vec<PathBuf>,
+    pub environment: Vec<(OsString, OsString)>,
+    /// A context of the `nats` command line.
+    pub context: Option<String>,
+    pub flags: Vec<Override>,
+}
+
+/// The keys by which a server knows this client, one of which a flag may set.
+const CREDENTIALS: [&str; 5] = ["nats.creds", "nats.nkey", "nats.user", "nats.password", "nats.token"];
+
 impl Config {
-    /// Reads all layers; the later ones win, and so do the later ones of `files`.
-    pub fn load(
-        files: &[PathBuf],
-        environment: impl Iterator<Item = (OsString, OsString)>,
-        flags: &[Override],
-    ) -> Result<Self, ConfigError> {
+    /// Reads all sources, and what names the user again at every connect.
+    pub fn load(sources: Sources) -> Result<Self, ConfigError> {
+        let mut config = Self::read(&sources)?;
+        if !sources.files.is_empty() || sources.context.is_some() {
+            let again = move || Self::read(&sources).map(|config| config.nats).map_err(|error| error.to_string());
+            config.nats.reread = connect::Reread::new(again);
+        }
+        Ok(config)
+    }
+
+    fn read(sources: &Sources) -> Result<Self, ConfigError> {
+        let Sources { files, environment, context, flags } = sources;
         let mut figment = Figment::from(toml_layer(DEFAULT_LAYER, DEFAULTS).expect("the defaults are TOML"));
         for path in files {
             let text = fs::read_to_string(path)
@@ -103,7 +126,7 @@ impl Config {
         for (name, value) in environment {
             let Some(name) = name.to_str() else { continue };
             if name == NATS_URL {
-                nats_url = Some(value.clone());
+                nats_url = Some(value);
             }
             let Some(key) = name.strip_prefix(PREFIX) else { continue };
             // Others may set variables of this prefix: a Kubernetes Service makes STREAM_SUM_PORT.
@@ -114,6 +137,14 @@ impl Config {
                 return Err(ConfigError::BadValue { key, source_name, expected: "expected UTF-8".to_owned() });
             };
             figment = figment.merge(text_layer(source_name, &key, value));
+        }
+        if let Some(name) = context {
+            // Who is named on the command line is who connects.
+            let named = flags.iter().any(|(key, _)| CREDENTIALS.contains(key));
+            let settings = context::read(name)?.into_iter().filter(|(key, _)| !(named && CREDENTIALS.contains(key)));
+            for (key, value) in settings {
+                figment = figment.merge(text_layer(format!("the context {name}"), key, &value));
+            }
         }
         for (key, value) in flags {
             figment = figment.merge(text_layer("the command line".to_owned(), key, value));
@@ -169,6 +200,7 @@ impl Config {
         must((1..=256).contains(&chunker.workers), "chunker.workers", "from 1 to 256")?;
         must((1..=1_000_000).contains(&chunker.live_streams), "chunker.live_streams", "from 1 to 1000000")?;
         must(chunker.batch_bytes.0 >= 1, "chunker.batch_bytes", "1B at least")?;
+        must(summer.connections <= 1024, "summer.connections", "from 1 to 1024, or 0 for as many as serve it best")?;
         must(summer.checkpoint_bytes.0 >= 1, "summer.checkpoint_bytes", "1B at least")?;
         if let Some(bad) = self.nats.servers.iter().find(|url| !connect::is_address(url)) {
             let expected = format!(
@@ -179,7 +211,13 @@ impl Config {
         }
         let creds = [!self.nats.creds.is_empty(), !self.nats.nkey.is_empty(), !self.nats.user.is_empty()];
         let ways = creds.iter().filter(|set| **set).count() + usize::from(!self.nats.token.is_empty());
-        must(ways <= 1, "nats", "given one way to authenticate: creds, nkey, user and password, or token")?;
+        // What stands in the URL that every client is told of is for those who have nothing else.
+        let in_urls = !self.nats.of_every_client && self.nats.servers.iter().any(|url| connect::names_user(url));
+        let ways = ways + usize::from(in_urls);
+        must(ways <= 1, "nats", "given one way to authenticate: creds, nkey, user and password, token, or the URL")?;
+        let inbox = &self.nats.inbox_prefix;
+        let is_prefix = inbox.is_empty() || inbox.split('.').all(connect::is_token);
+        must(is_prefix, "nats.inbox_prefix", "a subject without wildcards, such as _INBOX_me")?;
         must(
             self.nats.tls_cert.is_empty() == self.nats.tls_key.is_empty(),
             "nats.tls_key",
@@ -258,8 +296,9 @@ mod tests {
     fn load(file: &str, environment: &[(&str, &str)], flags: &[Override]) -> Result<Config, ConfigError> {
         let mut path = tempfile::NamedTempFile::new().unwrap();
         path.write_all(file.as_bytes()).unwrap();
-        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        Config::load(&[path.path().to_owned()], environment, flags)
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let (files, flags) = (vec![path.path().to_owned()], flags.to_vec());
+        Config::load(Sources { files, environment, flags, context: None })
     }
 
     #[test]
@@ -285,7 +324,7 @@ mod tests {
             file("a", "[chunker]\nrate = 5\nchunks = 6\n"),
             file("b", "[chunker]\nrate = 7\n[log]\nlevel = \"warn\"\n"),
         ];
-        let config = Config::load(&files, std::iter::empty(), &[]).unwrap();
+        let config = Config::load(Sources { files: files.into(), ..Sources::default() }).unwrap();
         assert_eq!((config.chunker.rate, config.chunker.chunks), (7, 6));
         assert_eq!(config.log.level.to_string(), "warn");
     }
@@ -313,7 +352,7 @@ mod tests {
         let files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(files.len() >= 4, "{files:?}");
         for file in files.iter().filter(|file| !file.ends_with("default.toml")) {
-            let config = Config::load(&[file.to_owned()], std::iter::empty(), &[]).unwrap();
+            let config = Config::load(Sources { files: vec![file.to_owned()], ..Sources::default() }).unwrap();
             assert_ne!(config.to_toml(), defaults, "{}", file.display());
         }
     }
@@ -369,12 +408,15 @@ mod tests {
 
     #[test]
     fn the_resolved_configuration_reads_back_without_its_secrets() {
-        let file =
-            "[nats]\nservers = [\"nats://me:s3cret@host\"]\ntoken = \"s3cret\"\n[summer]\npartitions = \"0-3,6\"\n";
-        let text = load(file, &[], &[]).unwrap().to_toml();
-        assert!(!text.contains("s3cret"), "{text}");
-        assert!(text.contains("nats://[redacted]@host"), "{text}");
-        let again = load(&text, &[], &[]).unwrap();
-        assert_eq!(again.to_toml(), text);
+        for (secret, shown) in [
+            ("servers = [\"nats://me:s3cret@host\"]", "nats://[redacted]@host"),
+            ("token = \"s3cret\"", "token = \"[redacted]\""),
+        ] {
+            let file = format!("[nats]\n{secret}\n[summer]\npartitions = \"0-3,6\"\n");
+            let text = load(&file, &[], &[]).unwrap().to_toml();
+            assert!(!text.contains("s3cret") && text.contains(shown), "{text}");
+            let again = load(&text, &[], &[]).unwrap();
+            assert_eq!(again.to_toml(), text);
+        }
     }
 }

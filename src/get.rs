@@ -1,6 +1,6 @@
 //! `get`: the final of one stream.
 
-use crate::bus::connect::{self, ConnectError};
+use crate::bus::connect::{self, ConnectError, Connection};
 use crate::bus::names::Names;
 use crate::bus::read::{self, NoAnswer, Which};
 use crate::codec::{self, Undecodable};
@@ -24,6 +24,15 @@ pub enum GetError {
 /// One line: digest, ID, sequence number of the closing chunk, and when the final was stored.
 pub async fn run(id: StreamId, nats: &connect::Config, names: &Names) -> Result<String, GetError> {
     let connection = connect::connect(nats, "get").await?;
+    connection.unless_denied(find(&connection, id, nats, names)).await?
+}
+
+async fn find(
+    connection: &Connection,
+    id: StreamId,
+    nats: &connect::Config,
+    names: &Names,
+) -> Result<String, GetError> {
     let subject = names.final_subject(id);
     if read::stream(&connection.jetstream, &names.sums()).await?.is_none() {
         return Err(GetError::NoSums { name: names.sums(), servers: nats.shown_addresses() });

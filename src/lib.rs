@@ -91,6 +91,7 @@ pub mod up;
 
 pub mod cli;
 pub mod config;
+pub mod context;
 
 pub mod caught;
 pub mod crash_point;

@@ -1,7 +1,7 @@
 //! A run: chunks go out, finals come back, and the ledger compares. What the chunker and `sum` have in common.
 
 use crate::bus::backoff;
-use crate::bus::connect::Connection;
+use crate::bus::connect::{Connection, Denied};
 use crate::bus::lanes::{LaneEntries, LaneError, Lanes, Patience};
 use crate::bus::publish::Throttle;
 use crate::bus::read::NoAnswer;
@@ -54,6 +54,8 @@ pub enum RunError {
     RunTaken(RunPrefix),
     #[error(transparent)]
     Lane(#[from] LaneError),
+    #[error("{0}")]
+    Denied(Denied),
 }
 
 /// What a run is given to start with.
@@ -231,6 +233,8 @@ impl Run {
             // What has arrived comes before the clock: it must not be asked for because we were slow.
             biased;
             error = self.lanes.failed() => return Err(error.into()),
+            // What is not allowed is not answered, now or later.
+            denied = self.connection.denied() => return Err(RunError::Denied(denied)),
             Some(arrival) = self.watching.arrivals.recv() => Event::Arrived(arrival),
             Some(answer) = self.asking.next(), if !self.asking.is_empty() => Event::Answered(answer),
             _ = self.ticks.tick() => Event::Tick,

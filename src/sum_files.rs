@@ -105,7 +105,8 @@ pub async fn run(
     let Limits { deadline, batch_bytes } = limits;
     let starting = async {
         let connection = connect::connect(nats, "sum").await?;
-        let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
+        let admin = Admin::new(&connection, topology, nats.shown_addresses());
+        let topology = connection.unless_denied(admin.check()).await??;
         let options = run::Options {
             run: None,
             deadline: deadline.0,
@@ -113,7 +114,7 @@ pub async fn run(
             patience: Some(deadline.0),
             workload: None,
         };
-        let run = Run::start(&connection, &topology, options).await?;
+        let run = connection.unless_denied(Run::start(&connection, &topology, options)).await??;
         Ok::<_, SumError>((topology, run))
     };
     let (topology, run) = tokio::select! {

@@ -86,8 +86,8 @@ serde_as_text!(Filter, Format);
 pub fn start(config: &Config, elsewhere: Format) {
     let mut filter = EnvFilter::try_new(&config.level.0).expect("a filter is checked when it is read");
     if !config.level.0.contains("async_nats") {
-        // The client reports every reconnect as an event, which this program logs in its own words.
-        filter = filter.add_directive("async_nats=error".parse().expect("a plain directive"));
+        // The client reports every failure as an event or an error, which this program tells in its own words.
+        filter = filter.add_directive("async_nats=off".parse().expect("a plain directive"));
     }
     let terminal = io::stderr().is_terminal();
     let registry = tracing_subscriber::registry().with(filter);

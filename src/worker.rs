@@ -3,9 +3,10 @@
 use crate::accept::Acceptance;
 use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
+use crate::bus::connections::Connections;
 use crate::bus::life::Life;
 use crate::bus::snapshots::Snapshots;
-use crate::bus::source::{Log, pull_bytes, sources_per_connection};
+use crate::bus::source::{Log, pull_bytes};
 use crate::bus::standing;
 use crate::bus::topology::{self, TopologyError};
 use crate::joined::joined;
@@ -43,6 +44,9 @@ pub struct Config {
     pub checkpoint_interval: Span,
     /// The most bytes of chunk batches in one transaction.
     pub checkpoint_bytes: Size,
+    /// The most connections to NATS; 0: as many as serve its partitions best.
+    #[serde(deserialize_with = "parsed")]
+    pub connections: usize,
     /// Memory for rows and pages, over all partitions.
     pub cache_bytes: Size,
     /// What proven loss or a conflicting final does.
@@ -252,7 +256,8 @@ async fn start(
     counters: &Arc<Counters>,
 ) -> Result<Started, WorkerError> {
     let connection = connect::connect(nats, "summer").await?;
-    let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
+    let admin = Admin::new(&connection, topology, nats.shown_addresses());
+    let topology = connection.unless_denied(admin.check()).await??;
     if !topology.once_only {
         return Err(WorkerError::NotOnceOnly { name: topology.names.sums() });
     }
@@ -262,6 +267,8 @@ async fn start(
     if let Some(other) = accept.iter().find(|accept| !partitions.contains(&accept.partition)) {
         return Err(WorkerError::NothingToAccept { partition: other.partition });
     }
+    let most = Some(config.connections).filter(|most| *most > 0);
+    let connections = Connections::open(connection.clone(), nats, partitions.len(), most).await?;
     let summer = Summer::new(topology.clone(), config.data_dir.clone(), config.cache_bytes.0, partitions.len());
     let shared = Shared {
         summer: Arc::new(summer),
@@ -271,19 +278,29 @@ async fn start(
             halt: config.on_violation == OnViolation::Halt,
             purge_delay: config.purge_delay.0,
         },
-        connection: connection.clone(),
-        // Large, and not to hold up what is published or pulled.
-        snapshots: Snapshots::new(connect::connect(nats, "summer snapshots").await?, &topology.names),
+        connection: connections.publishing.clone(),
+        snapshots: Snapshots::new(connections.snapshots.clone(), &topology.names),
         turns: Arc::new(Semaphore::new(MOST_SNAPSHOTS)),
         counters: counters.clone(),
     };
     let snapshots = shared.snapshots.clone();
-    let opened = open(nats, shared, &partitions, &worker, accept).await?;
+    let opened = open(&connections, shared, &partitions, &worker, accept).await?;
     tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "summing");
     let standings: Vec<_> = opened.iter().map(|partition| (partition.number(), partition.standing())).collect();
+    let publishing = connection.clone();
     let told = move || {
         let now = Instant::now();
-        let partitions = standings.iter().map(|(number, standing)| standing.borrow().told(*number, now));
+        let partitions = standings.iter().enumerate().map(|(n, (number, standing))| {
+            let mut told = standing.borrow().told(*number, now);
+            // What the server says beside all answers.
+            let (pulling, _) = connections.pulling(n, standings.len());
+            let refused = publishing.trouble().or_else(|| pulling.trouble());
+            told.trouble = match (told.trouble, refused) {
+                (Some(trouble), Some(refused)) => Some(format!("{trouble}; {refused}")),
+                (trouble, refused) => trouble.or(refused),
+            };
+            told
+        });
         WorkerStanding { worker: worker.clone(), partitions: partitions.collect() }
     };
     let answering = async move {
@@ -319,30 +336,25 @@ fn choose(set: &PartitionSet, partitions: u32) -> Result<BTreeSet<u32>, WorkerEr
     }
 }
 
-/// Opens the stores, and the connections for pulling.
+/// Opens the stores, and says which connection each partition is pulled on.
 async fn open(
-    nats: &connect::Config,
+    connections: &Connections,
     shared: Shared,
     partitions: &BTreeSet<u32>,
     worker: &str,
     accept: &[Acceptance],
 ) -> Result<Vec<Partition>, WorkerError> {
     let max_payload = shared.connection.client.server_info().max_payload;
-    let a_connection = sources_per_connection(max_payload, partitions.len());
-    let partitions: Vec<u32> = partitions.iter().copied().collect();
     let mut opened = Vec::with_capacity(partitions.len());
     let life = Arc::new(Life::default());
-    for group in partitions.chunks(a_connection) {
-        let pulling = connect::connect(nats, "summer pull").await?;
-        let bytes = pull_bytes(max_payload, group.len());
-        for &partition in group {
-            let summer = shared.summer.clone();
-            let opening = tokio::task::spawn_blocking(move || summer.new_store(partition));
-            let store = joined(opening.await)?;
-            let names = &shared.summer.topology().names;
-            let log = Log::new(pulling.clone(), names, partition, worker, bytes, life.clone());
-            opened.push((partition, store, log));
-        }
+    for (n, &partition) in partitions.iter().enumerate() {
+        let (pulling, sharing) = connections.pulling(n, partitions.len());
+        let summer = shared.summer.clone();
+        let opening = tokio::task::spawn_blocking(move || summer.new_store(partition));
+        let store = joined(opening.await)?;
+        let names = &shared.summer.topology().names;
+        let log = Log::new(pulling.clone(), names, partition, worker, pull_bytes(max_payload, sharing), life.clone());
+        opened.push((partition, store, log));
     }
     join_all(opened.iter_mut().map(|(_, _, log)| log.rise())).await;
     let workers = opened.into_iter().map(|(partition, store, log)| {

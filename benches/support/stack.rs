@@ -11,7 +11,7 @@ use stream_sum::bus::connect::{self, Connection};
 use stream_sum::bus::names::Names;
 use stream_sum::bus::standing;
 use stream_sum::chunk::SeqNo;
-use stream_sum::config::Config;
+use stream_sum::config::{Config, Sources};
 use stream_sum::local_server::LocalServer;
 use stream_sum::standing::PartitionStanding;
 use stream_sum::stream_id::StreamId;
@@ -229,6 +229,6 @@ impl Stack {
 
 async fn connect(url: &str) -> Connection {
     let servers = ("nats.servers", url.to_owned());
-    let config = Config::load(&[], std::iter::empty(), &[servers]).expect("the defaults");
+    let config = Config::load(Sources { flags: vec![servers], ..Sources::default() }).expect("the defaults");
     connect::connect(&config.nats, "bench").await.expect("a connection")
 }

@@ -1,6 +1,6 @@
 //! The bus: everything that is said to NATS.
 //!
-//! [`connect`], [`topology`] and its [`admin`] come first, with what it may change ([`plan`]) and what it never does ([`shape`]), and
+//! [`connect`], [`connections`], [`topology`] and its [`admin`] come first, with what it may change ([`plan`]) and what it never does ([`shape`]), and
 //! [`names`] for all that is named. A summer reads its logs through
 //! [`source`] and publishes through [`finals`]; a run fills the logs through [`lanes`], hears back through [`watch`], and asks leaders
 //! what they say of [`run_finals`]. [`snapshots`] keeps what stores hold, as it is [`listed`]. Through [`standing`] workers are asked how far they are.
@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod connect;
+pub mod connections;
 pub mod names;
 pub mod plan;
 pub mod shape;

@@ -131,13 +131,14 @@ pub(super) async fn sum(config: &Config, files: &[OsString]) -> Result<Exit, Cli
 pub(super) async fn status(config: &Config, json: bool, watch: bool) -> Result<Exit, CliError> {
     let stop = shutdown::on_signals().map_err(CliError::Signals)?;
     let connection = connect::connect(&config.nats, "status").await?;
-    let topology = Admin::new(&connection, &config.topology, config.nats.shown_addresses()).check().await?;
+    let admin = Admin::new(&connection, &config.topology, config.nats.shown_addresses());
+    let topology = connection.unless_denied(admin.check()).await??;
     let mut out = io::stdout();
     let rewritten = watch && !json && out.is_terminal();
     loop {
         let asked = tokio::select! {
             () = stop.cancelled() => return Ok(Exit::Done),
-            asked = status::ask(&connection, &topology.names, topology.partitions) => asked,
+            asked = connection.unless_denied(status::ask(&connection, &topology.names, topology.partitions)) => asked?,
         };
         let text = match asked {
             Ok(status) if json => serde_json::to_string(&status).expect("a status has a JSON form") + "\n",

@@ -78,7 +78,7 @@ impl CliError {
             | Self::Sum(SumError::Connect(error))
             | Self::Up(UpError::Connect(error) | UpError::Chunker(ChunkerError::Connect(error)))
             | Self::Get(GetError::Connect(error)) => match error {
-                ConnectError::NoServer { .. } => Exit::Failed,
+                ConnectError::NoServer { .. } | ConnectError::NoMore { .. } => Exit::Failed,
                 _ => Exit::Usage,
             },
             Self::Topology(error)
@@ -99,10 +99,13 @@ impl CliError {
             Self::Worker(WorkerError::Store(StoreError::Foreign { .. })) => Exit::Usage,
             Self::Worker(WorkerError::Partition(error)) if error.is_violation() => Exit::Violation,
             Self::Get(GetError::NoSums { .. }) => Exit::Usage,
-            Self::Chunker(ChunkerError::ChunkTooLarge { .. } | ChunkerError::Run(RunError::RunTaken(_))) => Exit::Usage,
+            Self::Chunker(
+                ChunkerError::ChunkTooLarge { .. } | ChunkerError::Run(RunError::RunTaken(_) | RunError::Denied(_)),
+            )
+            | Self::Sum(SumError::Run(RunError::Denied(_))) => Exit::Usage,
             Self::Up(UpError::TooManySummers { .. }) => Exit::Usage,
             Self::Up(UpError::Chunker(
-                ChunkerError::ChunkTooLarge { .. } | ChunkerError::Run(RunError::RunTaken(_)),
+                ChunkerError::ChunkTooLarge { .. } | ChunkerError::Run(RunError::RunTaken(_) | RunError::Denied(_)),
             )) => Exit::Usage,
             Self::Up(error) => match error.code_of_child() {
                 Some(3) => Exit::Violation,

@@ -10,7 +10,7 @@ use crate::bus::admin::{Admin, Allowed};
 use crate::bus::connect;
 use crate::bus::names::Names;
 use crate::chunker::Choices;
-use crate::config::{Config, Override};
+use crate::config::{Config, Override, Sources};
 use crate::get;
 use crate::shutdown;
 use crate::stream_id::{RunPrefix, StreamId};
@@ -46,6 +46,9 @@ struct Common {
     /// nkey seed file [nats.nkey]
     #[arg(long, global = true, value_name = "FILE")]
     nkey: Option<String>,
+    /// Servers and credentials of a context of the nats command line
+    #[arg(long, global = true, value_name = "NAME")]
+    context: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -238,7 +241,12 @@ impl Cli {
             return Ok(Exit::Done);
         }
         let overrides = self.overrides();
-        let mut config = Config::load(&self.common.config, std::env::vars_os(), &overrides)?;
+        let mut config = Config::load(Sources {
+            files: self.common.config.clone(),
+            environment: std::env::vars_os().collect(),
+            context: self.common.context.clone(),
+            flags: overrides.clone(),
+        })?;
         // The stack is watched by somebody, and its lines are among its summers'.
         let text = matches!(self.command, Command::Up(_));
         telemetry::start(&config.log, if text { Format::Text } else { Format::Json });
@@ -247,14 +255,14 @@ impl Cli {
             Command::Topology(TopologyCommand::Apply { force, adopt, .. }) => {
                 let connection = connect::connect(&config.nats, "topology").await?;
                 let admin = Admin::new(&connection, &config.topology, config.nats.shown_addresses());
-                let changes = admin.apply(Allowed { force, adopt }).await?;
+                let changes = connection.unless_denied(admin.apply(Allowed { force, adopt })).await??;
                 changes.iter().try_for_each(|change| writeln!(out, "{change}")).map_err(CliError::Output)?;
                 Ok(Exit::Done)
             }
             Command::Topology(TopologyCommand::Show) => {
                 let connection = connect::connect(&config.nats, "topology").await?;
                 let admin = Admin::new(&connection, &config.topology, config.nats.shown_addresses());
-                let text = commands::show(&admin).await?;
+                let text = connection.unless_denied(commands::show(&admin)).await??;
                 out.write_all(text.as_bytes()).map_err(CliError::Output)?;
                 Ok(Exit::Done)
             }
@@ -267,9 +275,10 @@ impl Cli {
             }
             Command::Chunker(args) => commands::chunk(&config, args).await,
             Command::Up(args) => {
-                let Common { config: files, creds, nkey, .. } = self.common;
+                let Common { config: files, creds, nkey, context, .. } = self.common;
                 let files = files.into_iter().map(|file| ("--config", Some(OsString::from(file))));
-                let keys = [("--creds", creds.map(OsString::from)), ("--nkey", nkey.map(OsString::from))];
+                let keys = [("--creds", creds), ("--nkey", nkey), ("--context", context)];
+                let keys = keys.map(|(flag, value)| (flag, value.map(OsString::from)));
                 let given = files.chain(keys).filter_map(|(flag, value)| Some([OsString::from(flag), value?]));
                 commands::up(&config, args, given.flatten().collect(), &overrides).await
             }

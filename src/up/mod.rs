@@ -216,7 +216,8 @@ async fn start(stack: &Stack, folder: &Path, children: &mut Children) -> Result<
     };
     let connection = connect::connect(&nats, "up").await?;
     let shown = nats.shown_addresses();
-    let topology = agree(stack, &Admin::new(&connection, &topology, shown.clone())).await?;
+    let admin = Admin::new(&connection, &topology, shown.clone());
+    let topology = connection.unless_denied(agree(stack, &admin)).await??;
     let version = connection.client.server_info().version;
     let which = match (&store, children.pid(SERVER)) {
         (Some(store), Some(pid)) => format!(" (pid {pid}), store in {}", store.display()),

@@ -1,6 +1,7 @@
 //! Integration tests: the real program against a real nats-server.
 
 mod absence;
+mod access;
 mod backup;
 mod bad_input;
 mod bounds;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use stream_sum::bus::connect::{self, Connection};
 use stream_sum::bus::names::Names;
 use stream_sum::bus::snapshots::Snapshots;
-use stream_sum::config::Config;
+use stream_sum::config::{Config, Sources};
 use stream_sum::row::Row;
 use stream_sum::store::{Owner, Store};
 use stream_sum::stream_id::StreamId;
@@ -30,7 +30,7 @@ pub fn apply(server: &Server, partitions: u32, log_max_bytes: &str) {
 
 async fn connection(server: &Server) -> Connection {
     let environment = [("STREAM_SUM_NATS__SERVERS".into(), server.url().into())];
-    let config = Config::load(&[], environment.into_iter(), &[]).unwrap();
+    let config = Config::load(Sources { environment: environment.into(), ..Sources::default() }).unwrap();
     connect::connect(&config.nats, "test").await.unwrap()
 }
 

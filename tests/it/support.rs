@@ -28,7 +28,7 @@ fn nats_server_program() -> &'static Path {
 
 /// A nats-server of the test's own, on a free port, with its store in a temporary folder.
 pub struct Server {
-    _folder: TempDir,
+    folder: TempDir,
     local: LocalServer,
     child: Option<Child>,
 }
@@ -47,7 +47,7 @@ impl Server {
     pub fn with(mapping: Option<&(String, String)>, extra: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let local = LocalServer::new(nats_server_program().to_owned(), folder.path(), None, mapping, extra).unwrap();
-        let mut server = Self { _folder: folder, local, child: None };
+        let mut server = Self { folder, local, child: None };
         server.launch();
         server
     }
@@ -65,6 +65,11 @@ impl Server {
 
     pub fn store(&self) -> PathBuf {
         self.local.store()
+    }
+
+    /// What it has said.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.local.log()).unwrap()).into_owned()
     }
 
     pub fn url(&self) -> String {
@@ -86,6 +91,13 @@ impl Server {
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "it runs");
         self.launch();
+    }
+
+    /// Gives the running server another configuration, as its operator would. `extra` is what comes after the usual.
+    pub fn reconfigure(&self, extra: &str) {
+        let usual = include_str!("../../nats/local.conf");
+        fs::write(self.folder.path().join("local.conf"), format!("{usual}\n{extra}")).unwrap();
+        self.signal(Signal::SIGHUP);
     }
 
     pub async fn client(&self) -> async_nats::Client {

@@ -4,7 +4,7 @@ use crate::support::{Program, Server, apply, id_in, parse_log, summer, total};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use std::time::Duration;
 use stream_sum::bus::names::Names;
-use stream_sum::config::Config;
+use stream_sum::config::{Config, Sources};
 use stream_sum::local_server::mapping_file;
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn the_server_s_own_partition_mapping_is_ours() {
 
 #[test]
 fn the_mapping_in_the_repository_is_the_one_for_the_default_topology() {
-    let config = Config::load(&[], std::iter::empty(), &[]).unwrap();
+    let config = Config::load(Sources::default()).unwrap();
     let names = Names::new(&config.topology.prefix);
     let made = mapping_file(&names.mapping(config.topology.partitions));
     assert_eq!(include_str!("../../nats/mapping.conf"), made);

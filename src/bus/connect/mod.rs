@@ -1,11 +1,19 @@
 //! Connecting: servers, credentials, and what a server must be able to do.
 
+mod credentials;
+mod denied;
+mod events;
+
+pub use credentials::{Reread, names_user};
+pub use denied::Denied;
+
 use crate::bus::backoff;
-use crate::bus::publish::Throttle;
 use crate::values::{Secret, SecretPath, Span, list, parsed, redact_url, redacted_urls};
 use async_nats::connection::State;
 use async_nats::jetstream;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, rustls};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerError, rustls};
+use credentials::Credentials;
+use events::{Events, Trouble};
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
@@ -25,6 +33,9 @@ pub struct Config {
     /// Whether `servers` are those of `NATS_URL`, which nobody has named for this program.
     #[serde(skip)]
     pub of_every_client: bool,
+    /// How all of this is read once more: who connects is asked for at every connect.
+    #[serde(skip)]
+    pub reread: Reread,
     /// Credentials file.
     pub creds: SecretPath,
     /// nkey seed file.
@@ -48,6 +59,9 @@ pub struct Config {
     /// TLS from the first byte, before the server's greeting.
     #[serde(deserialize_with = "parsed")]
     pub tls_first: bool,
+    /// What subjects for answers begin with; empty: `_INBOX`.
+    #[serde(deserialize_with = "parsed")]
+    pub inbox_prefix: String,
     /// How long one request or publish waits for its answer.
     pub request_timeout: Span,
     /// How long a starting process tries to reach a server.
@@ -70,9 +84,15 @@ pub enum ConnectError {
     )]
     NoServer { servers: String, waited: Span, cause: String },
     #[error(
-        "the NATS server at {servers} refuses these credentials: check nats.user, nats.password, nats.token, --creds or --nkey"
+        "the NATS server at {servers} refuses these credentials ({cause}): check what names the user: nats.user and nats.password, nats.token, --creds, --nkey, --context or the URL"
     )]
-    Refused { servers: String },
+    Refused { servers: String, cause: String },
+    #[error("the NATS server at {servers} takes no more connections ({cause}): raise its limit, or end who holds some")]
+    NoMore { servers: String, cause: String },
+    #[error("the URLs of the servers name different users: name one, in nats.user and nats.password or in nats.token")]
+    SeveralUsers,
+    #[error("{0}")]
+    Denied(Denied),
     #[error(
         "no secure connection to {servers} ({cause}): check nats.tls_ca, which vouches for the server, and nats.tls_cert and nats.tls_key, by which it knows this client"
     )]
@@ -93,6 +113,7 @@ pub struct Connection {
     /// How long one request or publish waits for its answer.
     pub request_timeout: Duration,
     connects: watch::Receiver<u64>,
+    trouble: watch::Receiver<Trouble>,
     /// When a starting process gives up.
     starts_until: Instant,
 }
@@ -106,6 +127,33 @@ impl Connection {
     /// Whether it stands, as far as the client knows.
     pub fn stands(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// What keeps it from being of use at the moment, in words.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().said(Instant::now())
+    }
+
+    /// Does `work`, for which this user must be allowed everything that it tries: who is refused would wait for ever.
+    pub async fn unless_denied<T>(&self, work: impl Future<Output = T>) -> Result<T, ConnectError> {
+        tokio::select! {
+            done = work => Ok(done),
+            denied = self.denied() => Err(ConnectError::Denied(denied)),
+        }
+    }
+
+    /// Waits until the server has said of something that this user may not do it.
+    pub async fn denied(&self) -> Denied {
+        let mut trouble = self.trouble.clone();
+        let denied = match trouble.wait_for(|trouble| trouble.denied().is_some()).await {
+            Ok(trouble) => trouble.denied().cloned(),
+            Err(_) => None,
+        };
+        match denied {
+            Some(denied) => denied,
+            // The client is gone, and with it whoever could say so.
+            None => std::future::pending().await,
+        }
     }
 
     /// Asks what a process must know to start, again and again until `startup_timeout` is over: while a cluster looks for
@@ -138,6 +186,11 @@ pub fn is_address(url: &str) -> bool {
     whole && url.parse::<async_nats::ServerAddr>().is_ok_and(|address| !address.host().is_empty())
 }
 
+/// Whether this may stand between the dots of a subject.
+pub fn is_token(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | '>' | '.'))
+}
+
 impl Config {
     /// The servers to try, in order.
     fn addresses(&self) -> Vec<String> {
@@ -163,32 +216,43 @@ impl Config {
 
 /// Connects as `name`, trying until `startup_timeout` has passed. Afterwards the client reconnects by itself, for ever.
 pub async fn connect(config: &Config, name: &str) -> Result<Connection, ConnectError> {
+    connect_until(config, name, Instant::now() + config.startup_timeout.0, true).await
+}
+
+/// One more connection beside others: where the server has no more to give, that is said at once.
+pub async fn connect_another(config: &Config, name: &str) -> Result<Connection, ConnectError> {
+    connect_until(config, name, Instant::now() + config.startup_timeout.0, false).await
+}
+
+async fn connect_until(
+    config: &Config,
+    name: &str,
+    deadline: Instant,
+    wait_for_a_place: bool,
+) -> Result<Connection, ConnectError> {
     let servers = config.shown_addresses();
-    let mut addresses = Vec::new();
-    for url in config.addresses() {
-        let refuse = || ConnectError::BadUrl { url: redact_url(&url) };
-        addresses.push(url.parse::<async_nats::ServerAddr>().map_err(|_| refuse())?);
-    }
-    let (connects_tx, connects) = watch::channel(0);
-    let deadline = Instant::now() + config.startup_timeout.0;
+    let addresses = credentials::addresses(&config.addresses())?;
+    let events = Arc::new(Events::default());
+    let (connects, trouble) = (events.connects.subscribe(), events.trouble.subscribe());
     let client = loop {
-        let options = options(config, name, connects_tx.clone()).await?;
-        let error = match tokio::time::timeout_at(deadline, options.connect(addresses.as_slice())).await {
+        let options = options(config, name, events.clone())?;
+        let (cause, is_full) = match tokio::time::timeout_at(deadline, options.connect(addresses.as_slice())).await {
             Ok(Ok(client)) => break client,
-            Ok(Err(error)) => match error.kind() {
-                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                    return Err(ConnectError::Refused { servers });
-                }
-                _ => match tls_error(&error) {
-                    Some(cause) => return Err(ConnectError::NotSecure { servers, cause }),
-                    None => error.to_string(),
-                },
+            Ok(Err(error)) => match why_not(&error) {
+                WhyNot::Refused(cause) => return Err(ConnectError::Refused { servers, cause }),
+                WhyNot::NotSecure(cause) => return Err(ConnectError::NotSecure { servers, cause }),
+                WhyNot::Full(cause) if !wait_for_a_place => return Err(ConnectError::NoMore { servers, cause }),
+                WhyNot::Full(cause) => (cause, true),
+                WhyNot::Other => (error.to_string(), false),
             },
-            Err(_) => "no answer".to_owned(),
+            Err(_) => ("no answer".to_owned(), false),
         };
         let pause = Duration::from_millis(250);
         if Instant::now() + pause >= deadline {
-            return Err(ConnectError::NoServer { servers, waited: config.startup_timeout, cause: error });
+            return Err(match is_full {
+                true => ConnectError::NoMore { servers, cause },
+                false => ConnectError::NoServer { servers, waited: config.startup_timeout, cause },
+            });
         }
         tokio::time::sleep(pause).await;
     };
@@ -201,7 +265,35 @@ pub async fn connect(config: &Config, name: &str) -> Result<Connection, ConnectE
         .max_ack_inflight(MOST_UNACKED)
         .build(client.clone());
     let request_timeout = config.request_timeout.0;
-    Ok(Connection { client, jetstream, request_timeout, connects, starts_until: deadline })
+    Ok(Connection { client, jetstream, request_timeout, connects, trouble, starts_until: deadline })
+}
+
+/// What a failed connect means.
+enum WhyNot {
+    Refused(String),
+    NotSecure(String),
+    /// The server, or the account, has as many connections as it may have.
+    Full(String),
+    Other,
+}
+
+fn why_not(error: &async_nats::ConnectError) -> WhyNot {
+    if let Some(cause) = tls_error(error) {
+        return WhyNot::NotSecure(cause);
+    }
+    if matches!(error.kind(), ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation) {
+        return WhyNot::Refused(error.kind().to_string());
+    }
+    let said = error.source().and_then(|source| source.downcast_ref::<ServerError>()).map(|error| match error {
+        ServerError::Other(said) => said.clone(),
+        error => error.to_string(),
+    });
+    match said {
+        // Expired, revoked, or of an account that is.
+        Some(said) if said.contains("Authentication") => WhyNot::Refused(said),
+        Some(said) if said.contains("connections exceeded") => WhyNot::Full(said),
+        _ => WhyNot::Other,
+    }
 }
 
 /// What is wrong with the certificates, where it is that.
@@ -217,10 +309,10 @@ fn tls_error(error: &async_nats::ConnectError) -> Option<String> {
     (error.kind() == ConnectErrorKind::Tls).then(|| error.to_string())
 }
 
-async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> Result<ConnectOptions, ConnectError> {
-    let was = connects.subscribe();
-    let events = Arc::new(Events { connects, lost: Throttle::default(), made: Throttle::default() });
-    let mut options = ConnectOptions::new()
+fn options(config: &Config, name: &str, events: Arc<Events>) -> Result<ConnectOptions, ConnectError> {
+    let was = events.connects.subscribe();
+    let credentials = Credentials::new(config)?;
+    let mut options = ConnectOptions::with_auth_callback(move |nonce| std::future::ready(credentials.answer(&nonce)))
         .name(format!("stream-sum {name}"))
         .request_timeout(Some(config.request_timeout.0))
         .connection_timeout(config.request_timeout.0)
@@ -234,26 +326,16 @@ async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> R
             let events = events.clone();
             async move { events.note(event) }
         });
-    if !config.creds.is_empty() {
-        let creds = read("nats.creds", config.creds.reveal(), &config.creds)?;
-        options = options.credentials(&creds).map_err(|error| bad_file("nats.creds", &config.creds, &error))?;
-    }
-    if !config.nkey.is_empty() {
-        options = options.nkey(read("nats.nkey", config.nkey.reveal(), &config.nkey)?.trim().to_owned());
-    }
-    if !config.user.is_empty() {
-        options = options.user_and_password(config.user.clone(), config.password.reveal().to_owned());
-    }
-    if !config.token.is_empty() {
-        options = options.token(config.token.reveal().to_owned());
+    if !config.inbox_prefix.is_empty() {
+        options = options.custom_inbox_prefix(&config.inbox_prefix);
     }
     if !config.tls_ca.is_empty() {
-        read("nats.tls_ca", &config.tls_ca, &config.tls_ca)?;
+        must_be_there("nats.tls_ca", &config.tls_ca)?;
         options = options.add_root_certificates(config.tls_ca.clone().into()).require_tls(true);
     }
     if !config.tls_cert.is_empty() {
-        read("nats.tls_cert", &config.tls_cert, &config.tls_cert)?;
-        read("nats.tls_key", &config.tls_key, &config.tls_key)?;
+        must_be_there("nats.tls_cert", &config.tls_cert)?;
+        must_be_there("nats.tls_key", &config.tls_key)?;
         options = options
             .add_client_certificate(config.tls_cert.clone().into(), config.tls_key.clone().into())
             .require_tls(true);
@@ -264,12 +346,9 @@ async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> R
     Ok(options)
 }
 
-fn read(key: &'static str, path: &str, shown: &dyn fmt::Display) -> Result<String, ConnectError> {
-    std::fs::read_to_string(path).map_err(|error| bad_file(key, shown, &error))
-}
-
-fn bad_file(key: &'static str, shown: &dyn fmt::Display, cause: &io::Error) -> ConnectError {
-    ConnectError::BadFile { key, path: shown.to_string(), cause: cause.to_string() }
+fn must_be_there(key: &'static str, path: &str) -> Result<(), ConnectError> {
+    let bad = |cause: io::Error| ConnectError::BadFile { key, path: path.to_owned(), cause: cause.to_string() };
+    std::fs::read(path).map(|_| ()).map_err(bad)
 }
 
 /// From 0.1 s, doubling to 2 s, each shortened by up to a half: many clients that lost one server come back spread out.
@@ -277,45 +356,4 @@ fn reconnect_delay(attempts: usize) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1).min(5)).expect("at most 5");
     let longest = Duration::from_millis(100 << doublings).min(Duration::from_secs(2));
     longest.mul_f64(rand::random_range(0.5..=1.0))
-}
-
-/// What the client reports of one connection.
-struct Events {
-    /// How many times it was made.
-    connects: watch::Sender<u64>,
-    lost: Throttle,
-    made: Throttle,
-}
-
-impl Events {
-    fn note(&self, event: Event) {
-        match event {
-            Event::Connected => {
-                self.connects.send_modify(|n| *n += 1);
-                if *self.connects.borrow() > 1
-                    && let Some(times) = self.made.count()
-                {
-                    tracing::info!(times, "connected to NATS again");
-                }
-            }
-            Event::Disconnected => self.complain(self.lost.count()),
-            Event::LameDuckMode => tracing::info!("the NATS server is about to shut down"),
-            Event::Draining | Event::Closed => {}
-            Event::SlowConsumer(subscription) => {
-                tracing::error!(subscription, "the client dropped messages that came too fast")
-            }
-            Event::ServerError(error) => tracing::warn!(%error, "the NATS server reported an error"),
-            // Every try to reconnect that fails is one: the connection is not back.
-            Event::ClientError(error) => {
-                self.complain(self.lost.held_back());
-                tracing::debug!(%error, "the NATS client reported an error");
-            }
-        }
-    }
-
-    fn complain(&self, times: Option<u64>) {
-        if let Some(times) = times {
-            tracing::warn!(times, "lost the connection to NATS: trying again until it is back");
-        }
-    }
 }
