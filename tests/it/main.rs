@@ -10,6 +10,7 @@ mod crash;
 mod damage;
 mod embed;
 mod forgetting;
+mod formats;
 mod ledger;
 mod lossy_route;
 mod outage;
