@@ -33,12 +33,20 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct State {
     /// Files that are open, or being opened: a pipe takes as long as its writer does.
     held: usize,
+    /// How many there may be: at first as many as anybody wants, and after there were too many, fewer than there were then.
+    /// A connection to NATS that is made anew needs a descriptor too, and readers wait for it with their files open.
+    most: usize,
     /// How many of them were closed so far.
     closed: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { held: 0, most: usize::MAX, closed: 0 }
+    }
 }
 
 impl OpenFiles {
@@ -53,7 +61,7 @@ impl OpenFiles {
     }
 
     fn open_by(&self, mut open: impl FnMut() -> io::Result<File>) -> io::Result<OpenFile> {
-        let mut state = self.lock();
+        let mut state = self.wait_while(self.lock(), |state| state.held >= state.most);
         loop {
             let seen = state.closed;
             state.held += 1;
@@ -63,10 +71,12 @@ impl OpenFiles {
                 Err(error) if is_exhausted(&error) => {
                     state = self.lock();
                     state.held -= 1;
+                    state.most = state.most.min(state.held.saturating_sub(1).max(1));
                     // Whoever waits may now be waiting for nobody.
                     self.0.changed.notify_all();
-                    let in_vain = |state: &mut State| state.closed == seen && state.held > 0;
-                    state = self.0.changed.wait_while(state, in_vain).expect("nothing panics while it holds this");
+                    state = self.wait_while(state, |state| {
+                        state.held >= state.most || (state.closed == seen && state.held > 0)
+                    });
                     if state.closed == seen {
                         return Err(error);
                     }
@@ -77,6 +87,15 @@ impl OpenFiles {
                 }
             }
         }
+    }
+
+    fn wait_while<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        mut condition: impl FnMut(&State) -> bool,
+    ) -> MutexGuard<'a, State> {
+        let waited = self.0.changed.wait_while(state, |state| condition(state));
+        waited.expect("nothing panics while it holds this")
     }
 
     fn close_one(&self) {
@@ -178,6 +197,7 @@ mod tests {
         });
         assert_eq!(files.lock().closed, FILES as u64);
         assert_eq!(files.lock().held, 0);
+        assert!(files.lock().most <= DESCRIPTORS, "not tried again and again in vain");
         assert!(most.load(Ordering::SeqCst) <= DESCRIPTORS);
     }
 }
