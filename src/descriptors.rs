@@ -19,16 +19,18 @@ static OUTPUT_CLOSED: AtomicBool = AtomicBool::new(false);
 static LOOK: extern "C" fn() = look;
 
 extern "C" fn look() {
-    INPUT_CLOSED.store(is_closed(libc::STDIN_FILENO), Ordering::Relaxed);
-    OUTPUT_CLOSED.store(is_closed(libc::STDOUT_FILENO), Ordering::Relaxed);
+    INPUT_CLOSED.store(!is_open(libc::STDIN_FILENO, libc::O_RDONLY), Ordering::Relaxed);
+    OUTPUT_CLOSED.store(!is_open(libc::STDOUT_FILENO, libc::O_WRONLY), Ordering::Relaxed);
 }
 
-fn is_closed(descriptor: libc::c_int) -> bool {
+/// Whether a descriptor can be used so. Where it is open the other way round, the standard library makes an empty input of
+/// it, and an output that takes everything.
+fn is_open(descriptor: libc::c_int, wanted: libc::c_int) -> bool {
     // SAFETY: it takes numbers, and changes nothing. All that it can fail for is a descriptor that is none.
     #[allow(unsafe_code)]
-    unsafe {
-        libc::fcntl(descriptor, libc::F_GETFD) == -1
-    }
+    let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFL) };
+    let way = flags & libc::O_ACCMODE;
+    flags != -1 && (way == wanted || way == libc::O_RDWR)
 }
 
 /// The standard descriptors, as the process was started with them. A closed standard error is no failure: nobody could be

@@ -64,7 +64,9 @@ pub enum CliError {
     Report { path: PathBuf, cause: io::Error },
     #[error("standard output can't be written: {0}")]
     Output(io::Error),
-    #[error("standard output is closed, and the results go there: give it a file, a pipe or /dev/null")]
+    #[error(
+        "standard output is closed, or open for reading only, and the results go there: give it a file, a pipe or /dev/null"
+    )]
     OutputClosed,
     #[error("{0}\nTry 'stream-sum sum --help' for more information.")]
     SumOptions(&'static str),

@@ -34,7 +34,7 @@ pub struct Cli {
     command: Command,
 }
 
-/// Which standard descriptors the process was started without.
+/// Which standard descriptors the process was started without: closed, or open for the other direction only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standard {
     pub input_closed: bool,

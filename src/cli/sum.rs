@@ -6,7 +6,7 @@ use crate::progress;
 use crate::shutdown;
 use crate::sum_files::checksum_line::{Form, Style};
 use crate::sum_files::quote::Charset;
-use crate::sum_files::results::{Checking, Task, Told};
+use crate::sum_files::task::{Checking, Task, Told};
 use crate::sum_files::{self, Limits, Request};
 use crate::telemetry::BesideBars;
 use clap::Args;

@@ -8,16 +8,17 @@
 //!    the process may have.
 //! 3. Finals come back in any order. [`results`] says, in the order of the files, what each has come to, and [`quote`] how
 //!    a name is shown.
-//! 4. Where finals stay out, [`folders`] says which partitions nobody folds.
+//! 4. Where finals stay out, [`unfolded`] says which partitions nobody folds.
 
 pub mod checksum_line;
 pub mod feed;
-pub mod folders;
 pub mod open_files;
 pub mod quote;
 mod reader;
 pub mod results;
 mod summing;
+pub mod task;
+pub mod unfolded;
 
 use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
@@ -26,8 +27,9 @@ use crate::run::{self, Run, RunError};
 use crate::sum_files::open_files::OpenFiles;
 use crate::sum_files::quote::Charset;
 use crate::sum_files::reader::Desk;
-use crate::sum_files::results::{Results, Task};
+use crate::sum_files::results::Results;
 use crate::sum_files::summing::Summing;
+use crate::sum_files::task::Task;
 use crate::values::{Size, Span};
 use indicatif::ProgressBar;
 use std::ffi::OsString;

@@ -8,41 +8,12 @@
 //! | is not there, under `--ignore-missing` | nothing |
 
 use crate::sum::Value;
-use crate::sum_files::checksum_line::{self, Style};
+use crate::sum_files::checksum_line;
 use crate::sum_files::feed::{Entry, ListEnd, Named};
 use crate::sum_files::quote::{Charset, quoted};
+use crate::sum_files::task::{Checking, Task, Told};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-
-/// What is to be done with the files that are named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Task {
-    /// Print their checksums.
-    Print(Style),
-    /// Compare the checksums that they list.
-    Check(Checking),
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Checking {
-    pub ignore_missing: bool,
-    /// A line that is no checksum is a failure.
-    pub strict: bool,
-    pub told: Told,
-}
-
-/// How much is told of what was compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Told {
-    #[default]
-    All,
-    /// Also each line that is no checksum.
-    Misformatted,
-    /// Nothing of what is as it should be.
-    Failures,
-    /// The exit code alone, and why files and lists could not be read.
-    Nothing,
-}
 
 /// Why a file has no checksum.
 #[derive(Debug)]
@@ -238,6 +209,7 @@ fn plain(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sum_files::checksum_line::Style;
     use crate::sum_files::feed::Source;
     use std::ffi::OsString;
 
@@ -295,11 +267,12 @@ mod tests {
     #[test]
     fn a_list_fails_by_what_is_in_it_and_how_it_ends() {
         type Files = &'static [fn() -> Result<Value, Trouble>];
+        type Case = (Checking, Files, u64, ListEnd, bool, &'static [&'static str]);
         let good: Files = &[|| Ok(GOOD)];
         let cannot = || ListEnd::NotOpened(io::Error::from_raw_os_error(libc::EACCES));
         let (strict, lax) = (Checking { strict: true, ..Checking::default() }, Checking::default());
         let ignore = Checking { ignore_missing: true, ..Checking::default() };
-        let cases: [(Checking, Files, u64, ListEnd, bool, &[&str]); 11] = [
+        let cases: [Case; 11] = [
             (lax, good, 0, ListEnd::Read, false, &[]),
             (lax, good, 2, ListEnd::Read, false, &["WARNING: 2 lines are improperly formatted"]),
             (strict, good, 1, ListEnd::Read, true, &["WARNING: 1 line is improperly formatted"]),

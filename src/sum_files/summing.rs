@@ -8,11 +8,11 @@ use crate::run::{Run, Step, lock};
 use crate::stream_id::StreamId;
 use crate::sum::{Sum, Value};
 use crate::sum_files::feed::{Entry, Named};
-use crate::sum_files::folders;
 use crate::sum_files::open_files;
 use crate::sum_files::quote::{Charset, quoted};
 use crate::sum_files::reader::Desk;
 use crate::sum_files::results::{Results, Said, Trouble};
+use crate::sum_files::unfolded;
 use crate::sum_files::{Outcome, SumError};
 use crate::telemetry;
 use crate::values::Span;
@@ -241,7 +241,7 @@ impl Summing {
 async fn why_none_come(connection: &Connection, names: &Names, partitions: &BTreeSet<u32>) -> Option<String> {
     // Nobody is known by name: whoever is there has to answer within this time.
     match standing::ask(connection, names, BTreeSet::new(), ANSWERS, ANSWERS).await {
-        Ok(told) => folders::explain(partitions, &told),
+        Ok(told) => unfolded::explain(partitions, &told),
         Err(cause) => {
             tracing::debug!(%cause, "no answer about who folds");
             None

@@ -91,16 +91,16 @@ fn odd_names_and_what_cannot_be_read_are_told_of_byte_for_byte_as_sha1sum_does()
         bench.write(name, &noise(n * 1000, n as u64));
     }
     bench.write(b"locked", b"locked");
-    fs::set_permissions(bench.path().join("locked"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(bench.path().join("locked"), fs::Permissions::from_mode(0o000)).unwrap();
     for folder in ["folder", "fol\nder", "fol der"] {
         fs::create_dir(bench.path().join(folder)).unwrap();
     }
-    let others: [&[u8]; 9] =
-        [b"missing", b"mis sing", b"mis'sing", b"mis\nsing", b"locked", b"folder", b"fol\nder", b"fol der", b""];
+    let missing: [&[u8]; 9] = [b"missing", b"mis sing", b"mis'sing", b"mis\nsing", b"~", b"#", b"#'", b"{", b""];
+    let others: [&[u8]; 4] = [b"locked", b"folder", b"fol\nder", b"fol der"];
     // A dash is standard input, and a file of that name has to be called otherwise.
     bench.write(b"-", b"a file");
     let rest: [&[u8]; 4] = [b"-", b"./-", b"/proc/self/mem", b"-"];
-    let names = [&ODD[..], &others, &rest].concat();
+    let names = [&ODD[..], &missing, &others, &rest].concat();
     for options in ["--", "--tag --", "--zero --", "-b --", "-t --", "--tag -z --", "-bz --"] {
         let arguments: Vec<&[u8]> = options.split(' ').map(str::as_bytes).chain(names.iter().copied()).collect();
         for locale in ["C", "C.UTF-8"] {

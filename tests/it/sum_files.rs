@@ -310,6 +310,9 @@ fn a_standard_input_that_is_closed_is_no_empty_one() {
     let ended = sum("exec <&-", "-c list").expect(1);
     assert_eq!(ended.stdout(), "-: FAILED open or read\n");
     assert!(ended.stderr.starts_with("stream-sum: -: Bad file descriptor\n"), "{}", ended.stderr);
+    // One that can only be written is none either.
+    let ended = sum("exec 0>/dev/null", "-").expect(1);
+    assert_eq!((ended.stdout(), ended.sentence()), (String::new(), "stream-sum: -: Bad file descriptor"));
     // What is there and empty is something else, however it was opened.
     for setup in ["exec </dev/null", "exec <>/dev/null"] {
         assert_eq!(sum(setup, "-").expect(0).stdout(), "da39a3ee5e6b4b0d3255bfef95601890afd80709  -\n");
@@ -346,6 +349,8 @@ fn results_that_have_nowhere_to_go_are_a_failure_of_every_command_that_has_some(
         let ended = run("exec >&-", arguments).expect(1);
         assert!(ended.sentence().starts_with("stream-sum: standard output is closed"), "{arguments}: {}", ended.stderr);
     }
+    let ended = run("exec 1</dev/null", "config").expect(1);
+    assert!(ended.sentence().contains("open for reading only"), "{}", ended.stderr);
     for arguments in ["--version", "sum a"] {
         let ended = run("exec >/dev/full", arguments).expect(1);
         assert!(ended.sentence().contains("No space left on device"), "{}", ended.stderr);

@@ -1,4 +1,4 @@
-//! Why finals stay out, as far as those who fold can tell.
+//! Partitions that nobody folds, which is why finals stay out.
 
 use crate::standing::WorkerStanding;
 use std::collections::BTreeSet;
