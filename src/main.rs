@@ -3,6 +3,7 @@
 mod descriptors;
 
 use std::process::ExitCode;
+use stream_sum::caught::caught;
 use stream_sum::cli::{self, Cli, CliError, Exit, Standard};
 use stream_sum::{heap, telemetry};
 
@@ -18,10 +19,16 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, standard: Standard) -> Result<Exit, CliError> {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Without descriptors for its signals it panics; without others it returns an error.
+    let built = caught(|| tokio::runtime::Builder::new_multi_thread().enable_all().build());
+    let runtime = match built.and_then(|built| built.map_err(|error| error.to_string())) {
         Ok(runtime) => runtime,
-        Err(error) => {
-            telemetry::say(&format!("stream-sum: threads can't be started: {error}"));
+        Err(cause) => {
+            // Not where in the library that is.
+            let cause = cause.split(" (in ").next().unwrap_or(&cause);
+            telemetry::say(&format!(
+                "stream-sum: threads can't be started: {cause}; see that `ulimit -n` is not too low"
+            ));
             return Ok(Exit::Failed);
         }
     };

@@ -287,6 +287,27 @@ fn with_few_descriptors_fewer_files_are_read_at_once_and_none_is_lost() {
 }
 
 #[test]
+fn with_too_few_descriptors_it_says_so_and_ends() {
+    let server = Server::start();
+    apply(&server, 1);
+    let data = tempfile::tempdir().unwrap();
+    let _summer = summer(&server, data.path(), "").spawn();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), b"a").unwrap();
+    let expected = sha1sum(folder.path(), &["a".into()]);
+    for limit in 6..16 {
+        let program = Program::in_shell(&format!("ulimit -n {limit}"), "sum a").with_server(&server);
+        let ended = program.env("STREAM_SUM_NATS__STARTUP_TIMEOUT", "1s").current_dir(folder.path()).run();
+        if ended.code() == 0 {
+            assert!(ended.stdout == expected);
+        } else {
+            let ended = ended.expect(1);
+            assert!(ended.sentence().contains("Too many open files"), "{limit}: {}", ended.stderr);
+        }
+    }
+}
+
+#[test]
 fn a_standard_input_that_is_closed_is_no_empty_one() {
     let server = Server::start();
     apply(&server, 1);
