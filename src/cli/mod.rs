@@ -219,7 +219,7 @@ impl Command {
 }
 
 impl Cli {
-    /// Reads the command line; `None` where only help was asked for, and given. Ends the process if it is none.
+    /// Reads the command line; `None` where only help was asked for, and given. One that can't be read ends the process.
     pub fn read(standard: Standard) -> Result<Option<Self>, CliError> {
         match Self::try_parse() {
             Ok(cli) => Ok(Some(cli)),
