@@ -18,8 +18,8 @@ lint:
     cargo clippy --locked --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
-# SHA-1 of files, through the system that NATS_URL names
-sum +FILES:
+# SHA-1 of files, through the system that NATS_URL names: just sum FILE, just sum --check LIST
+sum *ARGS:
     cargo run --release --locked -- sum "$@"
 
 # A nats-server for this machine alone, until Ctrl-C

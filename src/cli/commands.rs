@@ -12,8 +12,7 @@ use crate::progress;
 use crate::report::Report;
 use crate::shutdown;
 use crate::status;
-use crate::sum_files::{self, Limits};
-use crate::telemetry::{self, BesideBars};
+use crate::telemetry;
 use crate::up::{self, Stack};
 use crate::values::Size;
 use futures_util::future::FutureExt;
@@ -106,26 +105,6 @@ fn finish(report: &Report, failure: Option<CliError>, file: Option<Destination>)
     }
     failure.map_or(Ok(()), Err).and(written).and(printed)?;
     Ok(Exit::Done)
-}
-
-pub(super) async fn sum(config: &Config, files: &[OsString]) -> Result<Exit, CliError> {
-    let stop = shutdown::on_signals().map_err(CliError::Signals)?;
-    let limits = Limits { deadline: config.chunker.deadline, batch_bytes: config.chunker.batch_bytes };
-    let bar = progress::bytes(sum_files::total_bytes(files));
-    let mut out = BesideBars(io::stdout());
-    let outcome = sum_files::run(files, limits, &config.nats, &config.topology, &bar, &mut out, stop).await;
-    bar.finish_and_clear();
-    let sum_files::Outcome { unreadable, violated, failure } = outcome?;
-    match failure {
-        Some(failure) if violated => complain(&failure.into()),
-        Some(failure) => return Err(failure.into()),
-        None => {}
-    }
-    Ok(match unreadable {
-        _ if violated => Exit::Violation,
-        0 => Exit::Done,
-        _ => Exit::Failed,
-    })
 }
 
 pub(super) async fn status(config: &Config, json: bool, watch: bool) -> Result<Exit, CliError> {

@@ -64,6 +64,12 @@ pub enum CliError {
     Report { path: PathBuf, cause: io::Error },
     #[error("standard output can't be written: {0}")]
     Output(io::Error),
+    #[error(
+        "standard output is closed, or open for reading only, and the results go there: give it a file, a pipe or /dev/null"
+    )]
+    OutputClosed,
+    #[error("{0}\nTry 'stream-sum sum --help' for more information.")]
+    SumOptions(&'static str),
     #[error("signals can't be watched: {0}")]
     Signals(io::Error),
 }
@@ -71,7 +77,7 @@ pub enum CliError {
 impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::NotHere { .. } => Exit::Usage,
+            Self::Config(_) | Self::NotHere { .. } | Self::SumOptions(_) => Exit::Usage,
             Self::Connect(error)
             | Self::Worker(WorkerError::Connect(error))
             | Self::Chunker(ChunkerError::Connect(error))

@@ -2,6 +2,7 @@
 
 mod commands;
 pub mod ending;
+mod sum;
 
 pub use ending::{CliError, Exit, complain};
 
@@ -10,6 +11,7 @@ use crate::bus::admin::{Admin, Allowed};
 use crate::bus::connect;
 use crate::bus::names::Names;
 use crate::chunker::Choices;
+use crate::cli::sum::SumArgs;
 use crate::config::{Config, Override, Sources};
 use crate::get;
 use crate::shutdown;
@@ -30,6 +32,13 @@ pub struct Cli {
     common: Common,
     #[command(subcommand)]
     command: Command,
+}
+
+/// Which standard descriptors the process was started without: closed, or open for the other direction only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standard {
+    pub input_closed: bool,
+    pub output_closed: bool,
 }
 
 #[derive(Debug, Args)]
@@ -60,12 +69,8 @@ enum Command {
     Summer(SummerArgs),
     /// Generate streams, publish them, and verify their finals
     Chunker(ChunkerArgs),
-    /// Print SHA-1 checksums of files, computed by the pipeline, as sha1sum does
-    Sum {
-        /// Files to sum; - is standard input
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<OsString>,
-    },
+    /// Print or check SHA-1 checksums of files, computed by the pipeline, as sha1sum does
+    Sum(SumArgs),
     /// Print the final of one stream
     Get {
         /// 32 hex characters
@@ -200,7 +205,36 @@ impl ChunkerArgs {
     }
 }
 
+impl Command {
+    /// Whether results are written to standard output.
+    fn prints(&self) -> bool {
+        match self {
+            Self::Summer(_) | Self::Server { .. } | Self::Keeper { .. } => false,
+            Self::Sum(args) => args.prints(),
+            Self::Topology(_)
+            | Self::Chunker(_)
+            | Self::Get { .. }
+            | Self::Status { .. }
+            | Self::Config
+            | Self::Up(_) => true,
+        }
+    }
+}
+
 impl Cli {
+    /// Reads the command line; `None` where only help was asked for, and given. One that can't be read ends the process.
+    pub fn read(standard: Standard) -> Result<Option<Self>, CliError> {
+        match Self::try_parse() {
+            Ok(cli) => Ok(Some(cli)),
+            Err(error) if error.use_stderr() => error.exit(),
+            Err(_) if standard.output_closed => Err(CliError::OutputClosed),
+            Err(help) => {
+                help.print().and_then(|()| io::stdout().flush()).map_err(CliError::Output)?;
+                Ok(None)
+            }
+        }
+    }
+
     /// The flags that stand for configuration keys.
     fn overrides(&self) -> Vec<Override> {
         let common = &self.common;
@@ -223,7 +257,7 @@ impl Cli {
             }
             Command::Server { partitions, .. } => flags.push(("topology.partitions", partitions.clone())),
             Command::Topology(TopologyCommand::Show)
-            | Command::Sum { .. }
+            | Command::Sum(_)
             | Command::Get { .. }
             | Command::Status { .. }
             | Command::Config
@@ -233,7 +267,11 @@ impl Cli {
     }
 
     /// Reads the configuration, starts logging, and runs the command.
-    pub async fn run(self) -> Result<Exit, CliError> {
+    pub async fn run(self, standard: Standard) -> Result<Exit, CliError> {
+        // Before anything is done: a run of hours must not end with results that have nowhere to go.
+        if standard.output_closed && self.command.prints() {
+            return Err(CliError::OutputClosed);
+        }
         if let Command::Keeper { folder } = &self.command {
             let ignored = keeper::go_unnoticed();
             keeper::keep(io::stdin().lock(), folder.as_deref());
@@ -283,7 +321,7 @@ impl Cli {
                 commands::up(&config, args, given.flatten().collect(), &overrides).await
             }
             Command::Server { port, data_dir, .. } => Err(commands::serve(&config, port, &data_dir)),
-            Command::Sum { files } => commands::sum(&config, &files).await,
+            Command::Sum(args) => sum::sum(&config, args, standard.input_closed).await,
             Command::Get { id } => {
                 let line = get::run(id, &config.nats, &Names::new(&config.topology.prefix)).await?;
                 writeln!(out, "{line}").map_err(CliError::Output)?;

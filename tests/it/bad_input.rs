@@ -344,7 +344,9 @@ fn configuration() {
 
 #[test]
 fn usage() {
-    for arguments in ["", "nonsense", "sum", "get", "get 00", "chunker --seed x", "chunker --run 12", "topology"] {
+    for arguments in
+        ["", "nonsense", "sum --nonsense", "get", "get 00", "chunker --seed x", "chunker --run 12", "topology"]
+    {
         let ended = Program::new(arguments).run();
         assert_eq!(ended.code(), 2, "{arguments}: {}", ended.stderr);
         assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);

@@ -21,6 +21,7 @@ mod retention;
 mod sharing;
 mod snapshots;
 mod status;
+mod sum_as_sha1sum;
 mod sum_files;
 mod support;
 mod topology;

@@ -1,6 +1,7 @@
 //! `sum` beside `sha1sum`.
 
-use crate::support::{Program, Server, apply, messages, summer, wait_for, wait_until};
+use crate::support::{Program, Server, apply, messages, noise, summer, wait_for, wait_until};
+use futures_util::StreamExt;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
@@ -9,21 +10,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use stream_sum::bus::names::Names;
 use stream_sum::codec;
-
-/// Bytes that do not repeat, cheaply.
-fn noise(bytes: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut noise = Vec::with_capacity(bytes + 8);
-    while noise.len() < bytes {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        noise.extend_from_slice(&state.to_le_bytes());
-    }
-    noise.truncate(bytes);
-    noise
-}
+use stream_sum::standing::{PartitionStanding, WorkerStanding};
 
 fn sha1sum(folder: &Path, names: &[OsString]) -> Vec<u8> {
     Command::new("sha1sum").args(names).current_dir(folder).output().unwrap().stdout
@@ -31,6 +20,21 @@ fn sha1sum(folder: &Path, names: &[OsString]) -> Vec<u8> {
 
 fn sum(server: &Server, folder: &Path, names: &[OsString]) -> Program {
     names.iter().fold(Program::at(server, "sum").arg("--"), Program::arg).current_dir(folder)
+}
+
+/// Is a summer that lies: it answers the first closing chunk with the digest of something else.
+fn lie(server: &Server) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let jetstream = server.jetstream().await;
+        let log = jetstream.get_stream("chunks-0").await.unwrap();
+        let found = wait_until("chunks", async || log.get_raw_message(1).await.ok()).await;
+        let id = &found.payload[3..19];
+        let hex_id = hex::encode(id);
+        let payload = [&[0x93, 0xc4, 16], id, &[2, 0xc4, 20], &[7; 20]].concat();
+        let subject = format!("sums.{}.{}", &hex_id[..8], &hex_id[8..]);
+        jetstream.publish(subject, payload.into()).await.unwrap().await.unwrap();
+    });
 }
 
 #[test]
@@ -150,10 +154,60 @@ fn without_a_summer_nothing_is_printed_and_the_deadline_ends_it() {
     let ended = sum(&server, folder.path(), &["a".into()]).env("STREAM_SUM_CHUNKER__DEADLINE", "2s").run().expect(1);
     assert_eq!(ended.stdout(), "");
     assert!(
-        ended.sentence().contains("no final came within 2s for 1 file(s), the first of them a"),
+        ended
+            .sentence()
+            .starts_with("stream-sum: no final came within 2s for 1 file(s), the first of them a: partition "),
         "{}",
         ended.stderr
     );
+    assert!(ended.sentence().ends_with(" is folded by nobody: start a summer"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_partition_that_nobody_folds_is_named_long_before_the_deadline_and_a_summer_that_starts_is_in_time() {
+    let server = Server::start();
+    apply(&server, 2);
+    let data = tempfile::tempdir().unwrap();
+    let _half = summer(&server, &data.path().join("0"), "--worker half --partitions 0").spawn();
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<OsString> = (0..40).map(|n| format!("file-{n}").into()).collect();
+    for name in &names {
+        fs::write(folder.path().join(name), name.as_encoded_bytes()).unwrap();
+    }
+    let summing = sum(&server, folder.path(), &names).spawn();
+    summing.wait_for_log("finals stay out: partition 1 is folded by nobody: start a summer", 1);
+    let _other = summer(&server, &data.path().join("1"), "--worker other --partitions 1").spawn();
+    assert!(summing.wait().expect(0).stdout == sha1sum(folder.path(), &names));
+}
+
+#[tokio::test]
+async fn a_final_that_stays_out_although_a_worker_has_its_partition_is_explained_by_what_that_one_says() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a b"), b"a").unwrap();
+    let client = server.client().await;
+    for (trouble, why) in [
+        (None, "see by `stream-sum status` how far each partition is"),
+        (Some("no answer"), "partition 0 is not folded, since worker w waits: no answer"),
+    ] {
+        // Only says that it folds.
+        let mut questions = client.subscribe(Names::new("").standing_subject()).await.unwrap();
+        client.flush().await.unwrap();
+        let client = client.clone();
+        let answering = tokio::spawn(async move {
+            while let Some(question) = questions.next().await {
+                let place = PartitionStanding { trouble: trouble.map(str::to_owned), ..PartitionStanding::default() };
+                let told = WorkerStanding { worker: "w".to_owned(), partitions: vec![place] };
+                client.publish(question.reply.unwrap(), serde_json::to_vec(&told).unwrap().into()).await.unwrap();
+            }
+        });
+        let summing = sum(&server, folder.path(), &["a b".into()]).env("STREAM_SUM_CHUNKER__DEADLINE", "2s").spawn();
+        let ended = tokio::task::spawn_blocking(|| summing.wait()).await.unwrap().expect(1);
+        answering.abort();
+        let expected = format!("stream-sum: no final came within 2s for 1 file(s), the first of them 'a b': {why}");
+        assert_eq!(ended.sentence(), expected);
+    }
 }
 
 #[test]
@@ -163,18 +217,7 @@ fn a_final_that_is_not_the_file_s_sha1_is_never_printed() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a"), b"a").unwrap();
     let summing = sum(&server, folder.path(), &["a".into()]).spawn();
-    // A summer that lies: it answers the first closing chunk with the digest of something else.
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let jetstream = server.jetstream().await;
-        let log = jetstream.get_stream("chunks-0").await.unwrap();
-        let found = crate::support::wait_until("chunks", async || log.get_raw_message(1).await.ok()).await;
-        let id = &found.payload[3..19];
-        let hex_id = hex::encode(id);
-        let payload = [&[0x93, 0xc4, 16], id, &[2, 0xc4, 20], &[7; 20]].concat();
-        let subject = format!("sums.{}.{}", &hex_id[..8], &hex_id[8..]);
-        jetstream.publish(subject, payload.into()).await.unwrap().await.unwrap();
-    });
+    lie(&server);
     let ended = summing.wait().expect(3);
     assert_eq!(ended.stdout(), "");
     let a = "86f7e437faa5a7fce15d1ddcb9eaeaea377667b8";
@@ -205,4 +248,141 @@ fn files_are_printed_as_soon_as_they_and_all_before_them_are_summed() {
     writing.write_all(b"late").unwrap();
     drop(writing);
     assert_eq!(summing.wait().expect(0).stdout().lines().count(), 3);
+}
+
+#[test]
+fn a_check_believes_only_the_final_of_a_file() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), b"a").unwrap();
+    let list = sha1sum(folder.path(), &["a".into()]);
+    fs::write(folder.path().join("list"), &list).unwrap();
+    let checking = Program::at(&server, "sum -c list").current_dir(folder.path()).spawn();
+    lie(&server);
+    let ended = checking.wait().expect(3);
+    assert_eq!(ended.stdout(), "a: FAILED open or read\n");
+    assert!(ended.stderr.contains("stream-sum: a: its final says 0707"), "{}", ended.stderr);
+}
+
+#[test]
+fn with_few_descriptors_fewer_files_are_read_at_once_and_none_is_lost() {
+    let server = Server::start();
+    apply(&server, 2);
+    let data = tempfile::tempdir().unwrap();
+    let _summer = summer(&server, data.path(), "").spawn();
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<OsString> = (0..200).map(|n| format!("file-{n}").into()).collect();
+    for (n, name) in names.iter().enumerate() {
+        fs::write(folder.path().join(name), noise(n * 2000, n as u64)).unwrap();
+    }
+    let expected = sha1sum(folder.path(), &names);
+    // The second time others hold some that the limit does not tell of.
+    let held = "for fd in 3 4 5 6 7 8 9; do eval \"exec $fd</dev/null\"; done";
+    for setup in ["ulimit -n 24".to_owned(), format!("ulimit -n 24; {held}"), format!("ulimit -n 21; {held}")] {
+        let program = Program::in_shell(&setup, "sum").with_server(&server).current_dir(folder.path());
+        let ended = names.iter().fold(program, Program::arg).run().expect(0);
+        assert!(ended.stdout == expected, "{setup}: {}\n{}", ended.stdout(), ended.stderr);
+    }
+}
+
+#[test]
+fn with_too_few_descriptors_it_says_so_and_ends() {
+    let server = Server::start();
+    apply(&server, 1);
+    let data = tempfile::tempdir().unwrap();
+    let _summer = summer(&server, data.path(), "").spawn();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), b"a").unwrap();
+    let expected = sha1sum(folder.path(), &["a".into()]);
+    for limit in 6..16 {
+        let program = Program::in_shell(&format!("ulimit -n {limit}"), "sum a").with_server(&server);
+        let ended = program.env("STREAM_SUM_NATS__STARTUP_TIMEOUT", "1s").current_dir(folder.path()).run();
+        if ended.code() == 0 {
+            assert!(ended.stdout == expected);
+        } else {
+            let ended = ended.expect(1);
+            assert!(ended.sentence().contains("Too many open files"), "{limit}: {}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_standard_input_that_is_closed_is_no_empty_one() {
+    let server = Server::start();
+    apply(&server, 1);
+    let data = tempfile::tempdir().unwrap();
+    let _summer = summer(&server, data.path(), "").spawn();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), b"a").unwrap();
+    let a = String::from_utf8(sha1sum(folder.path(), &["a".into()])).unwrap();
+    fs::write(folder.path().join("list"), a.replace("  a", "  -")).unwrap();
+    let sum = |setup: &str, arguments: &str| {
+        Program::in_shell(setup, &format!("sum {arguments}")).with_server(&server).current_dir(folder.path()).run()
+    };
+    for arguments in ["-", ""] {
+        let ended = sum("exec <&-", arguments).expect(1);
+        assert_eq!((ended.stdout(), ended.sentence()), (String::new(), "stream-sum: -: Bad file descriptor"));
+    }
+    let ended = sum("exec <&-", "a - a").expect(1);
+    assert_eq!((ended.stdout(), ended.sentence()), (a.repeat(2), "stream-sum: -: Bad file descriptor"));
+    let ended = sum("exec <&-", "-c").expect(1);
+    assert_eq!((ended.stdout(), ended.sentence()), (String::new(), "stream-sum: 'standard input': read error"));
+    let ended = sum("exec <&-", "-c list").expect(1);
+    assert_eq!(ended.stdout(), "-: FAILED open or read\n");
+    assert!(ended.stderr.starts_with("stream-sum: -: Bad file descriptor\n"), "{}", ended.stderr);
+    // One that can only be written is none either.
+    let ended = sum("exec 0>/dev/null", "-").expect(1);
+    assert_eq!((ended.stdout(), ended.sentence()), (String::new(), "stream-sum: -: Bad file descriptor"));
+    // What is there and empty is something else, however it was opened.
+    for setup in ["exec </dev/null", "exec <>/dev/null"] {
+        assert_eq!(sum(setup, "-").expect(0).stdout(), "da39a3ee5e6b4b0d3255bfef95601890afd80709  -\n");
+    }
+}
+
+#[test]
+fn results_that_have_nowhere_to_go_are_a_failure_of_every_command_that_has_some() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let summer = Program::in_shell("exec >&-", "summer").with_server(&server).arg("--data-dir").arg(&data).spawn();
+    fs::write(folder.path().join("a"), b"a").unwrap();
+    fs::write(folder.path().join("list"), sha1sum(folder.path(), &["a".into()])).unwrap();
+    let run = |setup: &str, arguments: &str| {
+        Program::in_shell(setup, arguments).with_server(&server).current_dir(folder.path()).run()
+    };
+    for arguments in [
+        "sum a",
+        "sum -c list",
+        "get 0badcafe000000000000000000000000",
+        "status",
+        "status --json --watch",
+        "config",
+        "topology show",
+        "topology apply",
+        "chunker --streams 1",
+        "up --streams 1",
+        "--version",
+        "help",
+        "sum --help",
+    ] {
+        let ended = run("exec >&-", arguments).expect(1);
+        assert!(ended.sentence().starts_with("stream-sum: standard output is closed"), "{arguments}: {}", ended.stderr);
+    }
+    let ended = run("exec 1</dev/null", "config").expect(1);
+    assert!(ended.sentence().contains("open for reading only"), "{}", ended.stderr);
+    for arguments in ["--version", "sum a"] {
+        let ended = run("exec >/dev/full", arguments).expect(1);
+        assert!(ended.sentence().contains("No space left on device"), "{}", ended.stderr);
+    }
+    // What has none needs no place for them; nor is /dev/null none, however it was opened.
+    run("exec >&-", "sum -c --status list").expect(0);
+    run("exec >/dev/null", "sum a").expect(0);
+    run("exec 1<>/dev/null", "sum a").expect(0);
+    // Nobody could be told that standard error is closed.
+    assert_eq!(run("exec 2>&-", "sum a").expect(0).stdout, sha1sum(folder.path(), &["a".into()]));
+    run("exec 2>&-", "sum missing").expect(1);
+    run("exec <&- >&- 2>&-", "sum a").expect(1);
+    summer.stop().expect(0);
 }

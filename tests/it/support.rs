@@ -190,6 +190,14 @@ impl Program {
         Self::of(Command::new(program.with_file_name("examples").join(name)))
     }
 
+    /// The program in the place of a shell that has done `setup` first, as in `ulimit -n 24`.
+    pub fn in_shell(setup: &str, arguments: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{setup}\nexec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_stream-sum")]);
+        command.args(arguments.split_whitespace());
+        Self::of(command)
+    }
+
     fn of(mut command: Command) -> Self {
         command.stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
@@ -203,7 +211,11 @@ impl Program {
     }
 
     pub fn at(server: &Server, arguments: &str) -> Self {
-        Self::new(arguments).env("STREAM_SUM_NATS__SERVERS", &server.url())
+        Self::new(arguments).with_server(server)
+    }
+
+    pub fn with_server(self, server: &Server) -> Self {
+        self.env("STREAM_SUM_NATS__SERVERS", &server.url())
     }
 
     pub fn arg(mut self, argument: impl AsRef<std::ffi::OsStr>) -> Self {
@@ -523,4 +535,18 @@ pub fn copy(from: &Path, to: &Path) {
             fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// Bytes that do not repeat, cheaply.
+pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut noise = Vec::with_capacity(bytes + 8);
+    while noise.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        noise.extend_from_slice(&state.to_le_bytes());
+    }
+    noise.truncate(bytes);
+    noise
 }
