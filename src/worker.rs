@@ -181,6 +181,9 @@ pub async fn run(
     accept: &[Acceptance],
     stop: CancellationToken,
 ) -> Result<(), WorkerError> {
+    for Acceptance { loss, partition } in accept {
+        tracing::info!(%loss, partition, "told to accept a loss: it is accepted, and recorded, once it is found and has stood");
+    }
     let counters = Arc::new(Counters::default());
     let Started { partitions, beside } = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -346,7 +349,7 @@ async fn open(
     }
     join_all(opened.iter_mut().map(|(_, _, log)| log.rise())).await;
     let workers = opened.into_iter().map(|(partition, store, log)| {
-        let accepts = accept.iter().find(|accept| accept.partition == partition).map(|accept| accept.loss);
+        let accepts = accept.iter().filter(|accept| accept.partition == partition).map(|accept| accept.loss).collect();
         Partition::new(partition, shared.clone(), Arc::new(store), log, accepts)
     });
     Ok(workers.collect::<Result<_, _>>()?)

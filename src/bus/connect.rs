@@ -1,7 +1,7 @@
 //! Connecting: servers, credentials, and what a server must be able to do.
 
 use crate::bus::backoff;
-use crate::bus::publish::Throttle;
+use crate::throttle::Throttle;
 use crate::values::{Secret, SecretPath, Span, list, parsed, redact_url, redacted_urls};
 use async_nats::connection::State;
 use async_nats::jetstream;
@@ -219,7 +219,7 @@ fn tls_error(error: &async_nats::ConnectError) -> Option<String> {
 
 async fn options(config: &Config, name: &str, connects: watch::Sender<u64>) -> Result<ConnectOptions, ConnectError> {
     let was = connects.subscribe();
-    let events = Arc::new(Events { connects, lost: Throttle::default(), made: Throttle::default() });
+    let events = Arc::new(Events { connects });
     let mut options = ConnectOptions::new()
         .name(format!("stream-sum {name}"))
         .request_timeout(Some(config.request_timeout.0))
@@ -279,12 +279,14 @@ fn reconnect_delay(attempts: usize) -> Duration {
     longest.mul_f64(rand::random_range(0.5..=1.0))
 }
 
+/// All connections of a process are lost with one server, which is said once.
+static LOST: Throttle = Throttle::new();
+static MADE: Throttle = Throttle::new();
+
 /// What the client reports of one connection.
 struct Events {
     /// How many times it was made.
     connects: watch::Sender<u64>,
-    lost: Throttle,
-    made: Throttle,
 }
 
 impl Events {
@@ -293,12 +295,12 @@ impl Events {
             Event::Connected => {
                 self.connects.send_modify(|n| *n += 1);
                 if *self.connects.borrow() > 1
-                    && let Some(times) = self.made.count()
+                    && let Some(times) = MADE.count()
                 {
                     tracing::info!(times, "connected to NATS again");
                 }
             }
-            Event::Disconnected => self.complain(self.lost.count()),
+            Event::Disconnected => self.complain(LOST.count()),
             Event::LameDuckMode => tracing::info!("the NATS server is about to shut down"),
             Event::Draining | Event::Closed => {}
             Event::SlowConsumer(subscription) => {
@@ -307,7 +309,7 @@ impl Events {
             Event::ServerError(error) => tracing::warn!(%error, "the NATS server reported an error"),
             // Every try to reconnect that fails is one: the connection is not back.
             Event::ClientError(error) => {
-                self.complain(self.lost.held_back());
+                self.complain(LOST.held_back());
                 tracing::debug!(%error, "the NATS client reported an error");
             }
         }
