@@ -98,10 +98,9 @@ impl Verdict {
                 format!("Bring back a store that has folded through {to}"),
                 "that they are lost: later chunks of the streams that they were of become rejects",
             ),
-            Verdict::LogReplaced { .. } => (
-                "Bring the old log back".to_owned(),
-                "that what nobody had folded of it is lost, and fold the new one",
-            ),
+            Verdict::LogReplaced { .. } => {
+                ("Bring the old log back".to_owned(), "that what nobody had folded of it is lost, and fold the new one")
+            }
             Verdict::SumsForgot(_) | Verdict::RejectsForgot(_) => return None,
         };
         Some(format!("{mend}; or accept {accept} (--accept {flag}:{partition})"))

@@ -128,7 +128,7 @@ mod tests {
         ] {
             assert_eq!(throttle.add_at(cause, 1, now), said, "{cause}");
         }
-        assert_eq!(throttle.add_at("position 12 came where 11 was next", 1, now + PAUSE), Some(3));
+        assert_eq!(throttle.add_at("position 12 came where 11 was next", 1, now + PAUSE), Some(2));
     }
 
     #[test]

@@ -284,13 +284,13 @@ async fn start(
     let opened = open(nats, shared, &partitions, &worker, accept).await?;
     tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "summing");
     let standings: Vec<_> = opened.iter().map(|partition| (partition.number(), partition.standing())).collect();
-    let told = move || {
-        let now = Instant::now();
-        let partitions = standings.iter().map(|(number, standing)| standing.borrow().told(*number, now));
-        WorkerStanding { worker: worker.clone(), partitions: partitions.collect() }
-    };
     let answering = async move {
-        if let Err(error) = standing::answer(connection, topology.names, told).await {
+        let told = || {
+            let now = Instant::now();
+            let partitions = standings.iter().map(|(number, standing)| standing.borrow().told(*number, now));
+            WorkerStanding { worker: worker.clone(), partitions: partitions.collect() }
+        };
+        if let Err(error) = standing::answer(connection, topology.names, &worker, told).await {
             // Folding does not depend on it.
             tracing::warn!(%error, "nobody can ask how far this worker is");
         }

@@ -122,8 +122,7 @@ impl Effects {
     pub async fn publish_final(&self, sum: Sum) -> (Result<Confirmed<StreamId>, ConflictingFinal>, bool) {
         let subject = self.names.final_subject(sum.id);
         let payload = Bytes::from(codec::encode_final(&sum));
-        let Published { once, unknown } =
-            publish_once(&self.connection, &self.sums, &subject, None, payload).await;
+        let Published { once, unknown } = publish_once(&self.connection, &self.sums, &subject, None, payload).await;
         let confirmed = |sequence, already_there| Confirmed {
             place: Place { sequence, key: sum.id },
             already_there,

@@ -329,7 +329,12 @@ impl Sender {
                         return Err(LaneError::LogFull { log: self.log.clone(), waited: self.patience.full, cause });
                     }
                     if let Some(times) = self.complaints.count(&cause) {
-                        tracing::warn!(log = self.log, cause, times, "the log is full: waiting for summers to make room");
+                        tracing::warn!(
+                            log = self.log,
+                            cause,
+                            times,
+                            "the log is full: waiting for summers to make room"
+                        );
                     }
                 }
                 Err(Refusal::TooLarge) => {

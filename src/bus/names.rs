@@ -114,6 +114,11 @@ impl Names {
         self.subject("summers.standing")
     }
 
+    /// Where one worker alone is asked.
+    pub fn standing_subject_of(&self, worker: &str) -> String {
+        self.subject(&format!("summers.standing.{worker}"))
+    }
+
     /// The subject on which a client that can't hash publishes the chunks of one stream, as an account mapping's
     /// source, and where the server's own hash takes it.
     pub fn mapping(&self, partitions: u32) -> (String, String) {

@@ -131,14 +131,33 @@ pub(super) async fn sum(config: &Config, files: &[OsString]) -> Result<Exit, Cli
 pub(super) async fn status(config: &Config, json: bool, watch: bool) -> Result<Exit, CliError> {
     let stop = shutdown::on_signals().map_err(CliError::Signals)?;
     let connection = connect::connect(&config.nats, "status").await?;
-    let topology = Admin::new(&connection, &config.topology, config.nats.shown_addresses()).check().await?;
+    let names = Names::new(&config.topology.prefix);
+    let checked = Admin::new(&connection, &config.topology, config.nats.shown_addresses()).check().await;
+    let (partitions, missing) = match checked {
+        Ok(topology) => (topology.partitions, false),
+        // What is there is shown, and what is missing is named beside it.
+        Err(
+            error @ (TopologyError::LogGone { .. } | TopologyError::Missing { .. } | TopologyError::NoAnswer { .. }),
+        ) => {
+            let Some(partitions) = status::partitions(&connection, &config.topology).await else {
+                return Err(error.into());
+            };
+            // The table says so of a log.
+            if !matches!(error, TopologyError::LogGone { .. }) {
+                complain(&error.into());
+            }
+            (partitions, true)
+        }
+        Err(error) => return Err(error.into()),
+    };
     let mut out = io::stdout();
     let rewritten = watch && !json && out.is_terminal();
     loop {
         let asked = tokio::select! {
             () = stop.cancelled() => return Ok(Exit::Done),
-            asked = status::ask(&connection, &topology.names, topology.partitions) => asked,
+            asked = status::ask(&connection, &names, partitions) => asked,
         };
+        let is_well = !missing && asked.as_ref().is_ok_and(|status| status.is_well());
         let text = match asked {
             Ok(status) if json => serde_json::to_string(&status).expect("a status has a JSON form") + "\n",
             Ok(status) => status.to_string(),
@@ -153,7 +172,7 @@ pub(super) async fn status(config: &Config, json: bool, watch: bool) -> Result<E
         let clear = if rewritten && !text.is_empty() { CLEAR } else { "" };
         out.write_all(format!("{clear}{text}").as_bytes()).and_then(|()| out.flush()).map_err(CliError::Output)?;
         if !watch {
-            return Ok(Exit::Done);
+            return Ok(if is_well { Exit::Done } else { Exit::Failed });
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(Exit::Done),
