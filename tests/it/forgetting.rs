@@ -5,7 +5,6 @@ use crate::support::{
 };
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

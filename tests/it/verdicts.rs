@@ -2,7 +2,7 @@
 
 use crate::backup::{back_up, bring_back};
 use crate::support::{
-    Ended, Process, Program, Server, apply, batch, copy, id_in, messages, status, summer, wait_for, wait_until,
+    Ended, Process, Server, apply, batch, copy, id_in, messages, status, summer, wait_for, wait_until,
 };
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
