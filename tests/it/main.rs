@@ -11,6 +11,7 @@ mod embed;
 mod forgetting;
 mod ledger;
 mod lossy_route;
+mod noise;
 mod outage;
 mod progress;
 mod properties;
