@@ -56,7 +56,7 @@ async fn rejects_of_one_reason_are_one_line_with_how_many_chunks_they_are() {
     }
     wait_for("all of them", || {
         let status = crate::support::status(&server);
-        (0..2).all(|partition| status["partitions"][partition]["position"] == 100)
+        (0..2).all(|partition| status["partitions"][partition]["workers"][0]["position"] == 100)
     });
     let ended = summing.stop().expect(0);
     let log = crate::support::parse_log(&ended.stderr);
