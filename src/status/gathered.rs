@@ -3,12 +3,13 @@
 use crate::bus::connect::Connection;
 use crate::bus::log::LogReader;
 use crate::bus::names::Names;
-use crate::bus::read::{self, NoAnswer, StreamNow, Which};
-use crate::bus::snapshots::{Snapshots, age};
+use crate::bus::read::{self, NoAnswer, Which};
+use crate::bus::snapshots::Snapshots;
 use crate::checkpoint::Position;
 use crate::identity::{LogState, Verdict, judge, rfc3339};
 use crate::row::UnixNanos;
 use crate::standing::{PartitionStanding, WorkerStanding};
+use crate::status::log::{Log, LogNow};
 use crate::status::{PartitionStatus, Source, State, WorkerStatus};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,82 +20,6 @@ const MOST_SNAPSHOTS: usize = 4;
 pub struct Gathered {
     status: PartitionStatus,
     log: Option<LogNow>,
-}
-
-/// What is known of a log.
-#[derive(Clone, Debug)]
-pub enum Log {
-    There(LogNow),
-    Gone,
-    /// Why nobody answers.
-    Unanswered(String),
-}
-
-/// A log that is there.
-#[derive(Clone, Copy, Debug)]
-pub struct LogNow {
-    state: LogState,
-    bytes: u64,
-    /// When that was, by the clock that stamps its messages.
-    at: UnixNanos,
-}
-
-impl From<Result<Option<StreamNow>, NoAnswer>> for Log {
-    fn from(answer: Result<Option<StreamNow>, NoAnswer>) -> Self {
-        match answer {
-            Ok(Some(StreamNow { info, at })) => {
-                Self::There(LogNow { state: read::log_state(&info), bytes: info.state.bytes, at })
-            }
-            Ok(None) => Self::Gone,
-            Err(cause) => Self::Unanswered(cause.to_string()),
-        }
-    }
-}
-
-impl Log {
-    fn now(&self) -> Option<LogNow> {
-        match self {
-            Self::There(now) => Some(*now),
-            Self::Gone | Self::Unanswered(_) => None,
-        }
-    }
-
-    /// What is wrong with it, and the way out.
-    fn absence(&self, name: &str, partition: u32) -> Option<(State, String)> {
-        match self {
-            Self::There(_) => None,
-            Self::Gone => {
-                let way_out = format!(
-                    "the log {name} is gone: bring it back from a backup; or make it anew with `stream-sum topology apply`, \
-                     and let each summer go on with --accept replaced:{partition}"
-                );
-                Some((State::Gone, way_out))
-            }
-            Self::Unanswered(cause) => {
-                let way_out =
-                    format!("nobody answers for the log {name} ({cause}): see that the servers that keep it run");
-                Some((State::Unanswered, way_out))
-            }
-        }
-    }
-}
-
-impl LogNow {
-    /// How far whoever has told `standing` is behind the end: unknown where its position is of another log than this.
-    fn lag(&self, standing: &PartitionStanding) -> Option<u64> {
-        let is_another = standing.log_created.is_some_and(|created| created != self.state.created);
-        let is_beyond = standing.trouble.is_some() && standing.position > self.state.last;
-        (!is_another && !is_beyond).then(|| self.behind(standing.position))
-    }
-
-    fn behind(&self, position: Position) -> u64 {
-        self.state.last.saturating_sub(position)
-    }
-
-    /// The position that nobody has to have told: nothing before the first message is there to be folded.
-    fn least(&self) -> Position {
-        self.state.first.saturating_sub(1)
-    }
 }
 
 impl Gathered {
@@ -166,7 +91,7 @@ impl Gathered {
         }
         status.lag_seconds = match (status.position, status.lag) {
             (Some(position), Some(1..)) => {
-                stored_at(&reader, &log.state, position + 1).await.map(|time| seconds(time, log.at))
+                stored_at(&reader, &log.state, position + 1).await.map(|time| log.seconds_since(time))
             }
             _ => Some(0.0),
         };
@@ -205,11 +130,6 @@ async fn stored_at(log: &LogReader, state: &LogState, position: Position) -> Opt
     let which = Which::NextOf(position, log.subject());
     let found = read::message(log.jetstream(), log.name(), which).await.ok()??;
     Some(found.time)
-}
-
-/// How long ago something was stored, in seconds, to the millisecond.
-fn seconds(stored_at: UnixNanos, now: UnixNanos) -> f64 {
-    (age(stored_at, now).as_secs_f64() * 1e3).round() / 1e3
 }
 
 impl WorkerStatus {
@@ -334,16 +254,5 @@ mod tests {
         let no_answer = Err(NoAnswer::new("timed out".to_owned()));
         let unknown = Gathered::new(&Names::new(""), 0, no_answer, Log::There(log()), &[]).status;
         assert_eq!(unknown.state, State::Unanswered, "whether nobody is there is not known");
-    }
-
-    #[test]
-    fn without_anybody_s_word_the_lag_is_all_that_the_log_holds() {
-        let log = log();
-        assert_eq!((log.least(), log.behind(log.least())), (10, 90));
-        let empty = LogNow { state: LogState { first: 0, last: 0, ..log.state }, ..log };
-        assert_eq!((empty.least(), empty.behind(empty.least())), (0, 0));
-        let emptied = LogNow { state: LogState { first: 101, ..log.state }, ..log };
-        assert_eq!(emptied.behind(emptied.least()), 0);
-        assert_eq!((seconds(SECOND, log.at), seconds(6 * SECOND, log.at)), (4.0, 0.0));
     }
 }

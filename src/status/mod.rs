@@ -5,10 +5,11 @@
 //! snapshot does, or the log with all that it holds.
 //!
 //! **What a lag can be off by.** The logs' ends are read while the workers are asked, so an end and a position are of one
-//! moment but for the time that a worker takes for its answer: some milliseconds, and [`PATIENCE`] at the most. What it commits in
+//! moment but for the time that a worker takes for its answer: some milliseconds, and two seconds at the most. What it commits in
 //! that time makes its lag too small, and never negative.
 
 mod gathered;
+mod log;
 mod table;
 
 use crate::bus::connect::Connection;
