@@ -33,7 +33,7 @@ pub struct MessageMark {
     pub time: UnixNanos,
 }
 
-/// The log is not the one that was folded. Each state names the numbers and what the operator can do.
+/// The log is not the one that was folded. Each state names the numbers, and [what the operator can do](Verdict::way_out).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The log lost, or rewrote, what this store has folded.
@@ -82,9 +82,33 @@ impl Verdict {
         }
     }
 
+    /// What the operator can do about it in a partition: nothing is to be done about what is mended without being asked.
+    pub fn way_out(&self, partition: u32) -> Option<String> {
+        let flag = self.flag()?;
+        let (mend, accept) = match self {
+            Verdict::LogDiverged { position, last } if last < position => (
+                "Bring the log back from a replica or a backup".to_owned(),
+                "that what it lost is folded and nothing else has it",
+            ),
+            Verdict::LogDiverged { .. } => (
+                "Bring the log back from a replica or a backup".to_owned(),
+                "that what it lost is folded, and fold what is there now as well",
+            ),
+            Verdict::LogTruncated { to, .. } | Verdict::LogHole { to, .. } => (
+                format!("Bring back a store that has folded through {to}"),
+                "that they are lost: later chunks of the streams that they were of become rejects",
+            ),
+            Verdict::LogReplaced { .. } => {
+                ("Bring the old log back".to_owned(), "that what nobody had folded of it is lost, and fold the new one")
+            }
+            Verdict::SumsForgot(_) | Verdict::RejectsForgot(_) => return None,
+        };
+        Some(format!("{mend}; or accept {accept} (--accept {flag}:{partition})"))
+    }
+
     /// Where the store goes on once the operator has accepted it: what it has summed is kept, and everything that the
-    /// log still has and may differ is folded again. Chunks that come again are known as duplicates; what is missing
-    /// shows as gaps, by stream.
+    /// log still has and may differ is folded again. Chunks that come again are known as duplicates; what is missing of a
+    /// stream shows by its later chunks: as a gap where its beginning was folded, and else as chunks of an unknown stream.
     pub fn accepted(&self, before: &Checkpoint, state: &LogState) -> Checkpoint {
         let position = match self {
             Verdict::LogHole { to, .. } => *to,
@@ -102,36 +126,27 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.name())?;
-        let flag = self.flag().map(|flag| flag.to_string()).unwrap_or_default();
         match self {
             Verdict::LogDiverged { position, last } if last < position => write!(
                 f,
-                "the log ends at {last}, but this store has folded through {position}: the broker lost \
-                 acknowledged messages. Bring the log back from a replica or a backup; or accept that what it lost is folded \
-                 and nothing else has it (--accept {flag}:<partition>)"
+                "the log ends at {last}, but this store has folded through {position}: the broker lost acknowledged messages"
             ),
             Verdict::LogDiverged { position, last } => write!(
                 f,
                 "the message at {position} is not the one this store has folded (the log ends at {last}): the broker \
-                 lost messages and wrote others in their place. Bring the log back from a replica or a backup; or accept \
-                 that what it lost is folded, and fold what is there now as well (--accept {flag}:<partition>)"
+                 lost messages and wrote others in their place"
             ),
             Verdict::LogTruncated { from, to } => write!(
                 f,
-                "messages {from} to {to} are no longer kept, this store has not folded them, and no snapshot reaches \
-                 that far. Bring back a store that has folded through {to}; or accept that they are lost, and what they \
-                 held shows as gaps (--accept {flag}:<partition>)"
+                "messages {from} to {to} are no longer kept, this store has not folded them, and no snapshot reaches that far"
             ),
             Verdict::LogHole { from, to } => write!(
                 f,
-                "messages {from} to {to} were deleted from the middle of the log before this store folded them. Bring \
-                 back a store that has folded through {to}; or accept that they are lost, and what they held shows as gaps \
-                 (--accept {flag}:<partition>)"
+                "messages {from} to {to} were deleted from the middle of the log before this store folded them"
             ),
             Verdict::LogReplaced { folded, found } => write!(
                 f,
-                "the log was made anew at {}; this store belongs to the one made at {}. Bring the old log back; or \
-                 accept that what nobody had folded of it is lost, and fold the new one (--accept {flag}:<partition>)",
+                "the log was made anew at {}; this store belongs to the one made at {}",
                 rfc3339(*found),
                 rfc3339(*folded)
             ),

@@ -101,6 +101,7 @@ pub mod prefetch;
 pub mod progress;
 pub mod shutdown;
 pub mod telemetry;
+pub mod throttle;
 pub mod values;
 
 pub use bus::names::FINAL_SUMS_STREAM;

@@ -7,7 +7,8 @@ use std::fmt;
 /// Why a chunk was not folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
-    /// Not the first chunk, of a stream that nothing is known of: lost beginning, or sent again long after its end.
+    /// Not the first chunk, of a stream that nothing is known of: its beginning is lost, maybe with what of a log was accepted as
+    /// lost, or it is sent again long after its end.
     Unknown,
     /// Not the first chunk, of a stream that was known and has expired: it came too late.
     Expired,

@@ -3,7 +3,6 @@
 use crate::bus::backoff;
 use crate::bus::connect::{Connection, Denied};
 use crate::bus::lanes::{LaneEntries, LaneError, Lanes, Patience};
-use crate::bus::publish::Throttle;
 use crate::bus::read::NoAnswer;
 use crate::bus::run_finals::RunFinals;
 use crate::bus::topology::{REJECT_HEADROOM, Topology};
@@ -14,6 +13,7 @@ use crate::report::Report;
 use crate::row::UnixNanos;
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::sum::Sum;
+use crate::throttle::Throttle;
 use crate::verify::{BatchPlace, Copies, Ending, Final, Ledger, Seen};
 use crate::workload::Workload;
 use futures_util::future::{BoxFuture, FutureExt};

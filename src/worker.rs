@@ -185,6 +185,9 @@ pub async fn run(
     accept: &[Acceptance],
     stop: CancellationToken,
 ) -> Result<(), WorkerError> {
+    for Acceptance { loss, partition } in accept {
+        tracing::info!(%loss, partition, "told to accept a loss: it is accepted, and recorded, once it is found and has stood");
+    }
     let counters = Arc::new(Counters::default());
     let Started { partitions, beside } = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -288,23 +291,23 @@ async fn start(
     tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "summing");
     let standings: Vec<_> = opened.iter().map(|partition| (partition.number(), partition.standing())).collect();
     let publishing = connection.clone();
-    let told = move || {
-        let now = Instant::now();
-        let partitions = standings.iter().enumerate().map(|(n, (number, standing))| {
-            let mut told = standing.borrow().told(*number, now);
-            // What the server says beside all answers.
-            let (pulling, _) = connections.pulling(n, standings.len());
-            let refused = publishing.trouble().or_else(|| pulling.trouble());
-            told.trouble = match (told.trouble, refused) {
-                (Some(trouble), Some(refused)) => Some(format!("{trouble}; {refused}")),
-                (trouble, refused) => trouble.or(refused),
-            };
-            told
-        });
-        WorkerStanding { worker: worker.clone(), partitions: partitions.collect() }
-    };
     let answering = async move {
-        if let Err(error) = standing::answer(connection, topology.names, told).await {
+        let told = || {
+            let now = Instant::now();
+            let partitions = standings.iter().enumerate().map(|(n, (number, standing))| {
+                let mut told = standing.borrow().told(*number, now);
+                // What the server says beside all answers.
+                let (pulling, _) = connections.pulling(n, standings.len());
+                let refused = publishing.trouble().or_else(|| pulling.trouble());
+                told.trouble = match (told.trouble, refused) {
+                    (Some(trouble), Some(refused)) => Some(format!("{trouble}; {refused}")),
+                    (trouble, refused) => trouble.or(refused),
+                };
+                told
+            });
+            WorkerStanding { worker: worker.clone(), partitions: partitions.collect() }
+        };
+        if let Err(error) = standing::answer(connection, topology.names, &worker, told).await {
             // Folding does not depend on it.
             tracing::warn!(%error, "nobody can ask how far this worker is");
         }
@@ -358,7 +361,7 @@ async fn open(
     }
     join_all(opened.iter_mut().map(|(_, _, log)| log.rise())).await;
     let workers = opened.into_iter().map(|(partition, store, log)| {
-        let accepts = accept.iter().find(|accept| accept.partition == partition).map(|accept| accept.loss);
+        let accepts = accept.iter().filter(|accept| accept.partition == partition).map(|accept| accept.loss).collect();
         Partition::new(partition, shared.clone(), Arc::new(store), log, accepts)
     });
     Ok(workers.collect::<Result<_, _>>()?)

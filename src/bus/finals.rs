@@ -5,7 +5,7 @@
 use crate::bus::acks::Acks;
 use crate::bus::connect::Connection;
 use crate::bus::names::Names;
-use crate::bus::publish::{Once, Published, Throttle, publish_once};
+use crate::bus::publish::{Once, Published, publish_once};
 use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
 use crate::checkpoint::Mark;
 use crate::codec;
@@ -99,13 +99,12 @@ pub struct Effects {
     partition: u32,
     /// When the log was created that the store began with.
     log_born: UnixNanos,
-    complaints: Throttle,
 }
 
 impl Effects {
     pub fn new(connection: Connection, names: Names, partition: u32, log_born: UnixNanos) -> Self {
         let (sums, rejects) = (names.sums(), names.rejects());
-        Self { connection, names, sums, rejects, partition, log_born, complaints: Throttle::default() }
+        Self { connection, names, sums, rejects, partition, log_born }
     }
 
     /// Gathers the acknowledgements of finals that are [sent](Effects::send_final).
@@ -123,8 +122,7 @@ impl Effects {
     pub async fn publish_final(&self, sum: Sum) -> (Result<Confirmed<StreamId>, ConflictingFinal>, bool) {
         let subject = self.names.final_subject(sum.id);
         let payload = Bytes::from(codec::encode_final(&sum));
-        let Published { once, unknown } =
-            publish_once(&self.connection, &self.sums, &subject, None, payload, &self.complaints).await;
+        let Published { once, unknown } = publish_once(&self.connection, &self.sums, &subject, None, payload).await;
         let confirmed = |sequence, already_there| Confirmed {
             place: Place { sequence, key: sum.id },
             already_there,
@@ -180,7 +178,7 @@ impl Effects {
     ) -> (Result<Confirmed<String>, String>, bool) {
         let RejectMessage { headers, payload } = message.clone();
         let Published { once, unknown } =
-            publish_once(&self.connection, &self.rejects, &subject, Some(headers), payload, &self.complaints).await;
+            publish_once(&self.connection, &self.rejects, &subject, Some(headers), payload).await;
         let confirmed = |sequence, already_there| Confirmed {
             place: Place { sequence, key: subject.clone() },
             already_there,

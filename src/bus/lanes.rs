@@ -7,12 +7,13 @@
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
 use crate::bus::names::Names;
-use crate::bus::publish::{Refusal, Throttle, publish};
+use crate::bus::publish::{Refusal, publish};
 use crate::chunk::Chunk;
 use crate::codec::{CHUNK_OVERHEAD, encode_chunk};
 use crate::joined::joined;
 use crate::presence::Moment;
 use crate::stream_id::StreamId;
+use crate::throttle::ThrottleByCause;
 use crate::verify::{BatchPlace, Ledger};
 use bytes::Bytes;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -160,6 +161,7 @@ impl Lanes {
         began: Instant,
     ) -> Self {
         let mut sending = JoinSet::new();
+        let complaints = Arc::new(ThrottleByCause::new());
         let lanes = (0..partitions)
             .map(|partition| {
                 let lane =
@@ -173,7 +175,7 @@ impl Lanes {
                     patience,
                     ledger: ledger.clone(),
                     began,
-                    complaints: Throttle::default(),
+                    complaints: complaints.clone(),
                 };
                 sending.spawn(sender.run());
                 lane
@@ -282,7 +284,8 @@ struct Sender {
     patience: Patience,
     ledger: Arc<Mutex<Ledger>>,
     began: Instant,
-    complaints: Throttle,
+    /// For all lanes: one server is what all of them wait for.
+    complaints: Arc<ThrottleByCause>,
 }
 
 impl Sender {
@@ -325,8 +328,13 @@ impl Sender {
                     if self.ledger().presence().present(since, now) >= self.patience.full {
                         return Err(LaneError::LogFull { log: self.log.clone(), waited: self.patience.full, cause });
                     }
-                    if self.complaints.is_due() {
-                        tracing::warn!(log = self.log, cause, "the log is full: waiting for summers to make room");
+                    if let Some(times) = self.complaints.count(&cause) {
+                        tracing::warn!(
+                            log = self.log,
+                            cause,
+                            times,
+                            "the log is full: waiting for summers to make room"
+                        );
                     }
                 }
                 Err(Refusal::TooLarge) => {
@@ -338,8 +346,8 @@ impl Sender {
                         Refusal::Unknown(cause) => cause,
                         _ => "it takes one message only".to_owned(),
                     };
-                    if self.complaints.is_due() {
-                        tracing::warn!(log = self.log, cause, "no acknowledgement: sending the batch again");
+                    if let Some(times) = self.complaints.count(&cause) {
+                        tracing::warn!(log = self.log, cause, times, "no acknowledgement: sending the batch again");
                     }
                     if let Some(most) = self.patience.unknown
                         && self.ledger().presence().awake(first, now) >= most

@@ -73,6 +73,11 @@ impl Names {
         self.subject("rejects.>")
     }
 
+    /// The rejects of one partition.
+    pub fn rejects_of(&self, partition: u32) -> String {
+        self.subject(&format!("rejects.{partition}.>"))
+    }
+
     /// The subject of the reject of one batch. It holds when the log was created: a log made anew counts from 1 again. One that
     /// is brought back from a backup does not, and goes on under the time when it was created first.
     pub fn reject_subject(&self, partition: u32, log_born: UnixNanos, position: Position) -> String {
@@ -107,6 +112,11 @@ impl Names {
     /// Where workers are asked how far they are; each of them answers.
     pub fn standing_subject(&self) -> String {
         self.subject("summers.standing")
+    }
+
+    /// Where one worker alone is asked.
+    pub fn standing_subject_of(&self, worker: &str) -> String {
+        self.subject(&format!("summers.standing.{worker}"))
     }
 
     /// The subject on which a client that can't hash publishes the chunks of one stream, as an account mapping's

@@ -3,14 +3,15 @@
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
 use crate::bus::read::{self, StoredMessage, Which};
+use crate::throttle::ThrottleByCause;
 use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use bytes::Bytes;
 use std::error::Error;
-use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
-use tokio::time::Instant;
+
+/// One server is what all publishes of a process wait for.
+static COMPLAINTS: ThrottleByCause = ThrottleByCause::new();
 
 /// Why a publish was not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,61 +49,6 @@ pub fn refusal(error: &PublishError) -> Refusal {
         Some(said) if FULL.iter().any(|full| said.contains(full)) => Refusal::Full(said),
         Some(said) => Refusal::Unknown(said),
         None => Refusal::Unknown(error.to_string()),
-    }
-}
-
-/// Lets a complaint through now and then, so that what goes wrong a thousand times a second is said once.
-#[derive(Debug, Default)]
-pub struct Throttle(Mutex<Complaints>);
-
-#[derive(Debug, Default)]
-struct Complaints {
-    said: Option<Instant>,
-    /// How many there were since.
-    held_back: u64,
-}
-
-impl Complaints {
-    const PAUSE: Duration = Duration::from_secs(10);
-
-    /// How many are to be told of, where there are any and it is time.
-    fn due(&mut self, now: Instant) -> Option<u64> {
-        let is_time = self.said.is_none_or(|said| now - said >= Self::PAUSE);
-        let is_due = is_time && self.held_back > 0;
-        is_due.then(|| {
-            self.said = Some(now);
-            std::mem::take(&mut self.held_back)
-        })
-    }
-
-    fn add(&mut self, more: u64, now: Instant) -> Option<u64> {
-        self.held_back += more;
-        self.due(now)
-    }
-}
-
-impl Throttle {
-    pub fn is_due(&self) -> bool {
-        self.count().is_some()
-    }
-
-    /// Counts one more. Where it is time to say so: how many there were since the last was said, this one included.
-    pub fn count(&self) -> Option<u64> {
-        self.add(1)
-    }
-
-    /// The same for several more.
-    pub fn add(&self, more: u64) -> Option<u64> {
-        self.lock().add(more, Instant::now())
-    }
-
-    /// How many were held back, where it is time to say so.
-    pub fn held_back(&self) -> Option<u64> {
-        self.lock().due(Instant::now())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Complaints> {
-        self.0.lock().expect("nothing panics while it holds this")
     }
 }
 
@@ -162,7 +108,6 @@ pub async fn publish_once(
     subject: &str,
     headers: Option<HeaderMap>,
     payload: Bytes,
-    complaints: &Throttle,
 ) -> Published {
     let mut unknown = false;
     for pause in backoff::republishing() {
@@ -173,44 +118,31 @@ pub async fn publish_once(
                     Ok(Some(found)) => return Published { once: Once::Found(found), unknown },
                     // Proposed, but not stored, or not yet: the next publish tells.
                     Ok(None) => {}
-                    Err(cause) if complaints.is_due() => {
-                        tracing::warn!(stream, %cause, "could not read a message back: trying again")
+                    Err(cause) => {
+                        if let Some(times) = COMPLAINTS.count(&cause.to_string()) {
+                            tracing::warn!(stream, %cause, times, "could not read a message back: trying again");
+                        }
                     }
-                    Err(_) => {}
                 }
             }
-            Err(Refusal::Full(cause)) if complaints.is_due() => {
-                tracing::warn!(
-                    stream,
-                    cause,
-                    "the stream {stream} is full: waiting until its messages expire or its max_bytes is raised"
-                );
+            Err(Refusal::Full(cause)) => {
+                if let Some(times) = COMPLAINTS.count(&cause) {
+                    tracing::warn!(
+                        stream,
+                        cause,
+                        times,
+                        "the stream {stream} is full: waiting until its messages expire or its max_bytes is raised"
+                    );
+                }
             }
-            Err(Refusal::Full(_)) => {}
             Err(refusal) => {
                 unknown = true;
-                if complaints.is_due() {
-                    tracing::warn!(stream, ?refusal, "could not publish: trying again");
+                if let Some(times) = COMPLAINTS.count(&format!("{refusal:?}")) {
+                    tracing::warn!(stream, ?refusal, times, "could not publish: trying again");
                 }
             }
         }
         tokio::time::sleep(pause).await;
     }
     unreachable!("the pauses never end")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_complaint_is_let_through_and_then_one_in_ten_seconds_with_how_many_there_were() {
-        let (mut complaints, began) = (Complaints::default(), Instant::now());
-        let at = |seconds| began + Duration::from_secs(seconds);
-        assert_eq!(complaints.due(at(0)), None, "nothing to say");
-        let said = [0, 1, 2, 9, 10, 11, 19, 40].map(|seconds| complaints.add(1, at(seconds)));
-        assert_eq!(said, [Some(1), None, None, None, Some(4), None, None, Some(3)]);
-        assert_eq!((complaints.add(1, at(41)), complaints.due(at(49)), complaints.due(at(50))), (None, None, Some(1)));
-        assert_eq!(complaints.due(at(99)), None, "it is said once");
-    }
 }

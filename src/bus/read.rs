@@ -44,6 +44,37 @@ pub async fn stream(jetstream: &Context, name: &str) -> Result<Option<Info>, NoA
     }
 }
 
+/// A stream as its leader knows it at one moment.
+pub struct StreamNow {
+    pub info: Info,
+    /// When, by the leader's clock, which stamps the messages too; by this machine's clock if the server does not say.
+    pub at: UnixNanos,
+}
+
+#[derive(Deserialize)]
+struct StampedInfo {
+    #[serde(rename = "ts")]
+    at: Option<String>,
+    #[serde(flatten)]
+    info: Info,
+}
+
+/// The same, and when that was; `None` where there is no such stream.
+pub async fn stream_now(jetstream: &Context, name: &str) -> Result<Option<StreamNow>, NoAnswer> {
+    match jetstream.request(format!("STREAM.INFO.{name}"), &()).await {
+        Ok(Response::Ok(StampedInfo { at, info })) => Ok(Some(StreamNow { info, at: told_at(at) })),
+        Ok(Response::Err { error }) if error.code() == NOT_FOUND => Ok(None),
+        Ok(Response::Err { error }) => Err(NoAnswer(error.to_string())),
+        Err(error) => Err(NoAnswer(error.to_string())),
+    }
+}
+
+/// When a server has answered, where it says so; else what the clock says here.
+fn told_at(at: Option<String>) -> UnixNanos {
+    let at = at.and_then(|at| time::OffsetDateTime::parse(&at, &Rfc3339).ok());
+    unix_nanos(at.unwrap_or_else(time::OffsetDateTime::now_utc))
+}
+
 /// How long a consumer may be inactive before it is cleared away: `wanted`, or less where the stream lets none have so much.
 pub async fn inactive_threshold(jetstream: &Context, name: &str, wanted: Duration) -> Result<Duration, NoAnswer> {
     let info = stream(jetstream, name).await?;
@@ -209,7 +240,7 @@ struct SubjectsState {
 /// The subjects of a stream that match `filter`; `None` where there is no such stream.
 pub async fn subjects(jetstream: &Context, stream: &str, filter: &str) -> Result<Option<Subjects>, NoAnswer> {
     let mut counts = HashMap::new();
-    let mut told_at = None;
+    let mut first_at = None;
     let mut offset = 0;
     loop {
         let request = SubjectsRequest { subjects_filter: filter, offset };
@@ -220,8 +251,7 @@ pub async fn subjects(jetstream: &Context, stream: &str, filter: &str) -> Result
             Err(error) => return Err(NoAnswer(error.to_string())),
         };
         // The first page's: an age that is told too young does no harm.
-        let at = page.at.and_then(|at| time::OffsetDateTime::parse(&at, &Rfc3339).ok());
-        let at = *told_at.get_or_insert_with(|| unix_nanos(at.unwrap_or_else(time::OffsetDateTime::now_utc)));
+        let at = *first_at.get_or_insert_with(|| told_at(page.at));
         let subjects = page.state.subjects.unwrap_or_default();
         offset += subjects.len();
         let is_last = subjects.is_empty() || offset >= page.total;

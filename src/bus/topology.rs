@@ -59,7 +59,7 @@ pub(super) const FORMAT: &str = "2";
 /// One that this version takes over: its wire format is the same, and its log time was another.
 pub(super) const OLDER_FORMAT: &str = "1";
 pub(super) const FORMAT_KEY: &str = "stream-sum.format";
-pub(super) const PARTITIONS_KEY: &str = "stream-sum.partitions";
+pub(crate) const PARTITIONS_KEY: &str = "stream-sum.partitions";
 pub(super) const MAX_CHUNK_BYTES_KEY: &str = "stream-sum.max-chunk-bytes";
 pub(super) const IDLE_EXPIRY_KEY: &str = "stream-sum.idle-expiry";
 pub(super) const COMPLETED_EXPIRY_KEY: &str = "stream-sum.completed-expiry";

@@ -6,13 +6,13 @@
 
 use crate::bus::backoff;
 use crate::bus::heard::Heard;
-use crate::bus::publish::Throttle;
 use crate::bus::pull::{Demand, Pull};
 use crate::bus::read::{self, NoAnswer, Which};
 use crate::bus::run_finals::RunFinals;
 use crate::identity::MessageMark;
 use crate::row::UnixNanos;
 use crate::stream_id::StreamId;
+use crate::throttle::Throttle;
 use crate::verify::Final;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};

@@ -110,15 +110,32 @@ fn finish(report: &Report, failure: Option<CliError>, file: Option<Destination>)
 pub(super) async fn status(config: &Config, json: bool, watch: bool) -> Result<Exit, CliError> {
     let stop = shutdown::on_signals().map_err(CliError::Signals)?;
     let connection = connect::connect(&config.nats, "status").await?;
+    let names = Names::new(&config.topology.prefix);
     let admin = Admin::new(&connection, &config.topology, config.nats.shown_addresses());
-    let topology = connection.unless_denied(admin.check()).await??;
+    let (partitions, missing) = match connection.unless_denied(admin.check()).await? {
+        Ok(topology) => (topology.partitions, false),
+        // What is there is shown, and what is missing is named beside it.
+        Err(
+            error @ (TopologyError::LogGone { .. } | TopologyError::Missing { .. } | TopologyError::NoAnswer { .. }),
+        ) => {
+            let found = connection.unless_denied(status::partitions(&connection, &config.topology)).await?;
+            let Some(partitions) = found else { return Err(error.into()) };
+            // The table says so of a log.
+            if !matches!(error, TopologyError::LogGone { .. }) {
+                complain(&error.into());
+            }
+            (partitions, true)
+        }
+        Err(error) => return Err(error.into()),
+    };
     let mut out = io::stdout();
     let rewritten = watch && !json && out.is_terminal();
     loop {
         let asked = tokio::select! {
             () = stop.cancelled() => return Ok(Exit::Done),
-            asked = connection.unless_denied(status::ask(&connection, &topology.names, topology.partitions)) => asked?,
+            asked = connection.unless_denied(status::ask(&connection, &names, partitions)) => asked?,
         };
+        let is_well = !missing && asked.as_ref().is_ok_and(|status| status.is_well());
         let text = match asked {
             Ok(status) if json => serde_json::to_string(&status).expect("a status has a JSON form") + "\n",
             Ok(status) => status.to_string(),
@@ -133,7 +150,7 @@ pub(super) async fn status(config: &Config, json: bool, watch: bool) -> Result<E
         let clear = if rewritten && !text.is_empty() { CLEAR } else { "" };
         out.write_all(format!("{clear}{text}").as_bytes()).and_then(|()| out.flush()).map_err(CliError::Output)?;
         if !watch {
-            return Ok(Exit::Done);
+            return Ok(if is_well { Exit::Done } else { Exit::Failed });
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(Exit::Done),

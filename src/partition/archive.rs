@@ -5,7 +5,6 @@
 //! The log is purged only up to a snapshot that was just read to its end, and whose place in the log was just compared.
 
 use crate::bus::log::LogReader;
-use crate::bus::publish::Throttle;
 use crate::bus::read::{self, NoAnswer};
 use crate::bus::snapshots::{Listed, Name, PutError, Snapshots};
 use crate::checkpoint::Checkpoint;
@@ -15,6 +14,7 @@ use crate::partition::situation::{INTERVAL, Situation};
 use crate::snapshot::SnapshotError;
 use crate::standing::Standing;
 use crate::store::{Owner, Store};
+use crate::throttle::ThrottleByCause;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, watch};
@@ -30,6 +30,9 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// After a failure, so long until the next try.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// One bucket is what the archives of all partitions wait for.
+static COMPLAINTS: ThrottleByCause = ThrottleByCause::new();
 
 /// Why there is no new snapshot, or nothing was purged.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +81,6 @@ impl Archive {
     /// store has come on.
     pub async fn run(self: Arc<Self>, mut standing: watch::Receiver<Standing>, stop: CancellationToken) {
         let began = Instant::now();
-        let complaints = Throttle::default();
         let mut bucket = self.bucket.lock().await;
         let mut again = false;
         loop {
@@ -104,8 +106,8 @@ impl Archive {
                 if self.store.damage().is_some() {
                     return stop.cancel();
                 }
-                if complaints.is_due() {
-                    tracing::warn!(log = self.log.name(), "the archive stands still: {error}");
+                if let Some(times) = COMPLAINTS.count(&error.to_string()) {
+                    tracing::warn!(log = self.log.name(), times, "the archive stands still: {error}");
                 }
                 tokio::select! {
                     () = stop.cancelled() => return,

@@ -9,7 +9,6 @@ use crate::bus::backoff;
 use crate::bus::connect::Connection;
 use crate::bus::finals::{Effects, Found, Kind, ReadBack};
 use crate::bus::log::LogReader;
-use crate::bus::publish::Throttle;
 use crate::bus::read::{self, NoAnswer};
 use crate::checkpoint::{Checkpoint, Mark};
 use crate::doubt::{Leader, Place, Sign, Trail};
@@ -17,6 +16,7 @@ use crate::identity::{Verdict, judge, judge_before_commit, judge_mark};
 use crate::partition::committer::CommitError;
 use crate::stream_id::StreamId;
 use crate::sum::Sum;
+use crate::throttle::ThrottleByCause;
 use crate::transaction::Transaction;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::fmt;
@@ -27,6 +27,10 @@ const WINDOW: usize = 256;
 
 /// How often all effects are read back because the leader changed meanwhile, before they are folded again.
 const MOST_ROUNDS: usize = 3;
+
+/// What all partitions of a process meet at once is said once.
+static COMPLAINTS: ThrottleByCause = ThrottleByCause::new();
+static DOUBTS: ThrottleByCause = ThrottleByCause::new();
 
 /// Who leads the streams of a partition, as far as they have said.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +76,6 @@ pub struct Check {
     pub reject_subjects: Vec<String>,
     /// Who led the streams before.
     pub known: Leaders,
-    pub complaints: Throttle,
 }
 
 /// What is read back of one stream where all of it is in doubt.
@@ -143,10 +146,12 @@ impl Check {
                     if round == MOST_ROUNDS {
                         return Err(CommitError::Doubt("leaders are elected again and again".to_owned()));
                     }
-                    tracing::warn!(
-                        log = self.log.name(), position = transaction.checkpoint.position, %sign,
-                        "{kind} may have forgotten what it has confirmed: reading back all of this transaction"
-                    );
+                    if let Some(times) = DOUBTS.count(&format!("{kind} {sign}")) {
+                        tracing::warn!(
+                            log = self.log.name(), position = transaction.checkpoint.position, %sign, times,
+                            "{kind} may have forgotten what it has confirmed: reading back all of this transaction"
+                        );
+                    }
                     furthest = self.read_back(kind, transaction).await?.unwrap_or(furthest);
                     let before = leader;
                     (mark, leader) = self.there(kind, &furthest).await?;
@@ -280,11 +285,12 @@ impl Check {
         for pause in backoff::reopening() {
             match ask().await {
                 Ok(answer) => return answer,
-                Err(cause) if self.complaints.is_due() => {
-                    let log = self.log.name();
-                    tracing::warn!(log, %cause, "no answer from {whom}: nothing is committed until it comes");
+                Err(cause) => {
+                    if let Some(times) = COMPLAINTS.count(&cause.to_string()) {
+                        let log = self.log.name();
+                        tracing::warn!(log, %cause, times, "no answer from {whom}: nothing is committed until it comes");
+                    }
                 }
-                Err(_) => {}
             }
             tokio::time::sleep(pause).await;
         }

@@ -8,7 +8,6 @@ use crate::bus::acks::Answer;
 use crate::bus::connect::Connection;
 use crate::bus::finals::{Confirmed, ConflictingFinal, Effects, Kind};
 use crate::bus::log::LogReader;
-use crate::bus::publish::Throttle;
 use crate::checkpoint::{Checkpoint, Mark};
 use crate::crash_point;
 use crate::doubt::{Order, Place, Sign, Trail};
@@ -20,6 +19,7 @@ use crate::row::{Expiry, Row};
 use crate::store::{Size, Store, StoreError};
 use crate::stream_id::StreamId;
 use crate::sum::Sum;
+use crate::throttle::Throttle;
 use crate::transaction::Transaction;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -67,6 +67,9 @@ const LOOKED_AT_MOST: usize = 1 << 16;
 /// Rows to look at besides.
 const LOOKED_AT_LEAST: u64 = 256;
 
+/// Where two workers fold the same logs, all that one publishes is there already.
+static TOLD_AGAIN: Throttle = Throttle::new();
+
 /// How far a session has come.
 #[derive(Clone, Debug)]
 pub struct Committed {
@@ -89,8 +92,6 @@ pub struct Committer {
     pub halt: bool,
     pub counters: Arc<Counters>,
     pub committed: watch::Sender<Committed>,
-    /// Where two workers fold one log, all that one publishes is there already.
-    pub told_again: Arc<Throttle>,
     pub expiry: Expiry,
     /// The stream up to which expired rows were looked for; `None`: to be looked for from the first on.
     pub looked_at: Option<StreamId>,
@@ -240,7 +241,7 @@ impl Committer {
                     let done = line.pending.pop_front().expect("the transaction that was written");
                     line.first += 1;
                     if done.already_there > 0
-                        && let Some(already_there) = self.told_again.add(done.already_there)
+                        && let Some(already_there) = TOLD_AGAIN.add(done.already_there)
                     {
                         let position = self.committed.borrow().checkpoint.position;
                         tracing::info!(
@@ -396,7 +397,6 @@ impl Committer {
             rejects: pending.rejects.clone(),
             reject_subjects: std::mem::take(&mut pending.reject_subjects),
             known: known.clone(),
-            complaints: Throttle::default(),
         };
         async move {
             let checked = check.run(&transaction, &before).await?;

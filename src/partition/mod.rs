@@ -24,7 +24,6 @@ use crate::bus::backoff;
 use crate::bus::connect::Connection;
 use crate::bus::finals::ConflictingFinal;
 use crate::bus::log::LogReader;
-use crate::bus::publish::Throttle;
 use crate::bus::snapshots::Snapshots;
 use crate::bus::source::{Log, Lost, Source};
 use crate::checkpoint::{Checkpoint, Position};
@@ -38,6 +37,7 @@ use crate::standing::Standing;
 use crate::store::{Owner, Store, StoreError};
 use crate::stream_id::StreamId;
 use crate::summer::Summer;
+use crate::throttle::{Throttle, ThrottleByCause};
 use crate::transaction::{Batch, Folded};
 use archive::Archive;
 use committer::{CommitError, Committed, Work};
@@ -69,6 +69,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How long after the signal to stop a last snapshot may take.
 const LAST_SNAPSHOT: Duration = Duration::from_secs(9);
 
+/// What all partitions of a process meet at once, or one of them with each batch, is said once.
+static REOPENINGS: ThrottleByCause = ThrottleByCause::new();
+static UNANSWERED: ThrottleByCause = ThrottleByCause::new();
+static REJECTED: ThrottleByCause = ThrottleByCause::new();
+static GAPS: Throttle = Throttle::new();
+
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     pub checkpoint_interval: Duration,
@@ -94,14 +100,15 @@ impl Config {
 /// Why a partition can't be folded any further.
 #[derive(Debug, thiserror::Error)]
 pub enum PartitionError {
-    #[error("partition {partition}: {verdict}")]
+    #[error("partition {partition}: {verdict}{}", way_out(verdict, *partition))]
     Refused { partition: u32, verdict: Verdict },
     #[error(
-        "partition {partition}: {verdict}. This store is new, because one that may have folded them was damaged, and lies beside it as {aside}"
+        "partition {partition}: {verdict}{}. This store is new, because one that may have folded them was damaged, and lies beside it as {aside}",
+        way_out(verdict, *partition)
     )]
     RefusedAfterDamage { partition: u32, verdict: Verdict, aside: Aside },
     #[error(
-        "partition {partition}: the log {log} is gone: bring it back, or run `stream-sum topology apply` and delete the store's file"
+        "partition {partition}: the log {log} is gone: bring it back from a backup; or make it anew with `stream-sum topology apply`, and go on with --accept replaced:{partition}"
     )]
     LogGone { partition: u32, log: String },
     #[error(
@@ -117,6 +124,11 @@ pub enum PartitionError {
     Conflict { partition: u32, conflict: Box<ConflictingFinal> },
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What follows a verdict in the sentence that refuses a partition.
+fn way_out(verdict: &Verdict, partition: u32) -> String {
+    verdict.way_out(partition).map(|way_out| format!(". {way_out}")).unwrap_or_default()
 }
 
 impl PartitionError {
@@ -160,7 +172,7 @@ pub struct Partition {
     /// Turns of writing snapshots, for all partitions of the worker.
     turns: Arc<Semaphore>,
     /// What the operator accepts, until it was needed.
-    accepts: Option<Loss>,
+    accepts: Vec<Loss>,
     /// A snapshot beyond this position is to be restored, where there is one, before the log is opened.
     wanted_beyond: Option<Position>,
     /// What speaks against every snapshot that there is, where the store has not begun: they are of another log.
@@ -182,8 +194,6 @@ pub struct Partition {
     is_refused: watch::Sender<bool>,
     /// The position of which was said that its message is deleted.
     deleted_at: AtomicU64,
-    told_again: Arc<Throttle>,
-    complaints: Throttle,
 }
 
 /// A log that is refused.
@@ -235,7 +245,7 @@ impl Partition {
         shared: Shared,
         store: Arc<Store>,
         log: Log,
-        accepts: Option<Loss>,
+        accepts: Vec<Loss>,
     ) -> Result<Self, StoreError> {
         let Shared { summer, config, connection, snapshots, turns, counters } = shared;
         let (size, checkpoint) = (store.size()?, store.checkpoint()?);
@@ -265,8 +275,6 @@ impl Partition {
             refused: None,
             is_refused: watch::Sender::new(false),
             deleted_at: AtomicU64::new(0),
-            told_again: Arc::default(),
-            complaints: Throttle::default(),
         })
     }
 
@@ -305,7 +313,7 @@ impl Partition {
                 Err(error) => return Err(error),
             }
         }
-        if let Some(loss) = self.accepts {
+        for loss in &self.accepts {
             tracing::warn!(partition = self.partition, %loss, "there was nothing of the kind to accept");
         }
         // Told to stop while it was looked at again, or before that: it is refused still.
@@ -324,7 +332,7 @@ impl Partition {
             }
         };
         let trouble = format!("refused since {}: {said}", rfc3339(since));
-        self.standing.send_modify(|standing| standing.trouble = Some(trouble));
+        self.standing.send_modify(|standing| (standing.trouble, standing.refused_since) = (Some(trouble), Some(since)));
         self.refused = Some(Refusal { since, why });
         self.is_refused.send_replace(true);
     }
@@ -380,7 +388,6 @@ impl Partition {
     async fn fold_on(&mut self, stop: CancellationToken) -> Result<(), PartitionError> {
         let mut pauses = backoff::reopening();
         let mut connects = self.log.connects();
-        let reopenings = Throttle::default();
         loop {
             connects.mark_unchanged();
             match self.session(&stop).await? {
@@ -389,7 +396,7 @@ impl Partition {
                     if progressed {
                         pauses = backoff::reopening();
                     }
-                    if let Some(times) = reopenings.count() {
+                    if let Some(times) = REOPENINGS.count(&why) {
                         tracing::warn!(log = self.log.name(), why, times, "opening the log again");
                     }
                     // Why the log is refused says more than why it can't be looked at again.
@@ -524,10 +531,11 @@ impl Partition {
                     match seen {
                         Ok(Ok(())) => {}
                         Ok(Err(why)) => return Ok(Over::Lost(why)),
-                        Err(cause) if self.complaints.is_due() => {
-                            tracing::warn!(log = self.log.name(), cause, "no answer to an identity check");
+                        Err(cause) => {
+                            if let Some(times) = UNANSWERED.count(&cause) {
+                                tracing::warn!(log = self.log.name(), cause, times, "no answer to an identity check");
+                            }
                         }
-                        Err(_) => {}
                     }
                 }
                 () = sleep_until(next_check), if check.is_none() => {
@@ -585,19 +593,18 @@ impl Partition {
             if self.config.halt {
                 return Err(PartitionError::Gap { partition, id, seq_no, position: batch.position });
             }
-            tracing::error!(
-                partition, position = batch.position, stream = %id, %seq_no, gaps = folded.tally.gaps,
-                "a chunk follows a gap: chunks were lost, and the stream will get no final"
-            );
+            if let Some(gaps) = GAPS.add(folded.tally.gaps) {
+                tracing::error!(
+                    partition, position = batch.position, stream = %id, %seq_no, gaps,
+                    "a chunk follows a gap: chunks were lost, and the stream will get no final"
+                );
+            }
         }
         if let Some(rejected) = &folded.rejected {
-            tracing::warn!(
-                partition,
-                position = batch.position,
-                chunks = folded.tally.rejected,
-                reasons = rejected.rejections.reasons(),
-                "rejected chunks"
-            );
+            let reasons = rejected.rejections.reasons();
+            if let Some(chunks) = REJECTED.add(&reasons, folded.tally.rejected) {
+                tracing::warn!(partition, position = batch.position, chunks, reasons, "rejected chunks");
+            }
         }
         Ok(folded)
     }

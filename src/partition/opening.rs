@@ -27,6 +27,11 @@ const VERDICT_STANDS: Duration = Duration::from_secs(30);
 /// may be what ends the connection.
 const MOST_FRUITLESS: u32 = 3;
 
+/// Where to look for what a loss leaves behind. A chunk can't be told from one that is sent again long after its stream's end
+/// unless the beginning of its stream was folded.
+const AFTER_A_LOSS: &str = "later chunks of the streams that have lost some are in rejects: as `gap`, then `broken`, where the \
+                            beginning of the stream was folded, and as `unknown` where it was not";
+
 impl Partition {
     /// Judges the log, and opens it at the checkpoint. The inner error is a reason to try again.
     pub(super) async fn open(&mut self) -> Result<Result<Session, String>, PartitionError> {
@@ -122,7 +127,6 @@ impl Partition {
             halt: self.config.halt,
             counters: self.counters.clone(),
             committed: committed_tx,
-            told_again: self.told_again.clone(),
             expiry: self.summer.topology().expiry,
             looked_at: None,
         };
@@ -270,7 +274,7 @@ impl Partition {
             _ => {}
         }
         match verdict {
-            _ if self.accepts.is_none() || self.accepts != verdict.flag() => Err(refused),
+            _ if !self.accepts(&verdict) => Err(refused),
             Verdict::LogHole { from, .. } if from > checkpoint.position + 1 => {
                 self.before_hole = true;
                 Ok(Ok(*checkpoint))
@@ -278,7 +282,10 @@ impl Partition {
             _ => {
                 let after = verdict.accepted(checkpoint, state);
                 self.record(verdict.to_string(), checkpoint, &after)?;
-                (self.accepts, self.doubt, self.skipped, self.before_hole) = (None, None, None, false);
+                let rejects = self.summer.topology().names.rejects_of(self.partition);
+                tracing::warn!(log = self.log.name(), rejects, "{AFTER_A_LOSS}");
+                self.accepts.retain(|loss| Some(*loss) != verdict.flag());
+                (self.doubt, self.skipped, self.before_hole) = (None, None, false);
                 Ok(Ok(after))
             }
         }
@@ -351,9 +358,14 @@ impl Partition {
     /// Goes on at `after`, and records in the store why.
     fn record(&self, verdict: String, before: &Checkpoint, after: &Checkpoint) -> Result<(), StoreError> {
         let (from, to) = (before.position, after.position);
-        tracing::error!(log = self.log.name(), from, to, "accepted and recorded: {verdict}");
+        tracing::error!(log = self.log.name(), from, to, "recorded: {verdict}");
         let at = UnixNanos::try_from(time::OffsetDateTime::now_utc().unix_timestamp_nanos()).unwrap_or(UnixNanos::MAX);
         self.store.accept(after, Accepted { at, verdict, from, to })
+    }
+
+    /// Whether the operator accepts what was found.
+    fn accepts(&self, verdict: &Verdict) -> bool {
+        verdict.flag().is_some_and(|loss| self.accepts.contains(&loss))
     }
 
     fn gone(&self) -> PartitionError {
@@ -370,7 +382,15 @@ impl Partition {
                 }
             }
             _ => {
-                tracing::error!("{error}; looking again for {} s before it is believed", VERDICT_STANDS.as_secs());
+                let stands = VERDICT_STANDS.as_secs();
+                match &error {
+                    // What it is accepted with is no advice any more.
+                    PartitionError::Refused { partition, verdict } if self.accepts(verdict) => tracing::error!(
+                        "partition {partition}: {verdict}; looking again for {stands} s before it is believed, and then \
+                         accepted as --accept says"
+                    ),
+                    error => tracing::error!("{error}; looking again for {stands} s before it is believed"),
+                }
                 self.doubt = Some((name, now));
             }
         }

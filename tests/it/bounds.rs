@@ -1,6 +1,8 @@
 //! Bounds: small transactions, little memory, many partitions, large chunks, and what comes of them.
 
-use crate::support::{Program, Server, apply, batch, count, id_in, messages, parse_log, summer, total, wait_until};
+use crate::support::{
+    Program, Server, apply, batch, count, id_in, messages, parse_log, status, summer, total, wait_until,
+};
 use serde_json::Value;
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
@@ -60,8 +62,7 @@ async fn a_large_transaction_ends_as_soon_as_the_log_is_drained() {
 
 /// Whether the one worker of one partition has committed all that there is.
 fn committed(server: &Server) -> bool {
-    let status = Program::at(server, "status --json").run().expect(0).stdout();
-    serde_json::from_str::<Value>(&status).unwrap()["partitions"][0]["workers"][0]["lag"] == 0
+    status(server)["partitions"][0]["workers"][0]["lag"] == 0
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Disks that change what was written: a store is found damaged, set aside by name, and made again.
 
 use crate::support::{
-    Process, Program, Server, apply, batch, id_in, messages, parse_log, summer, wait_for, wait_until,
+    Process, Program, Server, apply, batch, id_in, messages, parse_log, status, summer, wait_for, wait_until,
 };
 use async_nats::jetstream;
 use redb::{Database, TableDefinition};
@@ -61,8 +61,7 @@ async fn close(server: &Server, partitions: u32, streams: std::ops::Range<usize>
 /// Waits until everything in the logs is committed.
 async fn caught_up(server: &Server) {
     wait_until("everything to be committed", async || {
-        let status = Program::at(server, "status --json").run().expect(0).stdout();
-        let status: Value = serde_json::from_str(&status).unwrap();
+        let status = status(server);
         let partitions = status["partitions"].as_array().unwrap().clone();
         partitions.iter().all(|partition| partition["workers"][0]["lag"] == 0).then_some(())
     })

@@ -1,11 +1,10 @@
 //! Streams of effects that forget behind another node: the worker's own connection stands all the while.
 
 use crate::support::{
-    Process, Program, Server, apply, batch, cluster, copy, id_in, messages, summer, wait_for, wait_until,
+    Process, Program, Server, apply, batch, cluster, copy, id_in, messages, status, summer, wait_for, wait_until,
 };
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -208,9 +207,7 @@ async fn rejects_that_lost_their_end_at_a_power_failure_are_named() {
     let folded = async |server: &Server, through: u64| {
         let summing = summer(server, &data, "--worker a").spawn();
         wait_until("the commit", async || {
-            let status = Program::at(server, "status --json").run().expect(0).stdout();
-            let status: Value = serde_json::from_str(&status).unwrap();
-            (status["partitions"][0]["workers"][0]["position"] == through).then_some(())
+            (status(server)["partitions"][0]["workers"][0]["position"] == through).then_some(())
         })
         .await;
         summing.stop().expect(0)

@@ -13,6 +13,7 @@ mod forgetting;
 mod formats;
 mod ledger;
 mod lossy_route;
+mod noise;
 mod outage;
 mod progress;
 mod properties;

@@ -1,7 +1,7 @@
 //! Snapshots: a lost folder comes back, the log is purged behind them, and a small log never stands still.
 
 use crate::support::{
-    PATIENCE, Process, Program, Server, batch, count, id_in, parse_log, summer, total, wait_for, wait_until,
+    PATIENCE, Process, Program, Server, batch, count, id_in, parse_log, status, summer, total, wait_for, wait_until,
 };
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
@@ -62,8 +62,7 @@ pub async fn first_sequence(server: &Server, log: &str) -> u64 {
 /// Waits until everything in the log of one partition is committed.
 pub async fn caught_up(server: &Server, worker: &str) {
     wait_until("everything to be committed", async || {
-        let status = Program::at(server, "status --json").run().expect(0).stdout();
-        let status: Value = serde_json::from_str(&status).unwrap();
+        let status = status(server);
         let partitions = status["partitions"].as_array().unwrap();
         let folded = |partition: &Value| {
             let workers = partition["workers"].as_array().unwrap();
@@ -397,11 +396,7 @@ async fn expired_rows_leave_the_store_and_its_file_stops_growing() {
     let summing =
         summer(&server, folder.path(), "--worker a").env("STREAM_SUM_SUMMER__CHECKPOINT_INTERVAL", "50ms").spawn();
     let chunking = Program::at(&server, "chunker --chunks 1 --rate 8000").spawn();
-    let told = || -> Value {
-        let status: Value =
-            serde_json::from_str(&Program::at(&server, "status --json").run().expect(0).stdout()).unwrap();
-        status["partitions"][0]["workers"][0].clone()
-    };
+    let told = || status(&server)["partitions"][0]["workers"][0].clone();
     let finals = async || server.jetstream().await.get_stream("sums").await.unwrap().cached_info().state.messages;
     // 4,000 streams a second, each remembered for one.
     wait_until("enough streams to have forgotten most", async || (finals().await > 40_000).then_some(())).await;

@@ -469,6 +469,13 @@ pub fn summer(server: &Server, folder: &Path, more: &str) -> Program {
     Program::at(server, &format!("summer {more}")).arg("--data-dir").arg(folder)
 }
 
+/// What `status --json` prints, whether all partitions are folded or not.
+pub fn status(server: &Server) -> Value {
+    let ended = Program::at(server, "status --json").run();
+    assert!([0, 1].contains(&ended.code()), "{}", ended.stderr);
+    serde_json::from_str(&ended.stdout()).unwrap_or_else(|error| panic!("{error}: {}", ended.stderr))
+}
+
 /// The number of a field of a chunker's report.
 pub fn count(report: &Value, field: &str) -> u64 {
     report[field].as_u64().unwrap_or_else(|| panic!("no {field} in {report}"))

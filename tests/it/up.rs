@@ -93,6 +93,30 @@ fn a_killed_summer_and_a_killed_server_are_started_again_and_the_run_is_verified
 }
 
 #[test]
+fn a_killed_server_is_a_handful_of_lines_of_each_process() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (up, all) = at_work(temporary.path());
+    let before = up.stderr_so_far().len();
+    let since = || up.stderr_so_far()[before..].to_owned();
+    kill(Pid::from_raw(all[0]), Signal::SIGKILL).unwrap();
+    wait_for("the server", || since().contains("nats-server runs again (pid "));
+    let lines = || since().lines().filter(|line| line.contains(" verified  ")).count();
+    let seen = lines();
+    wait_for("three more seconds of work", || lines() >= seen + 3);
+    let said = since();
+    // How late finals are is said once a second for as long as they are: it is no trouble of a connection.
+    let is_trouble = |line: &&str| (line.contains("WARN") || line.contains("ERROR")) && !line.contains("are delayed");
+    let troubles: Vec<&str> = said.lines().filter(is_trouble).collect();
+    let of = |name: &str| troubles.iter().filter(|line| line.starts_with(&format!("{name} | "))).count();
+    let of_summers = ["summer 0", "summer 1"].map(of);
+    assert!(of_summers.iter().all(|lines| (1..=3).contains(lines)), "{said}");
+    // Two of these say what became of the server itself.
+    assert!(troubles.len() - of_summers.iter().sum::<usize>() <= 5, "{said}");
+    up.stop().expect(0);
+    nothing_left(temporary.path(), &all);
+}
+
+#[test]
 fn an_interrupt_counts_what_is_unfinished_and_leaves_nothing_behind() {
     let temporary = tempfile::tempdir().unwrap();
     let (up, all) = at_work(temporary.path());

@@ -1,7 +1,9 @@
 //! A log that is not what it was is refused by name, after it was given the time to prove otherwise.
 
 use crate::backup::{back_up, bring_back};
-use crate::support::{Ended, Process, Program, Server, apply, batch, copy, id_in, summer, wait_for, wait_until};
+use crate::support::{
+    Ended, Process, Server, apply, batch, copy, id_in, messages, status, summer, wait_for, wait_until,
+};
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -10,6 +12,7 @@ use stream_sum::bus::names::Names;
 use stream_sum::chunk::SeqNo;
 use stream_sum::codec;
 use stream_sum::store::{Owner, Store};
+use stream_sum::stream_id::StreamId;
 use stream_sum::sum::{Sum, Value};
 
 async fn publish(jetstream: &jetstream::Context, n: usize) {
@@ -51,13 +54,25 @@ fn accept(server: &Server, folder: &Path, loss: &str, through: u64) {
     // Another partition's, or another loss, is not what the operator meant.
     let other = if loss == "hole" { "replaced" } else { "hole" };
     let still = summer(server, folder, &format!("--accept {other}:0")).run().expect(1);
-    assert!(still.sentence().contains(&format!("--accept {loss}:<partition>")), "{}", still.stderr);
+    assert!(still.sentence().contains(&format!("--accept {loss}:0")), "{}", still.stderr);
     assert_eq!(store(folder).accepted().unwrap(), []);
     let going_on = summer(server, folder, &format!("--accept {loss}:0")).env("STREAM_SUM_LOG__LEVEL", "debug").spawn();
     committed(&going_on, through);
+    let log = going_on.log();
     going_on.stop().expect(0);
+    let first = &log[0];
+    assert!(first["message"].as_str().unwrap().starts_with("told to accept a loss"), "{first}");
+    assert_eq!((&first["loss"], &first["partition"]), (&loss.into(), &0.into()), "{first}");
+    // Who has followed an advice is not given it again.
+    let said = |words: &str| log.iter().any(|entry| entry["message"].as_str().is_some_and(|said| said.contains(words)));
+    assert!(
+        said("; looking again for 30 s before it is believed, and then accepted") && said("recorded: Log"),
+        "{log:?}"
+    );
+    assert!(!said(&format!("--accept {loss}:")), "{log:?}");
     let accepted = store(folder).accepted().unwrap();
     assert_eq!(accepted.len(), 1);
+    assert!(!accepted[0].verdict.contains("--accept"), "{accepted:?}");
     assert!(accepted[0].verdict.to_lowercase().contains(loss), "{accepted:?}");
     // And that was that: the next start needs no flag.
     let again = summer(server, folder, "").spawn();
@@ -138,6 +153,38 @@ async fn a_message_deleted_from_the_middle_is_a_hole() {
     assert!(ended.sentence().contains("LogHole: messages 4 to 5 were deleted"), "{}", ended.stderr);
     accept(&server, folder.path(), "hole", 6);
     assert_eq!(known(folder.path()), [0, 1, 2, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_loss_leaves_behind_is_rejected_by_the_words_that_its_acceptance_names() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let jetstream = server.jetstream().await;
+    let [begun, lost] = [0, 1].map(|n| id_in(0, 1, 5, n));
+    let publish = async |chunks: &[(StreamId, u64, &[u8])]| {
+        jetstream.publish("chunks.0", batch(chunks).into()).await.unwrap().await.unwrap();
+    };
+    publish(&[(begun, 1, b"a")]).await;
+    fold(&server, folder.path(), 1);
+    // The second batch is lost: of one stream the middle, of the other the beginning.
+    publish(&[(begun, 2, b"a"), (lost, 1, b"a")]).await;
+    for chunk in [(begun, 3, &b"a"[..]), (begun, 4, b""), (lost, 2, b"")] {
+        publish(&[chunk]).await;
+    }
+    assert!(jetstream.get_stream("chunks-0").await.unwrap().delete_message(2).await.unwrap());
+    let accepting = summer(&server, folder.path(), "--accept hole:0").env("STREAM_SUM_LOG__LEVEL", "debug").spawn();
+    committed(&accepting, 5);
+    let log = accepting.log();
+    accepting.stop().expect(0);
+    let rejects = messages(&jetstream, "rejects").await;
+    let reasons: Vec<_> =
+        rejects.iter().map(|reject| reject.headers.get("Reject-Reason").unwrap().as_str().to_owned()).collect();
+    assert_eq!(reasons, ["gap", "broken", "unknown"]);
+    let told = log.iter().find(|entry| entry["rejects"] == "rejects.0.>").expect("where to look for them");
+    for reason in reasons {
+        assert!(told["message"].as_str().unwrap().contains(&format!("`{reason}`")), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -392,13 +439,18 @@ async fn a_log_that_is_refused_closes_its_partition_alone_and_is_looked_at_again
     let mut summing = summer(&server, folder.path(), "--worker a").spawn();
     complete(1, 1).await;
     let trouble = |partition: usize| {
-        let status = Program::at(&server, "status --json").run().expect(0).stdout();
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-        let worker = &status["partitions"][partition]["workers"][0];
+        let worker = &status(&server)["partitions"][partition]["workers"][0];
         worker["trouble"].as_str().unwrap_or_default().to_owned()
     };
     wait_for("the refusal of the one alone", || trouble(0).starts_with("refused since 20") && trouble(1).is_empty());
     assert!(trouble(0).contains("partition 0: LogReplaced: the log was made anew"), "{}", trouble(0));
+    assert!(trouble(0).contains("--accept replaced:0"), "{}", trouble(0));
+    let told = status(&server);
+    let place = &told["partitions"][0];
+    assert_eq!((&place["state"], &told["summary"]["refused"]), (&"refused".into(), &1.into()), "{told}");
+    let since = place["workers"][0]["refused_since"].as_str().unwrap();
+    assert!(trouble(0).starts_with(&format!("refused since {since}: ")), "{told}");
+    assert_eq!((&place["position_of"], &place["lag"]), (&"log".into(), &1.into()), "what nobody has folded: {told}");
     complete(1, 2).await;
     wait_until("the finals of the other", async || (count().await == 4).then_some(())).await;
     assert!(summing.is_running());

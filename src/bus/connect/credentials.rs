@@ -3,7 +3,7 @@
 //! Passwords are rotated and credentials renewed while processes run, so all of it is read again at every connect.
 
 use super::{Config, ConnectError};
-use crate::bus::publish::Throttle;
+use crate::throttle::Throttle;
 use crate::values::{Secret, SecretPath, redact_url};
 use async_nats::{Auth, AuthError, ServerAddr};
 use nkeys::KeyPair;
@@ -36,13 +36,15 @@ pub(super) struct Credentials {
     config: Config,
     /// The last that could be read.
     known: Mutex<Arc<Keys>>,
-    complaints: Throttle,
 }
+
+/// One file is of all connections.
+static COMPLAINTS: Throttle = Throttle::new();
 
 impl Credentials {
     pub(super) fn new(config: &Config) -> Result<Self, ConnectError> {
         let known = Mutex::new(Arc::new(Keys::read(config)?));
-        Ok(Self { config: config.clone(), known, complaints: Throttle::default() })
+        Ok(Self { config: config.clone(), known })
     }
 
     /// What answers a server that has sent `nonce`.
@@ -55,7 +57,7 @@ impl Credentials {
             }
             Err(cause) => {
                 // A file that is just being replaced must not cost the connection.
-                if let Some(times) = self.complaints.count() {
+                if let Some(times) = COMPLAINTS.count() {
                     tracing::warn!(times, %cause, "the credentials can't be read again: those of before are used");
                 }
                 self.known().clone()

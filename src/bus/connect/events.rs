@@ -1,9 +1,8 @@
 //! What the client reports of a connection: counted, said now and then, and kept for whoever asks why nothing moves.
 
 use super::denied::Denied;
-use crate::bus::publish::Throttle;
+use crate::throttle::Throttle;
 use async_nats::{ConnectErrorKind, Event, ServerError};
-use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -19,17 +18,12 @@ pub(super) struct Events {
     pub trouble: watch::Sender<Trouble>,
 }
 
-/// What is said now and then: once for all connections of the process, which share their fate.
-#[derive(Default)]
-struct Said {
-    lost: Throttle,
-    made: Throttle,
-    refused: Throttle,
-    denied: Throttle,
-    errors: Throttle,
-}
-
-static SAID: LazyLock<Said> = LazyLock::new(Said::default);
+/// Said now and then: once for all connections of the process, which share their fate.
+static LOST: Throttle = Throttle::new();
+static MADE: Throttle = Throttle::new();
+static REFUSED: Throttle = Throttle::new();
+static DENIED: Throttle = Throttle::new();
+static ERRORS: Throttle = Throttle::new();
 
 /// What keeps a connection from being of use.
 #[derive(Clone, Debug, Default)]
@@ -63,12 +57,12 @@ impl Events {
                 self.trouble.send_replace(Trouble::default());
                 self.connects.send_modify(|n| *n += 1);
                 if *self.connects.borrow() > 1
-                    && let Some(times) = SAID.made.count()
+                    && let Some(times) = MADE.count()
                 {
                     tracing::info!(times, "connected to NATS again");
                 }
             }
-            Event::Disconnected => self.complain(SAID.lost.count()),
+            Event::Disconnected => self.complain(LOST.count()),
             Event::LameDuckMode => tracing::info!("the NATS server is about to shut down"),
             Event::Draining | Event::Closed => {}
             Event::SlowConsumer(subscription) => {
@@ -81,14 +75,14 @@ impl Events {
                 let said = error.to_string();
                 if refusals.iter().any(|kind| said.ends_with(&kind.to_string())) {
                     self.trouble.send_modify(|trouble| trouble.refused = true);
-                    if let Some(times) = SAID.refused.count() {
+                    if let Some(times) = REFUSED.count() {
                         tracing::warn!(
                             times,
                             "the NATS server refuses the credentials: trying again, with what the configuration names then"
                         );
                     }
                 } else {
-                    self.complain(SAID.lost.held_back());
+                    self.complain(LOST.held_back());
                 }
                 tracing::debug!(%error, "the NATS client reported an error");
             }
@@ -99,12 +93,12 @@ impl Events {
         let Some(denied) = Denied::read(&error.to_string()) else {
             // It ends the connection, and is what the next try to connect meets.
             let told_of_later = *error == ServerError::AuthorizationViolation;
-            if !told_of_later && let Some(times) = SAID.errors.count() {
+            if !told_of_later && let Some(times) = ERRORS.count() {
                 tracing::warn!(times, %error, "the NATS server reported an error");
             }
             return;
         };
-        if let Some(times) = SAID.denied.count() {
+        if let Some(times) = DENIED.count() {
             tracing::warn!(times, "{denied}");
         }
         self.trouble.send_modify(|trouble| trouble.denied = Some((Instant::now(), denied)));
