@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use stream_sum::checkpoint::Checkpoint;
 use stream_sum::chunk::SeqNo;
 use stream_sum::fold::Fold;
+use stream_sum::interleaved::Interleaved;
 use stream_sum::row::Expiry;
 use stream_sum::stream_id::{RunPrefix, StreamId};
 use stream_sum::transaction::{Batch, Rules};
-use stream_sum::workload::{Interleaved, Workload};
+use stream_sum::workload::Workload;
 use stream_sum::{Chunk, codec};
 
 /// Bytes of one batch: what a chunker fills by default.

@@ -4,14 +4,16 @@ use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
 use crate::bus::lanes::{Closed, LaneEntries, Outbox};
 use crate::bus::topology::{self, TopologyError};
+use crate::interleaved::{Interleaved, Turn};
 use crate::joined::joined;
 use crate::presence::Moment;
-use crate::report::Report;
+use crate::report::{Facts, Report};
 use crate::run::{self, Run, RunError, lock};
-use crate::stream_id::{RunPrefix, StreamId};
+use crate::stream_id::RunPrefix;
+use crate::unopened::Drawn;
 use crate::values::{Size, Span, parsed};
 use crate::verify::Ledger;
-use crate::workload::{Interleaved, Turn, Workload};
+use crate::workload::Workload;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -46,6 +48,13 @@ pub struct ChunkerConfig {
     pub batch_bytes: Size,
     /// How long after its closing chunk a final may be stored. It does not run while NATS is away.
     pub deadline: Span,
+}
+
+impl ChunkerConfig {
+    /// The streams to make; `None`: without end.
+    pub fn wanted(&self) -> Option<u64> {
+        u64::try_from(self.streams).ok()
+    }
 }
 
 /// What one run takes beside the configuration.
@@ -90,6 +99,12 @@ const MOST_EARLY: Duration = Duration::from_millis(1);
 /// Waking up for every single chunk would take a core at some rates.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
 
+/// A thread that waits looks so often, at the least, whether to go on.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Turns between two looks for streams to open, where none was found: partitions that take some are rare then.
+const MOST_VAIN_TURNS: u64 = 64;
+
 /// How long an interrupted run waits for the finals of what it has sent.
 const LAST_FINALS: Duration = Duration::from_secs(4);
 
@@ -115,7 +130,7 @@ pub async fn generate_and_verify_streams(
     stop: CancellationToken,
 ) -> Result<Outcome, ChunkerError> {
     let stop = stop.child_token();
-    let seed = choices.seed.unwrap_or_else(rand::random);
+    let seed = choices.seed.unwrap_or_else(draw_seed);
     let workload = Workload { seed, chunks: config.chunks, chunk_bytes: config.chunk_bytes };
     let starting = async {
         let connection = connect::connect(nats, "chunker").await?;
@@ -131,28 +146,33 @@ pub async fn generate_and_verify_streams(
         }
         let options = run::Options {
             run: choices.run,
+            streams: config.wanted().unwrap_or(u64::MAX),
             deadline: config.deadline.0,
             batch_bytes: config.batch_bytes.bytes(),
             patience: None,
             workload: Some(workload),
         };
         let run = Run::start(&connection, &topology, options).await?;
-        Ok((topology, run))
+        let facts = Facts {
+            run: run.prefix,
+            seed,
+            server_version: connection.client.server_info().version,
+            replicas: topology.replicas,
+            partitions: topology.partitions,
+        };
+        Ok((facts, run))
     };
-    let (topology, mut run) = tokio::select! {
+    let (facts, mut run) = tokio::select! {
         () = stop.cancelled() => return Ok(Outcome::default()),
         started = starting => started?,
     };
-    tracing::info!(run = %run.prefix, seed, streams = config.streams, partitions = topology.partitions, "chunking");
+    tracing::info!(run = %run.prefix, seed, streams = config.streams, partitions = facts.partitions, "chunking");
 
     let generation = Arc::new(Generation {
         workload,
-        prefix: run.prefix,
-        streams: u64::try_from(config.streams).unwrap_or(u64::MAX),
         live_streams: config.live_streams,
         rate: config.rate,
         began: run.began(),
-        next_stream: AtomicU64::new(0),
         next_chunk: AtomicU64::new(0),
         ledger: run.ledger(),
         entries: run.entries(),
@@ -163,22 +183,32 @@ pub async fn generate_and_verify_streams(
         let generation = generation.clone();
         generators.spawn_blocking(move || generation.generate(worker.into()));
     }
-    let outcome = drive(&mut run, &mut generators, reports, &stop).await;
+    let outcome = drive(&mut run, &mut generators, &facts, reports, &stop).await;
     // Whatever the outcome, no thread stays behind in a full lane.
     stop.cancel();
     generation.entries.close();
     while generators.join_next().await.is_some() {}
-    Ok(Outcome { report: run.report(), failure: outcome.err() })
+    Ok(Outcome { report: report(&run, &facts), failure: outcome.err() })
+}
+
+/// Short enough for a number in JSON, which some read as one with a fraction.
+fn draw_seed() -> u64 {
+    rand::random::<u64>() >> 11
+}
+
+fn report(run: &Run, facts: &Facts) -> Report {
+    Report { facts: Some(facts.clone()), ..run.report() }
 }
 
 async fn drive(
     run: &mut Run,
     generators: &mut JoinSet<()>,
+    facts: &Facts,
     reports: &watch::Sender<Report>,
     stop: &CancellationToken,
 ) -> Result<(), ChunkerError> {
-    let mut report = tokio::time::interval(REPORTS);
-    report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(REPORTS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut give_up_at: Option<Instant> = None;
     loop {
         let interrupted = give_up_at.is_some();
@@ -201,7 +231,7 @@ async fn drive(
             }
             () = stop.cancelled(), if !interrupted => give_up_at = Some(Instant::now() + LAST_FINALS),
             () = tokio::time::sleep_until(give_up_at.unwrap_or_else(Instant::now)), if interrupted => return Ok(()),
-            _ = report.tick() => { reports.send_replace(run.report()); }
+            _ = ticks.tick() => { reports.send_replace(report(run, facts)); }
         }
     }
 }
@@ -222,13 +252,10 @@ impl Made {
 /// What the generator threads of one run share.
 struct Generation {
     workload: Workload,
-    prefix: RunPrefix,
-    streams: u64,
     live_streams: usize,
     /// Chunks a second; 0: as fast as it goes.
     rate: u64,
     began: Instant,
-    next_stream: AtomicU64,
     next_chunk: AtomicU64,
     ledger: Arc<Mutex<Ledger>>,
     entries: LaneEntries,
@@ -245,38 +272,39 @@ impl Generation {
 
     fn make(&self, worker: u64, made: &mut Made) {
         let mut streams = Interleaved::new(self.workload, self.entries.partitions(), worker);
-        let mut outbox = Outbox::new(self.entries.clone());
+        let mut outbox = Outbox::new(self.entries.clone(), self.workload.chunk_bytes);
         // Where the run has ended, nobody takes it; where this thread ends, what it has made must be sent.
         self.fill(&mut streams, &mut outbox, made).or_else(|Closed| outbox.flush()).ok();
     }
 
     /// Until all streams are closed and handed in.
     fn fill(&self, streams: &mut Interleaved, outbox: &mut Outbox, made: &mut Made) -> Result<(), Closed> {
-        let mut all_opened = false;
+        let (mut all_opened, mut found_none) = (false, false);
         let mut flushed = self.began.elapsed();
         for turn in 0u64.. {
             if turn.is_multiple_of(MOST_HELD_BACK) {
-                outbox.flush()?;
+                outbox.hand_in_all()?;
+                tell_waiting(outbox, streams);
                 self.go_on()?;
             }
-            while !all_opened && streams.live() < self.live_streams {
-                let mut ledger = lock(&self.ledger);
-                if ledger.awaited() >= MOST_AWAITED {
-                    drop(ledger);
-                    outbox.flush()?;
-                    self.wait_for_finals()?;
-                    ledger = lock(&self.ledger);
+            outbox.try_again()?;
+            for partition in outbox.freed() {
+                streams.unpark(partition);
+            }
+            if !all_opened && (!found_none || streams.live() == 0 || turn.is_multiple_of(MOST_VAIN_TURNS)) {
+                let drawn = self.open_streams(streams, outbox)?;
+                (all_opened, found_none) = (drawn == Some(Drawn::Never), drawn == Some(Drawn::Later));
+            }
+            if streams.live() == 0 {
+                match streams.open_streams() {
+                    0 if all_opened => break,
+                    0 => {}
+                    _ => self.wait_for_room(outbox, streams)?,
                 }
-                match self.next_stream() {
-                    Some(id) => {
-                        ledger.open(id);
-                        streams.open(id);
-                    }
-                    None => all_opened = true,
-                }
+                continue;
             }
             let due = self.due();
-            let Some(Turn { partition, chunk, sum }) = streams.next_chunk() else { break };
+            let Turn { partition, chunk, sum } = streams.next_chunk().expect("a stream takes turns");
             if let Some(due) = due {
                 self.wait_for(due, chunk.closes(), outbox, &mut flushed)?;
             }
@@ -291,18 +319,46 @@ impl Generation {
                 }
             }
             let closes = chunk.closes();
-            outbox.push(partition, &chunk)?;
+            outbox.push(partition, &chunk);
             // By a schedule, somebody waits for the final. As fast as it goes, every lane has more than it can send.
             if closes && due.is_some() {
-                outbox.flush_lane(partition)?;
+                outbox.hand_in(partition)?;
+            }
+            if !outbox.has_room(partition)? {
+                streams.park(partition);
             }
         }
         outbox.flush()
     }
 
-    fn next_stream(&self) -> Option<StreamId> {
-        let n = self.next_stream.fetch_add(1, Ordering::Relaxed);
-        (n < self.streams).then(|| StreamId::of_run(self.prefix, n))
+    /// Opens as many streams as are to be open at once. What the last draw has come to, where that was not a stream.
+    fn open_streams(&self, streams: &mut Interleaved, outbox: &mut Outbox) -> Result<Option<Drawn>, Closed> {
+        while self.takes_more(streams) {
+            let mut ledger = lock(&self.ledger);
+            if ledger.awaited() >= MOST_AWAITED {
+                drop(ledger);
+                self.wait_for_finals(outbox)?;
+                ledger = lock(&self.ledger);
+            }
+            match ledger.open_next(|partition| self.takes(streams.parked_streams(partition))) {
+                Drawn::Stream(id) => streams.open(id),
+                none => return Ok(Some(none)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether one more stream is to be open. Those that are parked count, but leave half of the places to others.
+    fn takes_more(&self, streams: &Interleaved) -> bool {
+        let has_place = streams.open_streams() < self.live_streams || streams.live() < self.live_streams.div_ceil(2);
+        has_place && !streams.all_parked()
+    }
+
+    /// Whether a stream may be opened of a partition with so many parked ones; `None`: it is not parked. One that stands
+    /// still may have twice its share of places, which a full lane of a healthy run does not reach.
+    fn takes(&self, parked: Option<usize>) -> bool {
+        let most = 2 * self.live_streams / self.entries.partitions() as usize;
+        parked.is_none_or(|parked| parked < most.max(1))
     }
 
     /// When the next chunk is due; `None` where it is due at once, whenever that is.
@@ -325,33 +381,46 @@ impl Generation {
         loop {
             let now = self.began.elapsed();
             if due.max(now) >= *flushed + LONGEST_HELD_BACK {
-                outbox.flush()?;
+                outbox.hand_in_all()?;
                 *flushed = now;
             }
+            outbox.try_again()?;
             let early = due.saturating_sub(now);
             if early <= most_early {
                 return Ok(());
             }
-            self.pause(early.max(SHORTEST_PAUSE))?;
+            self.pause(early.max(SHORTEST_PAUSE), outbox)?;
         }
     }
 
     /// Holds up new streams while too many finals are awaited.
-    fn wait_for_finals(&self) -> Result<(), Closed> {
+    fn wait_for_finals(&self, outbox: &mut Outbox) -> Result<(), Closed> {
+        outbox.hand_in_all()?;
         while lock(&self.ledger).awaited() >= MOST_AWAITED {
-            self.pause(Duration::from_millis(5))?;
+            self.pause(Duration::from_millis(5), outbox)?;
+            outbox.try_again()?;
         }
         Ok(())
     }
 
-    /// Sleeps, but never long enough to hold up a stop.
-    fn pause(&self, duration: Duration) -> Result<(), Closed> {
+    /// All open streams are parked: waits until a lane has room.
+    fn wait_for_room(&self, outbox: &mut Outbox, streams: &Interleaved) -> Result<(), Closed> {
+        tell_waiting(outbox, streams);
+        self.pause(LONGEST_PAUSE, outbox)
+    }
+
+    /// Waits, but never long enough to hold up a stop, and no longer than until a lane has room for what it had none for.
+    fn pause(&self, duration: Duration, outbox: &Outbox) -> Result<(), Closed> {
         self.go_on()?;
-        std::thread::sleep(duration.min(Duration::from_millis(50)));
+        outbox.wait(duration.min(LONGEST_PAUSE));
         Ok(())
     }
 
     fn go_on(&self) -> Result<(), Closed> {
         if self.stop.is_cancelled() { Err(Closed) } else { Ok(()) }
     }
+}
+
+fn tell_waiting(outbox: &mut Outbox, streams: &Interleaved) {
+    outbox.tell_waiting(|partition| streams.parked_streams(partition).unwrap_or(0));
 }

@@ -108,6 +108,7 @@ pub async fn run(
         let topology = Admin::new(&connection, topology, nats.shown_addresses()).check().await?;
         let options = run::Options {
             run: None,
+            streams: u64::MAX,
             deadline: deadline.0,
             batch_bytes: batch_bytes.bytes(),
             patience: Some(deadline.0),
