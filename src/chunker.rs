@@ -403,8 +403,9 @@ impl Generation {
         Ok(())
     }
 
-    /// All open streams are parked: waits until a lane has room.
+    /// All open streams are parked: hands in what others have left behind, and waits until a lane has room.
     fn wait_for_room(&self, outbox: &mut Outbox, streams: &Interleaved) -> Result<(), Closed> {
+        outbox.hand_in_all()?;
         tell_waiting(outbox, streams);
         self.pause(LONGEST_PAUSE, outbox)
     }
