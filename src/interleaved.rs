@@ -40,10 +40,13 @@ impl Interleaved {
         Self { workload, partitions, live, parked, open: 0, turns, buffer: Vec::new() }
     }
 
-    pub fn open(&mut self, id: StreamId) {
-        let stream = LiveStream::open(&self.workload, id, id.partition(self.partitions));
-        self.parked.get_mut(&stream.partition()).unwrap_or(&mut self.live).push(stream);
+    /// Opens a stream, and says of which partition it is.
+    pub fn open(&mut self, id: StreamId) -> u32 {
+        let partition = id.partition(self.partitions);
+        let stream = LiveStream::open(&self.workload, id, partition);
+        self.parked.get_mut(&partition).unwrap_or(&mut self.live).push(stream);
         self.open += 1;
+        partition
     }
 
     /// Streams that take turns.
@@ -56,7 +59,12 @@ impl Interleaved {
         self.open
     }
 
-    /// Whether the streams of every partition are parked.
+    /// Whether a partition is parked, with streams or without.
+    pub fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
+    /// Whether every partition is.
     pub fn all_parked(&self) -> bool {
         self.parked.len() == self.partitions as usize
     }
@@ -109,7 +117,7 @@ mod tests {
     /// Streams 0 to 19 over three partitions.
     fn twenty() -> Interleaved {
         let mut streams = Interleaved::new(WORKLOAD, 3, 0);
-        (0..20).for_each(|n| streams.open(id(n)));
+        (0..20).for_each(|n| _ = streams.open(id(n)));
         streams
     }
 

@@ -34,7 +34,7 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 5 | [`cli`], [`config`]; [`up`], the roles together |
-//! | 4 | the roles: [`worker`], [`chunker`], [`sum_files`], [`get`], [`status`]; [`run`] is what two of them share |
+//! | 4 | the roles: [`worker`], [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share |
 //! | 3 | [`summer`], [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS |
 //! | 1 | [`store`]: everything that is said to redb |
@@ -84,6 +84,7 @@ pub mod verify;
 pub mod run;
 
 pub mod chunker;
+pub mod generator;
 pub mod get;
 pub mod status;
 pub mod sum_files;

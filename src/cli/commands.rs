@@ -131,7 +131,11 @@ async fn finish(
 ) -> Result<Exit, CliError> {
     let has_begun = ended.is_ok();
     let (report, failure) = ended.unwrap_or_else(|error| (Report::default(), Some(error)));
-    let verdict = Verdict::at_the_end(&report.counts, wanted, failure.is_some());
+    let verdict = match &failure {
+        // A summer has found what the ledger has not.
+        Some(error) if error.exit() == Exit::Violation => Verdict::Broken,
+        _ => Verdict::at_the_end(&report.counts, wanted, failure.is_some()),
+    };
     let written = written.finish(verdict, failure.as_ref(), &report).await;
     let printed = match has_begun {
         true => write_ledger(&mut io::stdout(), &report, verdict).map_err(CliError::Output),
