@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use stream_sum::checkpoint::Checkpoint;
 use stream_sum::chunk::SeqNo;
 use stream_sum::fold::Fold;
+use stream_sum::interleaved::Interleaved;
 use stream_sum::row::Expiry;
 use stream_sum::stream_id::{RunPrefix, StreamId};
 use stream_sum::transaction::{Batch, Rules};
-use stream_sum::workload::{Interleaved, Workload};
+use stream_sum::workload::Workload;
 use stream_sum::{Chunk, codec};
 
 /// Bytes of one batch: what a chunker fills by default.
@@ -126,7 +127,7 @@ fn completing(criterion: &mut Criterion) {
         let workload = Workload { seed: 1, chunks, chunk_bytes: 32 };
         let mut streams = Interleaved::new(workload, 1, 0);
         let count = 4_000;
-        (0..count).for_each(|n| streams.open(StreamId::of_run(RunPrefix([1; 4]), n)));
+        (0..count).for_each(|n| _ = streams.open(StreamId::of_run(RunPrefix([1; 4]), n)));
         let mut payload = Vec::new();
         let mut batches: Vec<Bytes> = Vec::new();
         while let Some(turn) = streams.next_chunk() {
@@ -155,7 +156,7 @@ fn generating(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(1));
         group.bench_function(format!("{chunk_bytes} bytes"), |bencher| {
             let mut streams = Interleaved::new(Workload { seed: 1, chunks: u64::MAX, chunk_bytes }, 1, 0);
-            (0..100).for_each(|n| streams.open(StreamId::of_run(RunPrefix([1; 4]), n)));
+            (0..100).for_each(|n| _ = streams.open(StreamId::of_run(RunPrefix([1; 4]), n)));
             let mut payload = Vec::with_capacity(BATCH_BYTES + 2 * chunk_bytes);
             bencher.iter(|| {
                 let turn = streams.next_chunk().expect("streams without end");

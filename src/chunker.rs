@@ -2,19 +2,17 @@
 
 use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
-use crate::bus::lanes::{Closed, LaneEntries, Outbox};
 use crate::bus::topology::{self, TopologyError};
+use crate::generator::Generation;
 use crate::joined::joined;
-use crate::presence::Moment;
-use crate::report::Report;
-use crate::run::{self, Run, RunError, lock};
-use crate::stream_id::{RunPrefix, StreamId};
+use crate::report::{Facts, Report};
+use crate::run::{self, Run, RunError};
+use crate::stream_id::RunPrefix;
 use crate::values::{Size, Span, parsed};
-use crate::verify::Ledger;
-use crate::workload::{Interleaved, Turn, Workload};
+use crate::workload::Workload;
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -48,6 +46,13 @@ pub struct ChunkerConfig {
     pub deadline: Span,
 }
 
+impl ChunkerConfig {
+    /// The streams to make; `None`: without end.
+    pub fn wanted(&self) -> Option<u64> {
+        u64::try_from(self.streams).ok()
+    }
+}
+
 /// What one run takes beside the configuration.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Choices {
@@ -70,25 +75,6 @@ pub enum ChunkerError {
     )]
     ChunkTooLarge { chunk_bytes: usize, most: usize },
 }
-
-/// Closed streams whose finals have not come: with more, no stream is opened, which bounds the ledger's memory.
-const MOST_AWAITED: usize = 500_000;
-
-/// Chunks that a generator makes before it tells the ledger.
-const MOST_UNREPORTED: u64 = 256;
-
-/// Chunks that a generator makes before it hands in what it holds back, and looks whether to go on.
-const MOST_HELD_BACK: u64 = 1024;
-
-/// By a schedule, chunks that close no stream are held back so long at the most.
-const LONGEST_HELD_BACK: Duration = Duration::from_millis(20);
-
-/// By a schedule, chunks that close no stream are made so early at the most: a thread wakes up for each closing chunk, whose
-/// final somebody waits for, and makes many others meanwhile.
-const MOST_EARLY: Duration = Duration::from_millis(1);
-
-/// Waking up for every single chunk would take a core at some rates.
-const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
 
 /// How long an interrupted run waits for the finals of what it has sent.
 const LAST_FINALS: Duration = Duration::from_secs(4);
@@ -115,7 +101,7 @@ pub async fn generate_and_verify_streams(
     stop: CancellationToken,
 ) -> Result<Outcome, ChunkerError> {
     let stop = stop.child_token();
-    let seed = choices.seed.unwrap_or_else(rand::random);
+    let seed = choices.seed.unwrap_or_else(draw_seed);
     let workload = Workload { seed, chunks: config.chunks, chunk_bytes: config.chunk_bytes };
     let starting = async {
         let connection = connect::connect(nats, "chunker").await?;
@@ -132,28 +118,33 @@ pub async fn generate_and_verify_streams(
         }
         let options = run::Options {
             run: choices.run,
+            streams: config.wanted().unwrap_or(u64::MAX),
             deadline: config.deadline.0,
             batch_bytes: config.batch_bytes.bytes(),
             patience: None,
             workload: Some(workload),
         };
         let run = connection.unless_denied(Run::start(&connection, &topology, options)).await??;
-        Ok((topology, run))
+        let facts = Facts {
+            run: run.prefix,
+            seed,
+            server_version: connection.client.server_info().version,
+            replicas: topology.replicas,
+            partitions: topology.partitions,
+        };
+        Ok((facts, run))
     };
-    let (topology, mut run) = tokio::select! {
+    let (facts, mut run) = tokio::select! {
         () = stop.cancelled() => return Ok(Outcome::default()),
         started = starting => started?,
     };
-    tracing::info!(run = %run.prefix, seed, streams = config.streams, partitions = topology.partitions, "chunking");
+    tracing::info!(run = %run.prefix, seed, streams = config.streams, partitions = facts.partitions, "chunking");
 
     let generation = Arc::new(Generation {
         workload,
-        prefix: run.prefix,
-        streams: u64::try_from(config.streams).unwrap_or(u64::MAX),
         live_streams: config.live_streams,
         rate: config.rate,
         began: run.began(),
-        next_stream: AtomicU64::new(0),
         next_chunk: AtomicU64::new(0),
         ledger: run.ledger(),
         entries: run.entries(),
@@ -164,22 +155,32 @@ pub async fn generate_and_verify_streams(
         let generation = generation.clone();
         generators.spawn_blocking(move || generation.generate(worker.into()));
     }
-    let outcome = drive(&mut run, &mut generators, reports, &stop).await;
+    let outcome = drive(&mut run, &mut generators, &facts, reports, &stop).await;
     // Whatever the outcome, no thread stays behind in a full lane.
     stop.cancel();
     generation.entries.close();
     while generators.join_next().await.is_some() {}
-    Ok(Outcome { report: run.report(), failure: outcome.err() })
+    Ok(Outcome { report: report(&run, &facts), failure: outcome.err() })
+}
+
+/// Short enough for a number in JSON, which some read as one with a fraction.
+fn draw_seed() -> u64 {
+    rand::random::<u64>() >> 11
+}
+
+fn report(run: &Run, facts: &Facts) -> Report {
+    Report { facts: Some(facts.clone()), ..run.report() }
 }
 
 async fn drive(
     run: &mut Run,
     generators: &mut JoinSet<()>,
+    facts: &Facts,
     reports: &watch::Sender<Report>,
     stop: &CancellationToken,
 ) -> Result<(), ChunkerError> {
-    let mut report = tokio::time::interval(REPORTS);
-    report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(REPORTS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut give_up_at: Option<Instant> = None;
     loop {
         let interrupted = give_up_at.is_some();
@@ -202,157 +203,7 @@ async fn drive(
             }
             () = stop.cancelled(), if !interrupted => give_up_at = Some(Instant::now() + LAST_FINALS),
             () = tokio::time::sleep_until(give_up_at.unwrap_or_else(Instant::now)), if interrupted => return Ok(()),
-            _ = report.tick() => { reports.send_replace(run.report()); }
+            _ = ticks.tick() => { reports.send_replace(report(run, facts)); }
         }
-    }
-}
-
-/// Chunks handed over that the ledger was not told of yet.
-#[derive(Default)]
-struct Made {
-    chunks: u64,
-    bytes: u64,
-}
-
-impl Made {
-    fn report(&mut self, ledger: &mut Ledger) {
-        ledger.produced(std::mem::take(&mut self.chunks), std::mem::take(&mut self.bytes));
-    }
-}
-
-/// What the generator threads of one run share.
-struct Generation {
-    workload: Workload,
-    prefix: RunPrefix,
-    streams: u64,
-    live_streams: usize,
-    /// Chunks a second; 0: as fast as it goes.
-    rate: u64,
-    began: Instant,
-    next_stream: AtomicU64,
-    next_chunk: AtomicU64,
-    ledger: Arc<Mutex<Ledger>>,
-    entries: LaneEntries,
-    stop: CancellationToken,
-}
-
-impl Generation {
-    /// One generator thread: until all streams are closed, or the run ends.
-    fn generate(&self, worker: u64) {
-        let mut made = Made::default();
-        self.make(worker, &mut made);
-        made.report(&mut lock(&self.ledger));
-    }
-
-    fn make(&self, worker: u64, made: &mut Made) {
-        let mut streams = Interleaved::new(self.workload, self.entries.partitions(), worker);
-        let mut outbox = Outbox::new(self.entries.clone());
-        // Where the run has ended, nobody takes it; where this thread ends, what it has made must be sent.
-        self.fill(&mut streams, &mut outbox, made).or_else(|Closed| outbox.flush()).ok();
-    }
-
-    /// Until all streams are closed and handed in.
-    fn fill(&self, streams: &mut Interleaved, outbox: &mut Outbox, made: &mut Made) -> Result<(), Closed> {
-        let mut all_opened = false;
-        let mut flushed = self.began.elapsed();
-        for turn in 0u64.. {
-            if turn.is_multiple_of(MOST_HELD_BACK) {
-                outbox.flush()?;
-                self.go_on()?;
-            }
-            while !all_opened && streams.live() < self.live_streams {
-                let mut ledger = lock(&self.ledger);
-                if ledger.awaited() >= MOST_AWAITED {
-                    drop(ledger);
-                    outbox.flush()?;
-                    self.wait_for_finals()?;
-                    ledger = lock(&self.ledger);
-                }
-                match self.next_stream() {
-                    Some(id) => {
-                        ledger.open(id);
-                        streams.open(id);
-                    }
-                    None => all_opened = true,
-                }
-            }
-            let due = self.due();
-            let Some(Turn { partition, chunk, sum }) = streams.next_chunk() else { break };
-            if let Some(due) = due {
-                self.wait_for(due, chunk.closes(), outbox, &mut flushed)?;
-            }
-            made.chunks += 1;
-            made.bytes += chunk.data.len() as u64;
-            if sum.is_some() || made.chunks >= MOST_UNREPORTED {
-                let mut ledger = lock(&self.ledger);
-                made.report(&mut ledger);
-                // Before it can be sent: its final must find the stream closed.
-                if let Some(sum) = sum {
-                    ledger.close(sum, due.unwrap_or_else(|| self.began.elapsed()));
-                }
-            }
-            let closes = chunk.closes();
-            outbox.push(partition, &chunk)?;
-            // By a schedule, somebody waits for the final. As fast as it goes, every lane has more than it can send.
-            if closes && due.is_some() {
-                outbox.flush_lane(partition)?;
-            }
-        }
-        outbox.flush()
-    }
-
-    fn next_stream(&self) -> Option<StreamId> {
-        let n = self.next_stream.fetch_add(1, Ordering::Relaxed);
-        (n < self.streams).then(|| StreamId::of_run(self.prefix, n))
-    }
-
-    /// When the next chunk is due; `None` where it is due at once, whenever that is.
-    ///
-    /// The schedule does not wait for anybody: a chunk that could not be sent in time was due when it was due.
-    fn due(&self) -> Option<Moment> {
-        if self.rate == 0 {
-            return None;
-        }
-        let n = self.next_chunk.fetch_add(1, Ordering::Relaxed);
-        let nanos = u128::from(n) * 1_000_000_000 / u128::from(self.rate);
-        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
-    }
-
-    /// Waits until a chunk may be handed in: one that closes a stream when it is due, others a little earlier too. What
-    /// has come together since `flushed` may wait for company a little longer: a message for each chunk would cost the
-    /// server more than the chunks do.
-    fn wait_for(&self, due: Moment, closes: bool, outbox: &mut Outbox, flushed: &mut Moment) -> Result<(), Closed> {
-        let most_early = if closes { Duration::ZERO } else { MOST_EARLY };
-        loop {
-            let now = self.began.elapsed();
-            if due.max(now) >= *flushed + LONGEST_HELD_BACK {
-                outbox.flush()?;
-                *flushed = now;
-            }
-            let early = due.saturating_sub(now);
-            if early <= most_early {
-                return Ok(());
-            }
-            self.pause(early.max(SHORTEST_PAUSE))?;
-        }
-    }
-
-    /// Holds up new streams while too many finals are awaited.
-    fn wait_for_finals(&self) -> Result<(), Closed> {
-        while lock(&self.ledger).awaited() >= MOST_AWAITED {
-            self.pause(Duration::from_millis(5))?;
-        }
-        Ok(())
-    }
-
-    /// Sleeps, but never long enough to hold up a stop.
-    fn pause(&self, duration: Duration) -> Result<(), Closed> {
-        self.go_on()?;
-        std::thread::sleep(duration.min(Duration::from_millis(50)));
-        Ok(())
-    }
-
-    fn go_on(&self) -> Result<(), Closed> {
-        if self.stop.is_cancelled() { Err(Closed) } else { Ok(()) }
     }
 }

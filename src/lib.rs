@@ -34,11 +34,11 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 5 | [`cli`], [`config`]; [`up`], the roles together |
-//! | 4 | the roles: [`worker`], [`chunker`], [`sum_files`], [`get`], [`status`]; [`run`] is what two of them share |
+//! | 4 | the roles: [`worker`], [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share |
 //! | 3 | [`summer`], [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS |
 //! | 1 | [`store`]: everything that is said to redb |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`reject`], [`places`], [`fold`], [`transaction`], [`workload`], [`verify`], [`ladder`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`reject`], [`places`], [`fold`], [`transaction`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
 //! | side | [`telemetry`], [`progress`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`prefetch`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
@@ -47,6 +47,7 @@ pub mod sum;
 
 pub mod checksum;
 pub mod codec;
+pub mod interleaved;
 pub mod row;
 pub mod workload;
 
@@ -74,13 +75,16 @@ pub mod worker;
 
 pub mod ahead;
 pub mod ladder;
+pub mod latency;
 pub mod presence;
 pub mod report;
+pub mod unopened;
 pub mod verify;
 
 pub mod run;
 
 pub mod chunker;
+pub mod generator;
 pub mod get;
 pub mod status;
 pub mod sum_files;

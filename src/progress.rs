@@ -1,6 +1,6 @@
 //! How far a run is, for people: a bar or a line on a terminal, plain lines elsewhere.
 
-use crate::report::Report;
+use crate::report::{Report, Waiting};
 use crate::telemetry;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use std::time::Duration;
@@ -21,15 +21,16 @@ pub async fn log(mut reports: watch::Receiver<Report>) {
     let mut ticks = ticks(LOG);
     ticks.tick().await;
     while next(&mut ticks, &mut reports).await {
-        let Report { counts, elapsed_s, away_s, latency_ms } = *reports.borrow();
+        let Report { counts, elapsed_s, away_s, interval, waiting, .. } = reports.borrow().clone();
         tracing::info!(
             elapsed_s,
             away_s,
             streams = counts.streams,
             chunks = counts.chunks,
             verified = counts.verified,
-            p50_ms = latency_ms.p50,
-            p99_ms = latency_ms.p99,
+            p50_ms = interval.latency_ms.p50,
+            p99_ms = interval.latency_ms.p99,
+            waiting_partitions = waiting.len(),
             "under way"
         );
     }
@@ -64,9 +65,9 @@ pub async fn line(mut reports: watch::Receiver<Report>) {
     let bar = telemetry::bars().add(ProgressBar::no_length().with_style(style("{wide_msg}")));
     let mut ticks = ticks(LINES);
     ticks.tick().await;
-    let mut before = *reports.borrow();
+    let mut before = reports.borrow().clone();
     while next(&mut ticks, &mut reports).await {
-        let now = *reports.borrow();
+        let now = reports.borrow().clone();
         if now.counts.chunks == 0 {
             continue;
         }
@@ -84,16 +85,26 @@ pub async fn line(mut reports: watch::Receiver<Report>) {
 fn shown(before: &Report, now: &Report) -> String {
     let seconds = (now.elapsed_s - before.elapsed_s).max(f64::EPSILON);
     let rate = |of: fn(&Report) -> u64| HumanCount((of(now).saturating_sub(of(before)) as f64 / seconds) as u64);
-    let counts = &now.counts;
+    let (counts, latency_ms) = (&now.counts, &now.interval.latency_ms);
+    let waiting = match &*now.waiting {
+        [] => String::new(),
+        [Waiting { partition, reason, streams, .. }] => {
+            format!("  partition {partition} takes nothing ({reason}): {streams} streams wait")
+        }
+        several => {
+            let streams = several.iter().map(|waiting| waiting.streams).sum();
+            format!("  {} partitions take nothing: {} streams wait", several.len(), HumanCount(streams))
+        }
+    };
     format!(
-        "{:>6.1} s  {} chunks/s  {} finals/s  {} verified  {} in flight  p50 {:.1} ms  p99 {:.1} ms",
+        "{:>6.1} s  {} chunks/s  {} finals/s  {} verified  {} in flight  p50 {:.1} ms  p99 {:.1} ms{waiting}",
         now.elapsed_s,
         rate(|report| report.counts.chunks),
         rate(|report| report.counts.verified),
         HumanCount(counts.verified),
         HumanCount(counts.unfinished),
-        now.latency_ms.p50,
-        now.latency_ms.p99,
+        latency_ms.p50,
+        latency_ms.p99,
     )
 }
 
@@ -120,20 +131,25 @@ async fn next(ticks: &mut Interval, reports: &mut watch::Receiver<Report>) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Counts, Latency};
+    use crate::report::{Counts, Interval, Latency, Reason};
 
     #[test]
-    fn a_line_tells_rates_since_the_last_and_totals() {
+    fn a_line_tells_rates_since_the_last_and_totals_and_what_waits() {
         let before = Report { elapsed_s: 1.0, ..Report::default() };
-        let now = Report {
+        let recent = Latency { p50: 1.04, p99: 3.85, ..Latency::default() };
+        let mut now = Report {
             counts: Counts { chunks: 3_000_000, verified: 30_000, unfinished: 400, ..Counts::default() },
             elapsed_s: 3.0,
-            away_s: 0.0,
-            latency_ms: Latency { p50: 1.04, p99: 3.85, ..Latency::default() },
+            interval: Interval { latency_ms: recent, ..Interval::default() },
+            ..Report::default()
         };
-        assert_eq!(
-            shown(&before, &now),
-            "   3.0 s  1,500,000 chunks/s  15,000 finals/s  30,000 verified  400 in flight  p50 1.0 ms  p99 3.9 ms"
-        );
+        let line =
+            "   3.0 s  1,500,000 chunks/s  15,000 finals/s  30,000 verified  400 in flight  p50 1.0 ms  p99 3.9 ms";
+        assert_eq!(shown(&before, &now), line);
+        now.waiting.push(Waiting { partition: 1, reason: Reason::LogFull, waited_s: 2.0, streams: 37 });
+        let one = "  partition 1 takes nothing (log full): 37 streams wait";
+        assert_eq!(shown(&before, &now), format!("{line}{one}"));
+        now.waiting.push(Waiting { partition: 3, reason: Reason::NoAnswer, waited_s: 2.0, streams: 3000 });
+        assert_eq!(shown(&before, &now), format!("{line}  2 partitions take nothing: 3,037 streams wait"));
     }
 }

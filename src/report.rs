@@ -1,6 +1,8 @@
-//! The report of a run: what the ledger has counted, and how long finals took.
+//! The report of a run: what the ledger has counted, how long finals took, what waits, and what it comes to.
 
-use serde::Serialize;
+use crate::stream_id::RunPrefix;
+use serde::{Serialize, Serializer};
+use std::fmt;
 
 /// What the ledger counts. The fields of the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -46,9 +48,69 @@ pub struct Latency {
     pub max: f64,
 }
 
-/// A run's end, as `--report` writes it.
+/// Of the last few seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Interval {
+    /// How many they are.
+    pub seconds: f64,
+    /// Right finals that came in them.
+    pub finals: u64,
+    /// Of those.
+    pub latency_ms: Latency,
+}
+
+/// Why a log takes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Reason {
+    #[serde(rename = "log full")]
+    LogFull,
+    #[serde(rename = "no answer")]
+    NoAnswer,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LogFull => "log full",
+            Self::NoAnswer => "no answer",
+        })
+    }
+}
+
+/// A partition whose log takes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Waiting {
+    pub partition: u32,
+    pub reason: Reason,
+    /// For how many seconds it has taken nothing.
+    pub waited_s: f64,
+    /// Streams that have begun and go no further.
+    pub streams: u64,
+}
+
+/// What is known of a run once it has begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    #[serde(serialize_with = "as_text")]
+    pub run: RunPrefix,
+    pub seed: u64,
+    /// Of the server that it is connected to.
+    pub server_version: String,
+    /// Copies of the partition logs.
+    pub replicas: usize,
+    pub partitions: u32,
+}
+
+fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// How a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
+    /// `None` until it has begun.
+    #[serde(flatten)]
+    pub facts: Option<Facts>,
     /// What was counted.
     #[serde(flatten)]
     pub counts: Counts,
@@ -58,4 +120,82 @@ pub struct Report {
     pub away_s: f64,
     /// Of all right finals.
     pub latency_ms: Latency,
+    pub interval: Interval,
+    /// The partitions whose logs take nothing.
+    pub waiting: Vec<Waiting>,
+}
+
+/// What a run has come to, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It goes on, or was killed; nothing is broken so far.
+    Running,
+    /// It has ended, and every stream that it was to make, or if there was no end of them every stream that it has begun,
+    /// was verified.
+    Verified,
+    /// It was stopped, or could not go on. Nothing is broken.
+    Unfinished,
+    /// A guarantee was broken.
+    Broken,
+}
+
+impl Verdict {
+    /// Of a run that goes on.
+    pub fn under_way(counts: &Counts) -> Self {
+        if counts.is_broken() { Self::Broken } else { Self::Running }
+    }
+
+    /// Of a run that has ended. `wanted` are the streams that it was to make; `None`: without end.
+    pub fn at_the_end(counts: &Counts, wanted: Option<u64>, has_failed: bool) -> Self {
+        let is_whole = match wanted {
+            Some(wanted) => counts.streams == wanted,
+            None => counts.streams > 0,
+        };
+        match counts.is_broken() {
+            true => Self::Broken,
+            false if is_whole && counts.unfinished == 0 && !has_failed => Self::Verified,
+            false => Self::Unfinished,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Verified => "verified",
+            Self::Unfinished => "unfinished",
+            Self::Broken => "broken",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_is_verified_only_where_nothing_is_left_and_nothing_went_wrong() {
+        let counts =
+            |streams, verified| Counts { streams, verified, unfinished: streams - verified, ..Counts::default() };
+        let late = Counts { late: 1, ..counts(10, 9) };
+        for (counts, wanted, has_failed, verdict) in [
+            (counts(10, 10), Some(10), false, Verdict::Verified),
+            (counts(0, 0), Some(0), false, Verdict::Verified),
+            (counts(10, 10), None, false, Verdict::Verified),
+            // Stopped before it began, between two streams, and amid some.
+            (counts(0, 0), None, false, Verdict::Unfinished),
+            (counts(9, 9), Some(10), false, Verdict::Unfinished),
+            (counts(10, 9), Some(10), false, Verdict::Unfinished),
+            (counts(10, 9), None, false, Verdict::Unfinished),
+            (counts(10, 10), Some(10), true, Verdict::Unfinished),
+            (late, Some(10), false, Verdict::Broken),
+            (late, None, true, Verdict::Broken),
+        ] {
+            assert_eq!(Verdict::at_the_end(&counts, wanted, has_failed), verdict, "{counts:?} {wanted:?} {has_failed}");
+        }
+        assert_eq!(Verdict::under_way(&counts(10, 9)), Verdict::Running);
+        assert_eq!(Verdict::under_way(&late), Verdict::Broken, "it stays so");
+    }
 }

@@ -14,6 +14,7 @@ use crate::row::UnixNanos;
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::sum::Sum;
 use crate::throttle::Throttle;
+use crate::unopened::Unopened;
 use crate::verify::{BatchPlace, Copies, Ending, Final, Ledger, Seen};
 use crate::workload::Workload;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -63,6 +64,8 @@ pub enum RunError {
 pub struct Options {
     /// Drawn where it is not given.
     pub run: Option<RunPrefix>,
+    /// Streams that are opened at the most.
+    pub streams: u64,
     pub deadline: Duration,
     pub batch_bytes: usize,
     /// How long to go on without an answer from NATS; `None`: for ever.
@@ -139,7 +142,8 @@ impl Run {
         let may_pass = |error: &WatchError| !matches!(error, WatchError::NoSums);
         let watching = connection.ask_at_start(|| watch::watch(finals.clone()), may_pass).await?;
         let began = Instant::now();
-        let ledger = Arc::new(Mutex::new(Ledger::new(prefix, options.deadline)));
+        let unopened = Unopened::new(prefix, topology.partitions, options.streams);
+        let ledger = Arc::new(Mutex::new(Ledger::new(unopened, options.deadline)));
         let max_payload = connection.client.server_info().max_payload;
         let lanes = Lanes::start(
             connection,
@@ -397,7 +401,9 @@ impl Run {
     }
 
     pub fn report(&self) -> Report {
-        self.lock().report(self.now())
+        let now = self.now();
+        let waiting = self.lanes.waiting(now);
+        Report { waiting, ..self.lock().report(now) }
     }
 }
 

@@ -22,12 +22,13 @@ use crate::ahead::Ahead;
 use crate::checkpoint::Position;
 use crate::identity::MessageMark;
 use crate::ladder::{Ladder, Tick};
+use crate::latency::Latencies;
 use crate::presence::{Contact, Moment, Presence};
-use crate::report::{Counts, Latency, Report};
+use crate::report::{Counts, Report};
 use crate::row::UnixNanos;
-use crate::stream_id::{RunPrefix, StreamId};
+use crate::stream_id::StreamId;
 use crate::sum::Sum;
-use hdrhistogram::Histogram;
+use crate::unopened::{Drawn, Unopened};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -112,7 +113,6 @@ struct Doubt {
 }
 
 pub struct Ledger {
-    run: RunPrefix,
     deadline: Duration,
     presence: Presence,
     counts: Counts,
@@ -124,18 +124,15 @@ pub struct Ledger {
     /// Streams that ended other than verified.
     badly: HashMap<StreamId, Ending>,
     ahead: Ahead,
-    /// The first ID of the run that was not opened yet.
-    next: u64,
+    unopened: Unopened,
     ladder: Ladder,
-    latency_us: Histogram<u64>,
+    latencies: Latencies,
 }
 
 impl Ledger {
-    pub fn new(run: RunPrefix, deadline: Duration) -> Self {
-        // Up to an hour in microseconds, to three digits.
-        let latency_us = Histogram::new_with_max(3_600_000_000, 3).expect("bounds that a histogram takes");
+    /// Of a run with these streams.
+    pub fn new(unopened: Unopened, deadline: Duration) -> Self {
         Self {
-            run,
             deadline,
             presence: Presence::default(),
             counts: Counts::default(),
@@ -144,9 +141,9 @@ impl Ledger {
             doubts: HashMap::new(),
             badly: HashMap::new(),
             ahead: Ahead::default(),
-            next: 0,
+            unopened,
             ladder: Ladder::new(deadline),
-            latency_us,
+            latencies: Latencies::default(),
         }
     }
 
@@ -186,10 +183,22 @@ impl Ledger {
         self.open.is_empty() && self.awaited.is_empty()
     }
 
-    /// A stream of the run is about to send its first chunk.
+    /// A stream of the run is about to send its first chunk, after all before it.
     pub fn open(&mut self, id: StreamId) {
-        let n = id.nth_of_run(self.run).expect("streams of this run are opened");
-        self.next = self.next.max(n + 1);
+        self.unopened.opened(id);
+        self.opened(id);
+    }
+
+    /// Opens the next stream of a partition that `takes` streams.
+    pub fn open_next(&mut self, takes: impl Fn(u32) -> bool) -> Drawn {
+        let drawn = self.unopened.draw(takes);
+        if let Drawn::Stream(id) = drawn {
+            self.opened(id);
+        }
+        drawn
+    }
+
+    fn opened(&mut self, id: StreamId) {
         self.open.insert(id);
         self.counts.streams += 1;
     }
@@ -245,7 +254,7 @@ impl Ledger {
         if self.ahead.deliver(found.mark) {
             return Seen::Known;
         }
-        let Some(id) = id.filter(|id| id.nth_of_run(self.run).is_some_and(|n| n < self.next)) else {
+        let Some(id) = id.filter(|id| self.unopened.is_opened(*id)) else {
             self.counts.unexpected += 1;
             return Seen::Unexpected;
         };
@@ -266,8 +275,7 @@ impl Ledger {
         if found.sum != Some(awaited.expected) {
             return self.ended(id, Ending::Mismatched);
         }
-        let latency = at.saturating_sub(awaited.scheduled).as_micros();
-        self.latency_us.saturating_record(u64::try_from(latency).unwrap_or(u64::MAX).max(1));
+        self.latencies.record(at, at.saturating_sub(awaited.scheduled));
         let first_sent = awaited.first_sent.unwrap_or(at);
         if self.presence.connected(first_sent, at) <= self.deadline {
             return self.ended(id, Ending::Verified);
@@ -366,20 +374,14 @@ impl Ledger {
 
     /// How the run stands, and how it ends if it ends now: what has not ended is unfinished.
     pub fn report(&self, elapsed: Duration) -> Report {
-        let ms = |us: u64| us as f64 / 1000.0;
-        let at = |quantile| ms(self.latency_us.value_at_quantile(quantile));
-        let latency_ms = match self.latency_us.is_empty() {
-            true => Latency::default(),
-            false => {
-                Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: ms(self.latency_us.max()) }
-            }
-        };
         let unfinished = self.counts.unfinished + (self.open.len() + self.awaited.len()) as u64;
         Report {
             counts: Counts { unfinished, ..self.counts },
             elapsed_s: elapsed.as_secs_f64(),
             away_s: self.presence.away().as_secs_f64(),
-            latency_ms,
+            latency_ms: self.latencies.whole(),
+            interval: self.latencies.interval(elapsed),
+            ..Report::default()
         }
     }
 
@@ -412,6 +414,7 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::chunk::SeqNo;
+    use crate::stream_id::RunPrefix;
     use crate::sum::Value;
 
     const RUN: RunPrefix = RunPrefix([1, 2, 3, 4]);
@@ -442,7 +445,7 @@ mod tests {
 
     /// A ledger with streams 0 to `n` - 1 opened and closed, and sent at 1 s.
     fn closed(n: u64) -> Ledger {
-        let mut ledger = Ledger::new(RUN, DEADLINE);
+        let mut ledger = Ledger::new(Unopened::new(RUN, 1, u64::MAX), DEADLINE);
         for n in 0..n {
             ledger.open(id(n));
             ledger.close(sum(n), s(0.5));

@@ -1,7 +1,7 @@
-//! The workload: content that any process can make again, interleaved at random.
+//! The workload: content that any process can make again.
 //!
 //! The content of a stream is ChaCha8 keyed by seed and StreamId, so what its sum must be can be computed by
-//! anybody who knows both. The order in which streams take turns is drawn from the seed as well.
+//! anybody who knows both.
 
 use crate::chunk::{Chunk, SeqNo};
 use crate::stream_id::StreamId;
@@ -39,7 +39,8 @@ impl Workload {
     }
 }
 
-struct LiveStream {
+/// A stream that is being made.
+pub struct LiveStream {
     id: StreamId,
     partition: u32,
     content: ChaCha8Rng,
@@ -47,12 +48,16 @@ struct LiveStream {
 }
 
 impl LiveStream {
-    fn open(workload: &Workload, id: StreamId, partition: u32) -> Self {
+    pub fn open(workload: &Workload, id: StreamId, partition: u32) -> Self {
         Self { id, partition, content: workload.content(id), sum: None }
     }
 
+    pub fn partition(&self) -> u32 {
+        self.partition
+    }
+
     /// The next chunk, and with the closing one the sum of all.
-    fn next<'a>(&mut self, workload: &Workload, buffer: &'a mut Vec<u8>) -> (Chunk<'a>, Option<Sum>) {
+    pub fn next<'a>(&mut self, workload: &Workload, buffer: &'a mut Vec<u8>) -> (Chunk<'a>, Option<Sum>) {
         let seq_no = self.sum.as_ref().map_or(SeqNo::FIRST, |sum| sum.seq_no().next());
         let closes = seq_no.get() > workload.chunks;
         buffer.resize(if closes { 0 } else { workload.chunk_bytes }, 0);
@@ -67,92 +72,14 @@ impl LiveStream {
     }
 }
 
-/// What one turn of one stream has made.
-pub struct Turn<'a> {
-    pub partition: u32,
-    pub chunk: Chunk<'a>,
-    /// The sum of the whole stream, where this chunk closes it.
-    pub sum: Option<Sum>,
-}
-
-/// Streams that are open at once, taking turns at random.
-pub struct Interleaved {
-    workload: Workload,
-    partitions: u32,
-    live: Vec<LiveStream>,
-    turns: ChaCha8Rng,
-    buffer: Vec<u8>,
-}
-
-impl Interleaved {
-    /// `worker` tells apart the turns of several generators of one seed.
-    pub fn new(workload: Workload, partitions: u32, worker: u64) -> Self {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&workload.seed.to_le_bytes());
-        key[24..].copy_from_slice(&(worker + 1).to_le_bytes());
-        Self { workload, partitions, live: Vec::new(), turns: ChaCha8Rng::from_seed(key), buffer: Vec::new() }
-    }
-
-    pub fn open(&mut self, id: StreamId) {
-        self.live.push(LiveStream::open(&self.workload, id, id.partition(self.partitions)));
-    }
-
-    /// Streams that are open.
-    pub fn live(&self) -> usize {
-        self.live.len()
-    }
-
-    /// The next chunk of a stream drawn at random; `None` where no stream is open.
-    pub fn next_chunk(&mut self) -> Option<Turn<'_>> {
-        if self.live.is_empty() {
-            return None;
-        }
-        let drawn = (u64::from(self.turns.next_u32()) * self.live.len() as u64) >> 32;
-        let drawn = usize::try_from(drawn).expect("below the number of live streams");
-        let stream = &mut self.live[drawn];
-        let partition = stream.partition;
-        let (chunk, sum) = stream.next(&self.workload, &mut self.buffer);
-        if sum.is_some() {
-            self.live.swap_remove(drawn);
-        }
-        Some(Turn { partition, chunk, sum })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sha1::{Digest, Sha1};
-    use std::collections::HashMap;
 
     const WORKLOAD: Workload = Workload { seed: 7, chunks: 5, chunk_bytes: 33 };
 
     fn id(n: u8) -> StreamId {
         StreamId::new([n; 16])
-    }
-
-    #[test]
-    fn interleaved_streams_sum_to_what_anybody_can_recompute() {
-        let mut streams = Interleaved::new(WORKLOAD, 3, 0);
-        for n in 0..20 {
-            streams.open(id(n));
-        }
-        let mut contents: HashMap<StreamId, Vec<u8>> = HashMap::new();
-        let mut order = Vec::new();
-        while let Some(Turn { partition, chunk, sum }) = streams.next_chunk() {
-            assert_eq!(partition, chunk.id.partition(3));
-            order.push(chunk.id);
-            contents.entry(chunk.id).or_default().extend_from_slice(chunk.data);
-            if let Some(sum) = sum {
-                assert!(chunk.closes());
-                assert_eq!(sum, WORKLOAD.expected(chunk.id));
-                assert_eq!(sum.seq_no.get(), 6);
-                assert_eq!(sum.value.0, <[u8; 20]>::from(Sha1::digest(&contents[&chunk.id])));
-            }
-        }
-        assert_eq!(order.len(), 20 * 6);
-        assert!(contents.values().all(|content| content.len() == 5 * 33));
-        assert!(order.windows(2).filter(|pair| pair[0] != pair[1]).count() > 60, "interleaved");
     }
 
     #[test]

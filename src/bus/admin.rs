@@ -234,6 +234,7 @@ impl<'a> Admin<'a> {
         Ok(Topology {
             names,
             partitions,
+            replicas: first.num_replicas,
             max_chunk_bytes,
             max_message_bytes,
             expiry: Expiry { idle: nanos(said.idle_expiry), completed: nanos(said.completed_expiry) },

@@ -3,29 +3,29 @@
 //! While a batch travels, the next fills: little load makes small batches and low latency, much load large ones, and
 //! no timer is involved. An ack that stays out leaves the outcome unknown, so the same batch is sent again, and the
 //! fold drops what it has already. With one batch in flight, chunks can't overtake each other: a gap always means loss.
+//!
+//! A lane that is full takes nothing until its batch is acknowledged. Who has chunks for several lanes tries each, and waits
+//! only where none has room: so a log that takes nothing holds up its own streams, and those of no other.
+
+pub use crate::bus::lane::Closed;
 
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
+use crate::bus::lane::{Block, Emptied, Lane, Standstill};
 use crate::bus::names::Names;
 use crate::bus::publish::{Refusal, publish};
 use crate::chunk::Chunk;
-use crate::codec::{CHUNK_OVERHEAD, encode_chunk};
 use crate::joined::joined;
 use crate::presence::Moment;
+use crate::report::{Reason, Waiting};
 use crate::stream_id::StreamId;
-use crate::throttle::ThrottleByCause;
+use crate::throttle::{Throttle, ThrottleByCause};
 use crate::verify::{BatchPlace, Ledger};
 use bytes::Bytes;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-
-/// The run has ended: nothing more is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the run has ended")]
-pub struct Closed;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LaneError {
@@ -40,6 +40,9 @@ pub enum LaneError {
     Stuck { log: String, waited: Duration, cause: String },
 }
 
+/// A log that has been full for so long is told of.
+const WORTH_A_LINE: Duration = Duration::from_millis(500);
+
 /// How long a lane goes on without an ack.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -47,100 +50,6 @@ pub struct Patience {
     pub full: Duration,
     /// While the outcome is unknown; `None`: for as long as NATS is away.
     pub unknown: Option<Duration>,
-}
-
-/// Encoded chunks of one partition, in order.
-#[derive(Default)]
-struct Block {
-    payload: Vec<u8>,
-    /// Streams whose closing chunks are among them.
-    closings: Vec<StreamId>,
-}
-
-impl Block {
-    fn add(&mut self, chunk: &Chunk<'_>) {
-        encode_chunk(&mut self.payload, chunk);
-        if chunk.closes() {
-            self.closings.push(chunk.id);
-        }
-    }
-}
-
-/// A batch that fills.
-#[derive(Default)]
-struct Filling {
-    block: Block,
-    /// Nothing more comes: what is there is sent, and the lane ends.
-    finished: bool,
-    /// Nothing more is taken.
-    closed: bool,
-}
-
-/// The filling end of one partition's lane.
-pub struct Lane {
-    filling: Mutex<Filling>,
-    room: Condvar,
-    ready: Notify,
-    /// Bytes of one batch, at the most; a chunk that is larger travels alone.
-    limit: usize,
-}
-
-impl Lane {
-    fn lock(&self) -> MutexGuard<'_, Filling> {
-        self.filling.lock().expect("nothing panics while it holds a lane")
-    }
-
-    /// Adds chunks to the batch that fills, and leaves `block` empty. Blocks the thread while the batch is full.
-    fn push(&self, block: &mut Block) -> Result<(), Closed> {
-        let needed = block.payload.len();
-        let no_room = |filling: &mut Filling| {
-            let filled = filling.block.payload.len();
-            !filling.closed && filled > 0 && filled + needed > self.limit
-        };
-        let mut filling = self.room.wait_while(self.lock(), no_room).expect("nothing panics while it holds a lane");
-        if filling.closed || filling.finished {
-            return Err(Closed);
-        }
-        filling.block.payload.append(&mut block.payload);
-        filling.block.closings.append(&mut block.closings);
-        drop(filling);
-        self.ready.notify_one();
-        Ok(())
-    }
-
-    fn finish(&self) {
-        self.lock().finished = true;
-        self.ready.notify_one();
-    }
-
-    fn close(&self) {
-        self.lock().closed = true;
-        self.room.notify_all();
-        self.ready.notify_one();
-    }
-
-    /// The batch that has filled, as soon as there is one; `None` where nothing more comes.
-    async fn take(&self) -> Option<Block> {
-        loop {
-            {
-                let mut filling = self.lock();
-                if filling.closed {
-                    return None;
-                }
-                if !filling.block.payload.is_empty() {
-                    // Of one size, whatever it fills to: what is freed fits the next.
-                    let next = Block { payload: Vec::with_capacity(self.limit), closings: Vec::new() };
-                    let block = std::mem::replace(&mut filling.block, next);
-                    self.room.notify_all();
-                    return Some(block);
-                }
-                if filling.finished {
-                    return None;
-                }
-            }
-            self.ready.notified().await;
-        }
-    }
 }
 
 /// The lanes of all partitions.
@@ -162,10 +71,10 @@ impl Lanes {
     ) -> Self {
         let mut sending = JoinSet::new();
         let complaints = Arc::new(ThrottleByCause::new());
+        let emptied = Arc::<Emptied>::default();
         let lanes = (0..partitions)
             .map(|partition| {
-                let lane =
-                    Arc::new(Lane { filling: Mutex::default(), room: Condvar::new(), ready: Notify::new(), limit });
+                let lane = Arc::new(Lane::new(limit, emptied.clone()));
                 let sender = Sender {
                     lane: lane.clone(),
                     connection: connection.clone(),
@@ -176,6 +85,7 @@ impl Lanes {
                     ledger: ledger.clone(),
                     began,
                     complaints: complaints.clone(),
+                    full: Throttle::new(),
                 };
                 sending.spawn(sender.run());
                 lane
@@ -187,6 +97,18 @@ impl Lanes {
     /// The filling ends, for those who make chunks.
     pub fn entries(&self) -> LaneEntries {
         LaneEntries(self.lanes.clone())
+    }
+
+    /// The partitions whose logs take nothing, and what waits for each.
+    pub fn waiting(&self, now: Moment) -> Vec<Waiting> {
+        let lanes = (0..).zip(&self.lanes);
+        lanes
+            .filter_map(|(partition, lane)| {
+                let standstill = (*lane.standstill())?;
+                let (reason, waited) = (standstill.reason, now.saturating_sub(standstill.since));
+                Some(Waiting { partition, reason, waited_s: waited.as_secs_f64(), streams: lane.waiting(&standstill) })
+            })
+            .collect()
     }
 
     /// Waits until a lane fails. Never ends while all go well, nor when all have ended well. Cancel-safe.
@@ -214,7 +136,7 @@ impl Drop for Lanes {
 
 /// Where chunks are handed in. Cheap to clone, for threads.
 #[derive(Clone)]
-pub struct LaneEntries(Vec<Arc<Lane>>);
+pub struct LaneEntries(pub(super) Vec<Arc<Lane>>);
 
 impl LaneEntries {
     /// Hands in one chunk at once. Blocks the thread while the batch of its lane is full.
@@ -233,44 +155,10 @@ impl LaneEntries {
     pub fn close(&self) {
         self.0.iter().for_each(|lane| lane.close());
     }
-}
 
-/// Bytes of one lane's chunks that a thread holds back at the most.
-const BLOCK_BYTES: usize = 16 << 10;
-
-/// Chunks that one thread is about to hand in. A lane is shared, and locked for each block of chunks, not for each chunk.
-pub struct Outbox {
-    entries: LaneEntries,
-    blocks: Vec<Block>,
-}
-
-impl Outbox {
-    pub fn new(entries: LaneEntries) -> Self {
-        let blocks = entries.0.iter().map(|_| Block::default()).collect();
-        Self { entries, blocks }
-    }
-
-    /// Adds a chunk for the lane of its partition. Blocks the thread while that lane's batch is full.
-    pub fn push(&mut self, partition: u32, chunk: &Chunk<'_>) -> Result<(), Closed> {
-        let (lane, block) = (&self.entries.0[partition as usize], &mut self.blocks[partition as usize]);
-        // Room for what comes is made first, so that no block is larger than a batch unless a single chunk is.
-        let needed = chunk.data.len() + CHUNK_OVERHEAD;
-        if !block.payload.is_empty() && block.payload.len() + needed > BLOCK_BYTES.min(lane.limit) {
-            lane.push(block)?;
-        }
-        block.add(chunk);
-        Ok(())
-    }
-
-    /// Hands in what is held back for one partition.
-    pub fn flush_lane(&mut self, partition: u32) -> Result<(), Closed> {
-        let (lane, block) = (&self.entries.0[partition as usize], &mut self.blocks[partition as usize]);
-        if block.payload.is_empty() { Ok(()) } else { lane.push(block) }
-    }
-
-    /// Hands in all that is held back.
-    pub fn flush(&mut self) -> Result<(), Closed> {
-        (0..self.entries.partitions()).try_for_each(|partition| self.flush_lane(partition))
+    /// Of all lanes, as far as there are any.
+    pub(super) fn emptied(&self) -> Option<&Emptied> {
+        self.0.first().map(|lane| &*lane.emptied)
     }
 }
 
@@ -286,6 +174,8 @@ struct Sender {
     began: Instant,
     /// For all lanes: one server is what all of them wait for.
     complaints: Arc<ThrottleByCause>,
+    /// Each log that is full is named.
+    full: Throttle,
 }
 
 impl Sender {
@@ -302,6 +192,13 @@ impl Sender {
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().expect("nothing panics while it holds the ledger")
+    }
+
+    /// Notes that the log takes nothing.
+    fn stand_still(&self, reason: Reason, since: Moment, closings: &[StreamId]) -> Standstill {
+        let standstill = Standstill { since, reason, closings: closings.len() };
+        *self.lane.standstill() = Some(standstill);
+        standstill
     }
 
     /// Sends one batch, again and again, until it is acknowledged.
@@ -321,19 +218,28 @@ impl Sender {
                         let batch = BatchPlace { partition: self.partition, position };
                         self.ledger().acked(closings, batch, self.now());
                     }
+                    *self.lane.standstill() = None;
                     return Ok(());
                 }
                 Err(Refusal::Full(cause)) => {
                     let since = *full_since.get_or_insert_with(|| self.now());
+                    let standstill = self.stand_still(Reason::LogFull, since, closings);
                     if self.ledger().presence().present(since, now) >= self.patience.full {
                         return Err(LaneError::LogFull { log: self.log.clone(), waited: self.patience.full, cause });
                     }
-                    if let Some(times) = self.complaints.count(&cause) {
+                    // A log that runs full again and again for a moment is not worth a line.
+                    if now.saturating_sub(since) >= WORTH_A_LINE
+                        && let Some(times) = self.full.count()
+                    {
+                        let (partition, streams) = (self.partition, self.lane.waiting(&standstill));
                         tracing::warn!(
+                            partition,
                             log = self.log,
+                            streams,
                             cause,
                             times,
-                            "the log is full: waiting for summers to make room"
+                            "partition {partition} takes nothing ({}): {streams} streams wait for summers to make room",
+                            Reason::LogFull
                         );
                     }
                 }
@@ -342,6 +248,7 @@ impl Sender {
                 }
                 Err(refusal @ (Refusal::Unknown(_) | Refusal::SubjectTaken)) => {
                     full_since = None;
+                    self.stand_still(Reason::NoAnswer, first, closings);
                     let cause = match refusal {
                         Refusal::Unknown(cause) => cause,
                         _ => "it takes one message only".to_owned(),

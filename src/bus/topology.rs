@@ -124,6 +124,8 @@ pub enum TopologyError {
 pub struct Topology {
     pub names: Names,
     pub partitions: u32,
+    /// Copies that JetStream keeps of the first log.
+    pub replicas: usize,
     pub max_chunk_bytes: usize,
     /// The most bytes of one message that every log takes; `None`: as many as the server.
     pub max_message_bytes: Option<usize>,

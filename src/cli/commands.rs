@@ -6,25 +6,27 @@ use crate::bus::names::Names;
 use crate::bus::topology::TopologyError;
 use crate::chunker::{self, generate_and_verify_streams};
 use crate::config::{Config, Override, variable};
+use crate::joined::joined;
 use crate::local_server::LocalServer;
 use crate::nats_server;
 use crate::progress;
-use crate::report::Report;
-use crate::shutdown;
+use crate::report::{Report, Verdict};
 use crate::status;
 use crate::telemetry;
 use crate::up::{self, Stack};
 use crate::values::Size;
 use futures_util::future::FutureExt;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::ending::{CliError, Exit, complain};
+use crate::cli::report_file::ReportFile;
 use crate::cli::{ChunkerArgs, UpArgs};
 
 /// How often a watched status is asked for again.
@@ -33,12 +35,10 @@ const WATCH: Duration = Duration::from_secs(1);
 /// To the top of a terminal, and all below it cleared.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-pub(super) async fn chunk(config: &Config, args: ChunkerArgs) -> Result<Exit, CliError> {
-    let stop = shutdown::on_signals().map_err(CliError::Signals)?;
+pub(super) async fn chunk(config: &Config, args: ChunkerArgs, stop: CancellationToken) -> Result<Exit, CliError> {
     let choices = args.choices();
-    // Opened first: a run of hours must not end with a report that can't be written.
-    let file = args.report.map(Destination::open).transpose()?;
     let (reports, watched) = watch::channel(Report::default());
+    let written = Written::start(args.report, config, &reports, &stop).await?;
     let shown = match u64::try_from(config.chunker.streams) {
         Ok(streams) if !telemetry::bars().is_hidden() => progress::bar(watched, streams).boxed(),
         _ => progress::log(watched).boxed(),
@@ -48,8 +48,8 @@ pub(super) async fn chunk(config: &Config, args: ChunkerArgs) -> Result<Exit, Cl
         generate_and_verify_streams(&config.chunker, choices, &config.nats, &config.topology, &reports, stop).await;
     drop(reports);
     shown.await.ok();
-    let chunker::Outcome { report, failure } = outcome?;
-    finish(&report, failure.map(CliError::from), file)
+    let ended = outcome.map(|chunker::Outcome { report, failure }| (report, failure.map(CliError::from)));
+    finish(ended.map_err(CliError::from), config.chunker.wanted(), written).await
 }
 
 pub(super) async fn up(
@@ -57,10 +57,11 @@ pub(super) async fn up(
     args: UpArgs,
     arguments: Vec<OsString>,
     overrides: &[Override],
+    stop: CancellationToken,
 ) -> Result<Exit, CliError> {
-    let stop = shutdown::on_signals().map_err(CliError::Signals)?;
     let choices = args.chunker.choices();
-    let file = args.chunker.report.map(Destination::open).transpose()?;
+    let (reports, watched) = watch::channel(Report::default());
+    let written = Written::start(args.chunker.report, config, &reports, &stop).await?;
     let mut environment: Vec<_> = overrides.iter().map(|(key, value)| (variable(key), value.clone())).collect();
     environment.push((variable("log.format"), "text".to_owned()));
     if config.log.level == telemetry::Filter::default() {
@@ -83,20 +84,63 @@ pub(super) async fn up(
         chunker: config.chunker.clone(),
         choices,
     };
-    let (reports, watched) = watch::channel(Report::default());
     let shown = tokio::spawn(progress::line(watched));
     let outcome = up::run(stack, reports, stop).await;
     shown.await.ok();
-    let up::Outcome { chunking: chunker::Outcome { report, failure }, failure: of_stack } = outcome?;
-    // What ended the stack has ended the chunker.
-    finish(&report, of_stack.map(CliError::from).or(failure.map(CliError::from)), file)
+    let ended = outcome.map(|up::Outcome { chunking: chunker::Outcome { report, failure }, failure: of_stack }| {
+        // What ended the stack has ended the chunker.
+        (report, of_stack.map(CliError::from).or(failure.map(CliError::from)))
+    });
+    finish(ended.map_err(CliError::from), config.chunker.wanted(), written).await
 }
 
-/// Prints and writes the ledger, and says what the run comes to.
-fn finish(report: &Report, failure: Option<CliError>, file: Option<Destination>) -> Result<Exit, CliError> {
-    let written = file.map_or(Ok(()), |file| file.write(report));
-    let printed = write_ledger(&mut io::stdout(), report).map_err(CliError::Output);
-    if report.counts.is_broken() {
+/// The report file of a run, being written where one is named.
+struct Written(Option<JoinHandle<ReportFile>>);
+
+impl Written {
+    async fn start(
+        path: Option<PathBuf>,
+        config: &Config,
+        reports: &watch::Sender<Report>,
+        stop: &CancellationToken,
+    ) -> Result<Self, CliError> {
+        let Some(path) = path else { return Ok(Self(None)) };
+        let config = config.clone();
+        let opening = tokio::task::spawn_blocking(move || ReportFile::open(path, &config));
+        tokio::select! {
+            // Nobody may ever read a pipe.
+            () = stop.cancelled() => Ok(Self(None)),
+            opened = opening => Ok(Self(Some(tokio::spawn(joined(opened)?.keep(reports.subscribe()))))),
+        }
+    }
+
+    /// Writes the last report, once nobody sends others.
+    async fn finish(self, verdict: Verdict, failure: Option<&CliError>, report: &Report) -> Result<(), CliError> {
+        let Some(keeping) = self.0 else { return Ok(()) };
+        let failure = failure.map(ToString::to_string);
+        joined(keeping.await).close(verdict, failure.as_deref(), report)
+    }
+}
+
+/// Prints and writes the ledger, and says what the run comes to. `wanted` are the streams that it was to make.
+async fn finish(
+    ended: Result<(Report, Option<CliError>), CliError>,
+    wanted: Option<u64>,
+    written: Written,
+) -> Result<Exit, CliError> {
+    let has_begun = ended.is_ok();
+    let (report, failure) = ended.unwrap_or_else(|error| (Report::default(), Some(error)));
+    let verdict = match &failure {
+        // A summer has found what the ledger has not.
+        Some(error) if error.exit() == Exit::Violation => Verdict::Broken,
+        _ => Verdict::at_the_end(&report.counts, wanted, failure.is_some()),
+    };
+    let written = written.finish(verdict, failure.as_ref(), &report).await;
+    let printed = match has_begun {
+        true => write_ledger(&mut io::stdout(), &report, verdict).map_err(CliError::Output),
+        false => Ok(()),
+    };
+    if verdict == Verdict::Broken {
         // Nothing that went wrong besides may hide this.
         for error in [failure, written.err(), printed.err()].into_iter().flatten() {
             complain(&error);
@@ -107,8 +151,12 @@ fn finish(report: &Report, failure: Option<CliError>, file: Option<Destination>)
     Ok(Exit::Done)
 }
 
-pub(super) async fn status(config: &Config, json: bool, watch: bool) -> Result<Exit, CliError> {
-    let stop = shutdown::on_signals().map_err(CliError::Signals)?;
+pub(super) async fn status(
+    config: &Config,
+    json: bool,
+    watch: bool,
+    stop: CancellationToken,
+) -> Result<Exit, CliError> {
     let connection = connect::connect(&config.nats, "status").await?;
     let names = Names::new(&config.topology.prefix);
     let admin = Admin::new(&connection, &config.topology, config.nats.shown_addresses());
@@ -175,25 +223,6 @@ pub(super) fn serve(config: &Config, port: Option<u16>, data_dir: &Path) -> CliE
     start().unwrap_or_else(|error| error)
 }
 
-struct Destination {
-    path: PathBuf,
-    file: File,
-}
-
-impl Destination {
-    fn open(path: PathBuf) -> Result<Self, CliError> {
-        match File::create(&path) {
-            Ok(file) => Ok(Self { path, file }),
-            Err(cause) => Err(CliError::Report { path, cause }),
-        }
-    }
-
-    fn write(mut self, report: &Report) -> Result<(), CliError> {
-        let json = serde_json::to_string_pretty(report).expect("a report is plain numbers");
-        writeln!(self.file, "{json}").map_err(|cause| CliError::Report { path: self.path, cause })
-    }
-}
-
 pub(super) async fn show(admin: &Admin<'_>) -> Result<String, TopologyError> {
     let (topology, streams) = admin.show().await?;
     let seconds = |nanos: i64| humantime::format_duration(std::time::Duration::from_nanos(nanos.unsigned_abs()));
@@ -228,7 +257,7 @@ pub(super) async fn show(admin: &Admin<'_>) -> Result<String, TopologyError> {
     Ok(text)
 }
 
-fn write_ledger(out: &mut impl Write, report: &Report) -> io::Result<()> {
+fn write_ledger(out: &mut impl Write, report: &Report, verdict: Verdict) -> io::Result<()> {
     let counts = &report.counts;
     for (name, count) in [
         ("streams", counts.streams),
@@ -252,5 +281,6 @@ fn write_ledger(out: &mut impl Write, report: &Report) -> io::Result<()> {
         out,
         "{:<12}p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms, max {:.1} ms",
         "latency", latency.p50, latency.p90, latency.p99, latency.p999, latency.max
-    )
+    )?;
+    writeln!(out, "{:<12}{:>14}", "verdict", verdict.to_string())
 }

@@ -1,7 +1,9 @@
 //! The command line: what each command takes. [`ending`] says what its end means; `commands` runs it.
 
 mod commands;
+mod document;
 pub mod ending;
+mod report_file;
 mod sum;
 
 pub use ending::{CliError, Exit, complain};
@@ -23,6 +25,7 @@ use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
 
 /// Stateful, exactly-once stream processing on NATS JetStream: generate, sum and verify content streams.
 #[derive(Debug, Parser)]
@@ -166,7 +169,7 @@ struct ChunkerArgs {
     /// The 4-byte prefix of the run's stream IDs, as 8 hex characters; drawn where it is not given
     #[arg(long, value_name = "HEX")]
     run: Option<RunPrefix>,
-    /// Write the ledger as JSON
+    /// Write the report as JSON, every 5 seconds and at the end
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
@@ -187,6 +190,17 @@ struct UpArgs {
     data_dir: Option<PathBuf>,
     #[command(flatten)]
     chunker: ChunkerArgs,
+}
+
+impl Command {
+    /// Whether it has something to end in order when it is asked to stop. A signal just ends the others.
+    fn drains(&self) -> bool {
+        match self {
+            Self::Summer(_) | Self::Chunker(_) | Self::Sum { .. } | Self::Status { .. } | Self::Up(_) => true,
+            // The keeper has its own way with signals, and a server becomes another program.
+            Self::Topology(_) | Self::Get { .. } | Self::Config | Self::Server { .. } | Self::Keeper { .. } => false,
+        }
+    }
 }
 
 impl ChunkerArgs {
@@ -278,6 +292,11 @@ impl Cli {
             drop(ignored);
             return Ok(Exit::Done);
         }
+        // Before anything that takes its time: until then, a signal ends the process without a word.
+        let stop = match self.command.drains() {
+            true => shutdown::on_signals().map_err(CliError::Signals)?,
+            false => CancellationToken::new(),
+        };
         let overrides = self.overrides();
         let mut config = Config::load(Sources {
             files: self.common.config.clone(),
@@ -305,29 +324,28 @@ impl Cli {
                 Ok(Exit::Done)
             }
             Command::Summer(args) => {
-                let stop = shutdown::on_signals().map_err(CliError::Signals)?;
                 // The name of a folder need not be text, as values of the configuration are.
                 config.summer.data_dir = args.data_dir.unwrap_or(config.summer.data_dir);
                 worker::run(&config.summer, &config.nats, &config.topology, &args.accept, stop).await?;
                 Ok(Exit::Done)
             }
-            Command::Chunker(args) => commands::chunk(&config, args).await,
+            Command::Chunker(args) => commands::chunk(&config, args, stop).await,
             Command::Up(args) => {
                 let Common { config: files, creds, nkey, context, .. } = self.common;
                 let files = files.into_iter().map(|file| ("--config", Some(OsString::from(file))));
                 let keys = [("--creds", creds), ("--nkey", nkey), ("--context", context)];
                 let keys = keys.map(|(flag, value)| (flag, value.map(OsString::from)));
                 let given = files.chain(keys).filter_map(|(flag, value)| Some([OsString::from(flag), value?]));
-                commands::up(&config, args, given.flatten().collect(), &overrides).await
+                commands::up(&config, args, given.flatten().collect(), &overrides, stop).await
             }
             Command::Server { port, data_dir, .. } => Err(commands::serve(&config, port, &data_dir)),
-            Command::Sum(args) => sum::sum(&config, args, standard.input_closed).await,
+            Command::Sum(args) => sum::sum(&config, args, standard.input_closed, stop).await,
             Command::Get { id } => {
                 let line = get::run(id, &config.nats, &Names::new(&config.topology.prefix)).await?;
                 writeln!(out, "{line}").map_err(CliError::Output)?;
                 Ok(Exit::Done)
             }
-            Command::Status { json, watch } => commands::status(&config, json, watch).await,
+            Command::Status { json, watch } => commands::status(&config, json, watch, stop).await,
             Command::Config => {
                 out.write_all(config.to_toml().as_bytes()).map_err(CliError::Output)?;
                 Ok(Exit::Done)

@@ -3,7 +3,6 @@
 use crate::cli::ending::{CliError, Exit, complain};
 use crate::config::Config;
 use crate::progress;
-use crate::shutdown;
 use crate::sum_files::checksum_line::{Form, Style};
 use crate::sum_files::quote::Charset;
 use crate::sum_files::task::{Checking, Task, Told};
@@ -12,6 +11,7 @@ use crate::telemetry::BesideBars;
 use clap::Args;
 use std::ffi::OsString;
 use std::io;
+use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Default, Args)]
 // As often as one likes, as sha1sum takes them.
@@ -95,8 +95,12 @@ impl SumArgs {
     }
 }
 
-pub(super) async fn sum(config: &Config, args: SumArgs, stdin_closed: bool) -> Result<Exit, CliError> {
-    let stop = shutdown::on_signals().map_err(CliError::Signals)?;
+pub(super) async fn sum(
+    config: &Config,
+    args: SumArgs,
+    stdin_closed: bool,
+    stop: CancellationToken,
+) -> Result<Exit, CliError> {
     let task = args.task().map_err(CliError::SumOptions)?;
     let names = if args.files.is_empty() { vec!["-".into()] } else { args.files };
     let charset = Charset::of_locale(|name| std::env::var_os(name));

@@ -114,6 +114,7 @@ pub async fn run(
         let topology = connection.unless_denied(admin.check()).await??;
         let options = run::Options {
             run: None,
+            streams: u64::MAX,
             deadline: deadline.0,
             batch_bytes: batch_bytes.bytes(),
             patience: Some(deadline.0),

@@ -1,12 +1,14 @@
 //! Bounds: small transactions, little memory, many partitions, large chunks, and what comes of them.
 
 use crate::support::{
-    Program, Server, apply, batch, count, id_in, messages, parse_log, status, summer, total, wait_until,
+    Process, Program, Server, apply, batch, count, id_in, messages, parse_log, status, summer, total, wait_for,
+    wait_until,
 };
 use serde_json::Value;
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::path::Path;
+use stream_sum::stream_id::{RunPrefix, StreamId};
 
 /// Runs a chunker to its end, and says how many streams were verified.
 fn verified(server: &Server, flags: &str, environment: &[(&str, &str)]) -> u64 {
@@ -158,4 +160,107 @@ async fn a_final_that_sums_forgot_before_the_commit_is_published_again() {
     assert_eq!(confirmed, [1, 9]);
     let subjects: BTreeSet<_> = messages(&jetstream, "sums").await.iter().map(|m| m.subject.to_string()).collect();
     assert_eq!(subjects.len(), 10);
+}
+
+const RUN: RunPrefix = RunPrefix([0x10, 0x11, 0x12, 0x13]);
+
+/// Two partitions, and a summer of the first. The log of the second takes 2 MiB, and nobody folds it.
+async fn beside_a_small_log(server: &Server, folder: &Path) -> Process {
+    apply(server, 2);
+    limit(server, 2 << 20).await;
+    let summing = summer(server, &folder.join("first"), "--worker first --partitions 0").spawn();
+    summing.wait_for_log("opened the log", 1);
+    summing
+}
+
+/// Changes how much the log of the second partition takes.
+async fn limit(server: &Server, bytes: i64) {
+    let jetstream = server.jetstream().await;
+    let mut config = jetstream.get_stream("chunks-1").await.unwrap().cached_info().config.clone();
+    config.max_bytes = bytes;
+    jetstream.update_stream(config).await.unwrap();
+}
+
+fn chunker(server: &Server, flags: &str, report: &Path) -> Process {
+    Program::at(server, &format!("chunker --run {RUN} --chunk-bytes 500 {flags} --report"))
+        .arg(report)
+        .env("STREAM_SUM_CHUNKER__DEADLINE", "200s")
+        .spawn()
+}
+
+fn read(report: &Path) -> Value {
+    serde_json::from_slice(&fs::read(report).unwrap()).unwrap()
+}
+
+/// Waits until a report says that the second partition stands still, and satisfies a condition.
+fn stands_still(report: &Path, condition: impl Fn(&Value) -> bool) -> Value {
+    wait_for("a report of the full log", || {
+        report.exists() && {
+            let report = read(report);
+            report["waiting"][0]["partition"] == 1 && condition(&report)
+        }
+    });
+    read(report)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_log_holds_up_its_own_streams_and_those_of_no_other() {
+    const STREAMS: u64 = 4000;
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let first = beside_a_small_log(&server, folder.path()).await;
+    let report = folder.path().join("report.json");
+    let mut chunking = chunker(&server, &format!("--streams {STREAMS} --chunks 10"), &report);
+
+    // All of the first partition's are made and summed, while most of the second's have not begun.
+    let of_first = (0..STREAMS).filter(|n| StreamId::of_run(RUN, *n).partition(2) == 0).count() as u64;
+    let jetstream = server.jetstream().await;
+    let sums = jetstream.get_stream("sums").await.unwrap();
+    let finals = async || sums.get_info().await.unwrap().state.messages;
+    wait_until("the finals of the first", async || (finals().await == of_first).then_some(())).await;
+    let standing = stands_still(&report, |report| count(report, "verified") == of_first);
+    let waiting = &standing["waiting"];
+    assert_eq!((waiting.as_array().unwrap().len(), &waiting[0]["reason"]), (1, &"log full".into()), "{standing}");
+    // Four threads, each of which holds as many as a hundred; what they have sent and nobody has summed comes on top.
+    let begun = count(&standing, "streams") - of_first;
+    assert!((1..=600).contains(&count(&waiting[0], "streams")), "{standing}");
+    assert!(standing["latency_ms"]["max"].as_f64().unwrap() < 15_000.0, "nothing is held back: {standing}");
+    assert!(begun < STREAMS / 4, "{standing}");
+    assert_eq!((count(&standing, "unfinished"), &standing["verdict"]), (begun, &"running".into()), "{standing}");
+    wait_for("a line that names it", || {
+        chunking.log().iter().any(|entry| {
+            let message = entry["message"].as_str().unwrap_or_default();
+            message.starts_with("partition 1 takes nothing (log full): ") && entry["streams"].as_u64() > Some(0)
+        })
+    });
+    assert!(chunking.is_running());
+
+    // With room, and somebody to fold it, the run ends as any.
+    limit(&server, 256 << 20).await;
+    let second = summer(&server, &folder.path().join("second"), "--worker second --partitions 1").spawn();
+    let ended = chunking.wait().expect(0);
+    let report = read(&report);
+    assert_eq!((count(&report, "verified"), &report["verdict"]), (STREAMS, &"verified".into()), "{}", ended.stderr);
+    assert_eq!((finals().await, report["waiting"].as_array().unwrap().len()), (STREAMS, 0));
+    first.stop().expect(0);
+    second.stop().expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_end_few_streams_wait_for_a_full_log_and_the_others_go_on() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let first = beside_a_small_log(&server, folder.path()).await;
+    let report = folder.path().join("report.json");
+    let chunking = chunker(&server, "--streams -1 --chunks 10", &report);
+    let standing = stands_still(&report, |_| true);
+    let later = stands_still(&report, |now| count(now, "verified") > count(&standing, "verified") + 5000);
+    // What its log holds, and what waits for it.
+    let rest = |report: &Value| count(report, "streams") - count(report, "verified");
+    assert!(rest(&later) < rest(&standing).max(1000) + 500, "{standing} {later}");
+    let ended = chunking.stop().expect(0);
+    let report = read(&report);
+    assert_eq!((&report["verdict"], &report["failure"]), (&"unfinished".into(), &Value::Null), "{report}");
+    assert_eq!(ended.stdout().lines().last(), Some("verdict         unfinished"));
+    first.stop().expect(0);
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 fn chunker(server: &Server, streams: u64, rate: u64, report: &Path) -> Process {
     Program::at(server, &format!("chunker --streams {streams} --chunks 20 --rate {rate} --report")).arg(report).spawn()
@@ -104,4 +105,21 @@ async fn a_summer_that_dies_at_each_crash_point_arrives_at_the_same_place() {
         messages(&jetstream, "sums").await.into_iter().map(|message| message.subject.to_string()).collect();
     assert_eq!(subjects.len(), 150);
     assert_eq!(jetstream.get_stream("sums").await.unwrap().cached_info().state.messages, 150);
+}
+
+#[test]
+fn a_signal_that_comes_while_the_configuration_is_read_stops_in_order() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("config");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for command in ["chunker", "summer"] {
+        let starting = Program::at(&server, command).arg("--config").arg(&pipe).current_dir(folder.path()).spawn();
+        // Opened as soon as the program reads it, and not before.
+        let config = fs::File::create(&pipe).unwrap();
+        starting.signal(Signal::SIGTERM);
+        drop(config);
+        starting.wait_for(Duration::from_secs(15)).expect(0);
+    }
 }

@@ -1,7 +1,7 @@
 //! Every way in which a guarantee can break, provoked: `sums` is made without its once-only limit, and the test plays
 //! the summer.
 
-use crate::support::{Ended, Process, Program, Server, apply, copy, count, parse_log, wait_for, wait_until};
+use crate::support::{Ended, Process, Program, Server, apply, copy, count, parse_log, summer, wait_for, wait_until};
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -140,6 +140,8 @@ async fn each_broken_guarantee_is_named_and_the_exit_code_is_3() {
         let named = ended.stderr.lines().any(|line| line.contains(what) && line.contains(&id.to_string()));
         assert!(named, "{what}{id}: {}", ended.stderr);
     }
+    assert_eq!((&report["verdict"], &report["failure"]), (&"broken".into(), &Value::Null), "{report}");
+    assert_eq!(ended.stdout().lines().last(), Some("verdict             broken"));
     let phantom = id(99).to_string();
     assert!(ended.stderr.lines().any(|line| line.contains("unexpected: ") && line.contains(&phantom[8..])));
 }
@@ -182,8 +184,10 @@ async fn a_final_that_sums_had_forgotten_is_republished_and_breaks_nothing() {
     jetstream.get_stream("sums").await.unwrap().delete_message(sequence).await.unwrap();
     say(&jetstream, id, encode_final(&expected(0))).await;
     say(&jetstream, StreamId::of_run(RUN, 1), encode_final(&expected(1))).await;
-    let Verified { report, .. } = finish(chunking, &report, 0);
+    let Verified { report, ended } = finish(chunking, &report, 0);
     assert_eq!((count(&report, "verified"), count(&report, "republished")), (2, 1), "{report}");
+    assert_eq!(report["verdict"], "verified", "{report}");
+    assert_eq!(ended.stdout().lines().last(), Some("verdict           verified"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,6 +204,77 @@ async fn streams_open_at_an_interrupt_are_unfinished_and_break_nothing() {
     let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
     assert!(count(&report, "streams") > 0);
     assert_eq!(count(&report, "unfinished"), count(&report, "streams"), "{report}: {}", ended.stderr);
+    assert_eq!((&report["verdict"], &report["failure"]), (&"unfinished".into(), &Value::Null), "{report}");
+    assert_eq!(ended.stdout().lines().last(), Some("verdict         unfinished"));
+}
+
+#[test]
+fn a_chunker_that_is_killed_leaves_a_whole_report_of_a_few_seconds_ago() {
+    let server = Server::start();
+    apply(&server, 2);
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, &folder.path().join("data"), "").spawn();
+    summing.wait_for_log("opened the log", 2);
+    let (reports, report) = (folder.path().join("reports"), folder.path().join("reports/report.json"));
+    fs::create_dir(&reports).unwrap();
+    let flags = format!("chunker --streams -1 --chunks 3 --rate 2000 --seed 7 --run {RUN} --report");
+    let chunking = Program::at(&server, &flags).arg(&report).spawn();
+    let read = || serde_json::from_slice::<Value>(&fs::read(&report).unwrap()).unwrap();
+    // Every report that anybody ever finds is a whole one: the first, that of the run's beginning, and others.
+    wait_for("the first report", || report.exists());
+    wait_for("a report of the run's beginning", || read()["run"] == RUN.to_string());
+    wait_for("a report in mid-run", || count(&read(), "verified") > 0);
+    chunking.kill();
+    let report = read();
+    for (field, value) in [
+        ("verdict", Value::from("running")),
+        ("failure", Value::Null),
+        ("seed", 7.into()),
+        ("partitions", 2.into()),
+        ("replicas", 1.into()),
+        ("version", env!("CARGO_PKG_VERSION").into()),
+    ] {
+        assert_eq!(report[field], value, "{field}: {report}");
+    }
+    assert!(report["server_version"].as_str().is_some_and(|version| version.starts_with("2.")), "{report}");
+    assert_eq!(
+        (&report["config"]["chunker"]["rate"], &report["config"]["topology"]["prefix"]),
+        (&2000.into(), &"".into())
+    );
+    assert!(report["written"].as_str() > report["started"].as_str(), "{report}");
+    let interval = &report["interval"];
+    assert!(count(interval, "finals") > 0 && interval["latency_ms"]["p99"].as_f64() > Some(0.0), "{report}");
+    assert_eq!(fs::read_dir(&reports).unwrap().count(), 1, "nothing else is left there");
+    summing.stop().expect(0);
+}
+
+#[test]
+fn a_run_that_never_began_leaves_a_report_that_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    fs::write(&report, r#"{"verdict": "verified"}"#).unwrap();
+    let flags = "chunker --streams 5 --server nats://127.0.0.1:9 --report";
+    let ended = Program::new(flags).arg(&report).env("STREAM_SUM_NATS__STARTUP_TIMEOUT", "200ms").run().expect(1);
+    let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    assert_eq!((&report["verdict"], count(&report, "streams")), (&"unfinished".into(), 0), "{report}");
+    assert_eq!(format!("stream-sum: {}", report["failure"].as_str().unwrap()), ended.sentence());
+    assert!(report["run"].is_null() && report["started"].is_string(), "{report}");
+}
+
+#[test]
+fn a_report_to_standard_output_stands_whole_before_the_ledger() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, folder.path(), "").spawn();
+    // Which is a file here, and stays the one that it is.
+    let ended = Program::at(&server, "chunker --streams 5 --report /dev/stdout").run().expect(0);
+    let said = ended.stdout();
+    let (report, ledger) = said.split_at(said.find("\n}\n").unwrap() + 3);
+    let report: Value = serde_json::from_str(report).unwrap();
+    assert_eq!((&report["verdict"], count(&report, "verified")), (&"verified".into(), 5));
+    assert!(ledger.starts_with("streams ") && ledger.ends_with("verdict           verified\n"), "{said}");
+    summing.stop().expect(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -366,8 +366,12 @@ impl Process {
 
     /// Asks it to stop, and waits for its end.
     #[track_caller]
-    pub fn stop(self) -> Ended {
-        self.signal(Signal::SIGTERM);
+    pub fn stop(mut self) -> Ended {
+        // One that was started a moment ago would be ended by the signal itself.
+        wait_for("SIGTERM to be watched", || self.catches(Signal::SIGTERM) || !self.is_running());
+        if self.is_running() {
+            self.signal(Signal::SIGTERM);
+        }
         self.wait_for(Duration::from_secs(15))
     }
 
@@ -386,11 +390,14 @@ impl Process {
 
     /// Whether the process handles SIGTERM and SIGINT itself by now.
     pub fn watches_signals(&self) -> bool {
-        let id = self.child.as_ref().unwrap().id();
-        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        self.catches(Signal::SIGTERM) && self.catches(Signal::SIGINT)
+    }
+
+    fn catches(&self, signal: Signal) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
         let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-        [Signal::SIGTERM, Signal::SIGINT].iter().all(|signal| caught & (1 << (*signal as i32 - 1)) != 0)
+        caught & (1 << (signal as i32 - 1)) != 0
     }
 
     pub fn is_running(&mut self) -> bool {
