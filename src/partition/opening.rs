@@ -12,6 +12,7 @@ use crate::partition::{Partition, PartitionError, Session, republish};
 use crate::row::UnixNanos;
 use crate::standing::Standing;
 use crate::store::StoreError;
+use crate::table::Table;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -116,18 +117,18 @@ impl Partition {
         let effects = self.effects(&checkpoint);
         let committer = Committer {
             connection: self.connection.clone(),
-            log: LogReader::new(self.connection.clone(), &self.summer.topology().names, self.partition),
+            log: LogReader::new(self.connection.clone(), &self.topology.names, self.partition),
             effects: Arc::new(effects),
             store: self.store.clone(),
             halt: self.config.halt,
             counters: self.counters.clone(),
             committed: committed_tx,
             told_again: self.told_again.clone(),
-            expiry: self.summer.topology().expiry,
+            summer: self.summer.clone(),
             looked_at: None,
         };
         Ok(Ok(Session {
-            fold: self.summer.new_fold(self.partition, checkpoint),
+            table: Table::new(self.summer.clone(), self.share(), self.stores.row_bytes, checkpoint),
             source,
             one_by_one,
             work,
@@ -223,7 +224,7 @@ impl Partition {
     }
 
     fn effects(&self, checkpoint: &Checkpoint) -> Effects {
-        let names = self.summer.topology().names.clone();
+        let names = self.topology.names.clone();
         Effects::new(self.connection.clone(), names, self.partition, checkpoint.log_born)
     }
 
