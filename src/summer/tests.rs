@@ -1,4 +1,4 @@
-//! The table at the head of `summer.rs`, case by case.
+//! What a chunk does to the row of its stream, case by case.
 
 use super::*;
 use crate::checkpoint::Checkpoint;
