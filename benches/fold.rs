@@ -87,8 +87,7 @@ impl Folding {
     fn fold(&mut self, payload: Bytes) {
         self.position += 1;
         let batch = Batch { position: self.position, time: 1, payload };
-        let staged = self.table.stage(&batch.payload);
-        let folded = self.table.fold(&batch, staged);
+        let folded = self.table.consume_held(&batch);
         assert!(folded.rejected.is_none());
         if self.position.is_multiple_of(TRANSACTION) {
             self.table.seal(0, &[]);

@@ -373,8 +373,7 @@ fn cost(made: &Made, live_streams: usize) -> f64 {
             (began, chunks) = (Instant::now(), 0);
         }
         let batch = Batch { position, time: 1, payload: payload.clone() };
-        let staged = table.stage(&batch.payload);
-        chunks += table.fold(&batch, staged).tally.records;
+        chunks += table.consume_held(&batch).tally.records;
         // A transaction ends now and then, as in a summer.
         if position % 256 == 0
             && let Some(last) = table.seal(0, &[])

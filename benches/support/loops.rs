@@ -152,8 +152,7 @@ pub async fn fold_and_forget(stack: &Stack) -> f64 {
             let Opened { mut source, .. } = log.open(0).await.expect("a log");
             while table.position() < state.state.last_sequence {
                 let batch = source.next().await.expect("a batch");
-                let staged = table.stage(&batch.payload);
-                for sum in table.fold(&batch, staged).outputs {
+                for sum in table.consume_held(&batch).outputs {
                     window.publish(format!("{PLAIN}.{}", sum.id), codec::encode_final(&sum).into()).await;
                 }
             }
@@ -200,8 +199,7 @@ pub fn fold_alone(made: &Made) -> f64 {
                     let mut table = table(partition, partitions);
                     for (payload, position) in batches.iter().zip(1..) {
                         let batch = Batch { position, time: 1, payload: payload.clone() };
-                        let staged = table.stage(&batch.payload);
-                        table.fold(&batch, staged);
+                        table.consume_held(&batch);
                     }
                 }
             });

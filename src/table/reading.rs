@@ -33,4 +33,13 @@ impl Table<Summer> {
         }
         Ok(self.fold(batch, staged))
     }
+
+    /// The same over a store that has nothing of what the table does not hold.
+    ///
+    /// # Panics
+    /// If the batch is not the one after the last.
+    pub fn consume_held(&mut self, batch: &Batch) -> Folded<Summer> {
+        let staged = self.stage(&batch.payload);
+        self.fold(batch, staged)
+    }
 }
