@@ -80,13 +80,12 @@ pub struct Slot<'a, R> {
     row: &'a mut Option<R>,
     /// Whether the row counts.
     is_there: bool,
-    is_forgotten: bool,
     changed: &'a mut bool,
 }
 
 impl<'a, R> Slot<'a, R> {
-    pub(crate) fn new(row: &'a mut Option<R>, is_there: bool, is_forgotten: bool, changed: &'a mut bool) -> Self {
-        Self { row, is_there, is_forgotten, changed }
+    pub(crate) fn new(row: &'a mut Option<R>, is_there: bool, changed: &'a mut bool) -> Self {
+        Self { row, is_there, changed }
     }
 
     /// The row, if there is one.
@@ -112,9 +111,9 @@ impl<'a, R> Slot<'a, R> {
         *self.row = Some(row);
     }
 
-    /// Whether there was a row that has expired and is not forgotten.
-    pub fn has_expired(&self) -> bool {
-        !self.is_there && !self.is_forgotten && self.row.is_some()
+    /// The row that counts as absent because it has expired, be it forgotten or not.
+    pub fn expired(&self) -> Option<&R> {
+        if self.is_there { None } else { self.row.as_ref() }
     }
 }
 

@@ -120,8 +120,30 @@ impl Application for Summer {
         }
         let changed_at = cx.now;
         let (seq_no, value) = match slot.get() {
-            None if chunk.seq_no > SeqNo::FIRST && slot.has_expired() => return Err(Reason::Expired),
-            None if chunk.seq_no > SeqNo::FIRST => return Err(Reason::Unknown),
+            // The most frequent comes first.
+            Some(Row::Live { sum, .. }) => {
+                if chunk.seq_no <= sum.seq_no() {
+                    cx.tally.duplicates += 1;
+                    return Ok(());
+                }
+                let Some(Row::Live { sum, changed_at: at }) = slot.get_mut() else { unreachable!("it is live") };
+                if sum.update(chunk).is_err() {
+                    let seq_no = sum.seq_no();
+                    slot.set(Row::Broken { seq_no, changed_at });
+                    return Err(Reason::Gap);
+                }
+                *at = changed_at;
+                if !chunk.closes() {
+                    cx.tally.bytes += chunk.data.len() as u64;
+                    return Ok(());
+                }
+                (sum.seq_no(), sum.value())
+            }
+            None if chunk.seq_no > SeqNo::FIRST => {
+                // A row that is forgotten may be collected at any time, so it must not tell.
+                let was_known = slot.expired().is_some_and(|row| !self.is_forgotten(row, cx.now));
+                return Err(if was_known { Reason::Expired } else { Reason::Unknown });
+            }
             None => {
                 let sum = RunningSum::open(chunk);
                 match chunk.closes() {
@@ -138,25 +160,6 @@ impl Application for Summer {
             Some(Row::Completed { .. }) => {
                 cx.tally.duplicates += 1;
                 return Ok(());
-            }
-            Some(Row::Live { sum, .. }) if chunk.seq_no <= sum.seq_no() => {
-                cx.tally.duplicates += 1;
-                return Ok(());
-            }
-            Some(Row::Live { sum, .. }) if chunk.seq_no > sum.seq_no().next() => {
-                let seq_no = sum.seq_no();
-                slot.set(Row::Broken { seq_no, changed_at });
-                return Err(Reason::Gap);
-            }
-            Some(Row::Live { .. }) => {
-                let Some(Row::Live { sum, changed_at: at }) = slot.get_mut() else { unreachable!("it is live") };
-                sum.update(chunk).expect("it follows the last");
-                *at = changed_at;
-                if !chunk.closes() {
-                    cx.tally.bytes += chunk.data.len() as u64;
-                    return Ok(());
-                }
-                (sum.seq_no(), sum.value())
             }
         };
         slot.set(Row::Completed { seq_no, value, changed_at });

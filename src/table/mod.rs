@@ -210,21 +210,23 @@ impl<A: Application> Table<A> {
         if place.changed_in == MISROUTED {
             return Err(Refusal::Misrouted);
         }
-        let (was_there, is_forgotten, was_live) = match &place.row {
-            None => (false, true, false),
-            Some(row) => {
-                let is_expired = application.is_expired(row, now);
-                (!is_expired, is_expired && application.is_forgotten(row, now), application.is_live(row))
-            }
+        let (was_there, was_live) = match &place.row {
+            None => (false, false),
+            Some(row) => (!application.is_expired(row, now), application.is_live(row)),
         };
         let mut changed = false;
-        let slot = Slot::new(&mut place.row, was_there, is_forgotten, &mut changed);
+        let slot = Slot::new(&mut place.row, was_there, &mut changed);
         let mut cx = Cx::new(now, self.at.position, &mut folded.tally.own, &mut folded.outputs);
         let result = application.fold(slot, record, &mut cx);
         if changed {
+            // Most records change neither: branches are cheaper here than sums.
             let is_live = place.row.as_ref().is_some_and(|row| application.is_live(row));
-            self.at.live_streams = self.at.live_streams + u64::from(is_live) - u64::from(was_live);
-            folded.tally.opened += u64::from(!was_there);
+            if is_live != was_live {
+                self.at.live_streams = self.at.live_streams + u64::from(is_live) - u64::from(was_live);
+            }
+            if !was_there {
+                folded.tally.opened += 1;
+            }
             if place.changed_in != self.number {
                 place.changed_in = self.number;
                 self.changed.push((application.key(record).to_owned(), index));

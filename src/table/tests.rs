@@ -36,7 +36,8 @@ impl Application for Counters {
 
     fn fold(&self, slot: Slot<'_, Count>, record: &u64, cx: &mut Cx<'_, Self>) -> Result<(), &'static str> {
         if *record >= 100 {
-            return Err(if slot.has_expired() { "expired" } else { "unknown" });
+            let was_known = slot.expired().is_some_and(|count| !self.is_forgotten(count, cx.now));
+            return Err(if was_known { "expired" } else { "unknown" });
         }
         let times = slot.get().map_or(0, |count| count.times) + 1;
         cx.put_out(times);
