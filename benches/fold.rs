@@ -5,14 +5,16 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use sha1::{Digest, Sha1};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream_sum::checkpoint::Checkpoint;
 use stream_sum::chunk::SeqNo;
-use stream_sum::fold::Fold;
 use stream_sum::interleaved::Interleaved;
 use stream_sum::row::Expiry;
 use stream_sum::stream_id::{RunPrefix, StreamId};
-use stream_sum::transaction::{Batch, Rules};
+use stream_sum::summer::{Rules, Summer};
+use stream_sum::table::{Share, Table};
+use stream_sum::transaction::Batch;
 use stream_sum::workload::Workload;
 use stream_sum::{Chunk, codec};
 
@@ -69,7 +71,7 @@ impl Streams {
 }
 
 struct Folding {
-    fold: Fold,
+    table: Table<Summer>,
     position: u64,
 }
 
@@ -77,19 +79,19 @@ impl Folding {
     fn new() -> Self {
         let hour = 3_600_000_000_000;
         let expiry = Expiry { idle: hour, completed: hour };
-        let rules = Rules { partition: 0, partitions: 1, max_chunk_bytes: 1 << 20, expiry };
-        Self { fold: Fold::new(rules, Checkpoint::start_of(1)), position: 0 }
+        let summer = Arc::new(Summer::new(Rules { max_chunk_bytes: 1 << 20, expiry }));
+        let share = Share { partition: 0, partitions: 1 };
+        Self { table: Table::new(summer, share, u64::MAX, Checkpoint::start_of(1)), position: 0 }
     }
 
     /// Decodes and folds, and ends a transaction now and then, as a summer does.
     fn fold(&mut self, payload: Bytes) {
         self.position += 1;
         let batch = Batch { position: self.position, time: 1, payload };
-        let staged = self.fold.stage(&batch.payload);
-        let folded = self.fold.fold(&batch, staged);
+        let folded = self.table.consume_held(&batch);
         assert!(folded.rejected.is_none());
         if self.position.is_multiple_of(TRANSACTION) {
-            self.fold.seal();
+            self.table.seal(0, &[]);
         }
     }
 }

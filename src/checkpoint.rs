@@ -49,9 +49,6 @@ impl Mark {
     }
 }
 
-/// One message moves the log's clock by this part of `idle_expiry` at the most.
-const LONGEST_STEP: LogTime = 8;
-
 impl Checkpoint {
     /// The checkpoint of a store that has folded nothing of the log created at `log_created`.
     pub fn start_of(log_created: UnixNanos) -> Self {
@@ -71,14 +68,14 @@ impl Checkpoint {
     /// Moves on to the next message, stamped `time`, and moves the log's clock.
     ///
     /// Each message adds what lies between its stamp and that of the one before: never less than nothing, and never more
-    /// than an eighth of `idle_expiry`. So neither a server's clock that steps nor a night without a message makes streams
+    /// than `longest`. So neither a server's clock that steps nor a night without a message makes streams
     /// expire that were under way, and a step counts once. The log alone decides.
-    pub fn step(&mut self, time: UnixNanos, idle_expiry: LogTime) {
+    pub fn step(&mut self, time: UnixNanos, longest: LogTime) {
         self.position += 1;
         let comes_again = self.position <= self.refolds_through;
         if self.message_time != 0 && !comes_again {
             let between = time.saturating_sub(self.message_time);
-            self.log_time = self.log_time.saturating_add(between.clamp(0, idle_expiry / LONGEST_STEP));
+            self.log_time = self.log_time.saturating_add(between.clamp(0, longest));
         }
         self.message_time = time;
     }
@@ -90,20 +87,20 @@ mod tests {
 
     #[test]
     fn the_log_s_clock_runs_with_stamps_and_never_far_with_one() {
-        const IDLE: LogTime = 800;
+        const LONGEST: LogTime = 100;
         let mut at = Checkpoint::start_of(1);
         for (stamp, log_time, why) in [
             (5_000, 0, "the first sets it"),
             (5_030, 30, "what lies between"),
             (5_030, 30, "nothing"),
-            (5_130, 130, "an eighth"),
+            (5_130, 130, "the longest step"),
             (5_131, 131, ""),
             (5_000_000, 231, "a step counts once, and little"),
             (5_000_050, 281, ""),
             (5_200, 281, "a step back counts nothing"),
             (5_250, 331, "and goes on from there"),
         ] {
-            at.step(stamp, IDLE);
+            at.step(stamp, LONGEST);
             assert_eq!(at.log_time, log_time, "{stamp}: {why}");
         }
         assert_eq!((at.position, at.message_time), (9, 5_250));

@@ -9,6 +9,7 @@
 //! A derived decoder would also take maps, strings and lists of numbers for these. Two decoders that disagree on
 //! what a batch says would disagree on its sums, so nothing but the shapes above is taken.
 
+pub use crate::application::Undecodable;
 use crate::chunk::{Chunk, SeqNo};
 use crate::stream_id::StreamId;
 use crate::sum::{Sum, Value};
@@ -22,15 +23,6 @@ const ARRAY_OF_3_WITH_ID: [u8; 3] = [0x93, 0xc4, 16];
 
 /// Bytes before the data where the number is below 128 and the data shorter than 256.
 const SHORT_HEAD: usize = 3 + 16 + 1 + 2;
-
-/// Where and why a payload is not what its subject promises.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("value {index} is {what}")]
-pub struct Undecodable {
-    /// The value that failed, counted from 0.
-    pub index: usize,
-    pub what: &'static str,
-}
 
 /// Appends the encoding of `chunk` to `out`.
 pub fn encode_chunk(out: &mut Vec<u8>, chunk: &Chunk<'_>) {

@@ -10,15 +10,14 @@
 //!    numbered from 1, the last of them empty. [`codec`] is how they look on the wire, and [`workload`] makes them up.
 //! 2. Each partition has a JetStream stream of its own, its *partition log*, so its positions are dense: the next batch
 //!    is always `position + 1`. [`bus::lanes`] fills the logs, one batch in flight on each; [`bus::source`] reads one.
-//! 3. The [fold](fold::Fold) says what a chunk does to the [`Row`](row::Row) of its stream. It is pure: what it
-//!    decides depends on the log alone, so every replay decides the same.
+//! 3. A [`Summer`] says what a chunk does to the [`Row`](row::Row) of its stream. It is an [`Application`](application::Application):
+//!    pure, so every replay of the log decides the same. Its [`Table`](table::Table) holds rows, and folds one batch after the other.
 //! 4. A [`Store`](store::Store) is `fold(log[..=position])`, one redb file a partition. Rows and
 //!    [`Checkpoint`](checkpoint::Checkpoint) are committed in one transaction; nothing is acked, because the store leads.
 //! 5. The final of a stream is published under a subject made of its ID, to [`FINAL_SUMS_STREAM`], which takes one
 //!    message a subject: the server refuses a second one for as long as it keeps the first. [`bus::finals`] publishes
 //!    until it is confirmed.
-//! 6. A [`Summer`] is what one worker makes of its messages: [`Summer::new_store`], [`Summer::consume_message`],
-//!    [`Summer::finalize_txn`]. A [`Partition`](partition::Partition) drives it, and is where log, fold and store meet:
+//! 6. A [`Partition`](partition::Partition) is where log, table and store meet:
 //!    pull, fold, publish, each effect confirmed, then commit. A crash anywhere replays from the checkpoint and arrives
 //!    at the same place. A [log that is not what it was](identity::Verdict) is refused by name.
 //! 7. [`generate_and_verify_streams`] is the other side: the [`Ledger`](verify::Ledger) of a [`Run`](run::Run) says how
@@ -35,11 +34,11 @@
 //! | --- | --- |
 //! | 5 | [`cli`], [`config`]; [`up`], the roles together |
 //! | 4 | the roles: [`worker`], [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share |
-//! | 3 | [`summer`], [`partition`] |
+//! | 3 | [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS |
-//! | 1 | [`store`]: everything that is said to redb |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`reject`], [`places`], [`fold`], [`transaction`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
-//! | side | [`telemetry`], [`progress`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`prefetch`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
+//! | 1 | [`store`]: everything that is said to redb; [`table`]: rows in memory |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`reject`], [`key`], [`application`], [`transaction`], [`summer`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
+//! | side | [`telemetry`], [`throttle`], [`progress`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
 pub mod stream_id;
@@ -54,20 +53,23 @@ pub mod workload;
 pub mod accept;
 pub mod checkpoint;
 pub mod doubt;
-pub mod fold;
 pub mod identity;
-pub mod places;
 pub mod reject;
 pub mod transaction;
+
+pub mod application;
+pub mod key;
 
 pub mod store;
 
 pub mod snapshot;
 
+pub mod summer;
+pub mod table;
+
 pub mod bus;
 
 pub mod standing;
-pub mod summer;
 
 pub mod partition;
 
@@ -101,7 +103,6 @@ pub mod caught;
 pub mod crash_point;
 pub mod heap;
 pub mod joined;
-pub mod prefetch;
 pub mod progress;
 pub mod shutdown;
 pub mod telemetry;

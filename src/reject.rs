@@ -1,58 +1,21 @@
-//! `RejectedBatch`: what of a chunk batch could not be folded, and why.
+//! `RejectedBatch`: what of a batch could not be folded, and why.
 
 use crate::checkpoint::Position;
 use bytes::Bytes;
 use std::fmt;
 
-/// Why a chunk was not folded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
-    /// Not the first chunk, of a stream that nothing is known of: its beginning is lost, maybe with what of a log was accepted as
-    /// lost, or it is sent again long after its end.
-    Unknown,
-    /// Not the first chunk, of a stream that was known and has expired: it came too late.
-    Expired,
-    /// Chunks are missing before this one.
-    Gap,
-    /// Of a stream that lost a chunk before.
-    Broken,
-    /// Beyond the closing chunk.
-    AfterEnd,
-    /// The batch is not a list of chunks.
-    Undecodable,
-    /// Of a stream that belongs to another partition.
-    Misrouted,
-    /// More data than one chunk may hold.
-    Oversized,
-}
+/// The batch is no list of records.
+pub const UNDECODABLE: &str = "undecodable";
 
-impl Reason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::Unknown => "unknown",
-            Reason::Expired => "expired",
-            Reason::Gap => "gap",
-            Reason::Broken => "broken",
-            Reason::AfterEnd => "after-end",
-            Reason::Undecodable => "undecodable",
-            Reason::Misrouted => "misrouted",
-            Reason::Oversized => "oversized",
-        }
-    }
-}
+/// The key of a record belongs to another partition.
+pub const MISROUTED: &str = "misrouted";
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Neighbouring chunks of one batch, rejected for one reason. Indexes count from 0.
+/// Neighbouring records of one batch, rejected for one reason. Indexes count from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RejectedRange {
     pub first: usize,
     pub last: usize,
-    pub reason: Reason,
+    pub reason: &'static str,
 }
 
 impl fmt::Display for RejectedRange {
@@ -65,14 +28,14 @@ impl fmt::Display for RejectedRange {
     }
 }
 
-/// The rejected chunks of a batch, in order.
+/// The rejected records of a batch, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rejections {
     ranges: Vec<RejectedRange>,
 }
 
 impl Rejections {
-    pub fn add(&mut self, index: usize, reason: Reason) {
+    pub fn add(&mut self, index: usize, reason: &'static str) {
         match self.ranges.last_mut() {
             Some(range) if range.reason == reason && range.last + 1 == index => range.last = index,
             _ => self.ranges.push(RejectedRange { first: index, last: index, reason }),
@@ -87,7 +50,7 @@ impl Rejections {
         &self.ranges
     }
 
-    /// How many chunks were rejected.
+    /// How many records were rejected.
     pub fn count(&self) -> u64 {
         self.ranges.iter().map(|range| (range.last - range.first + 1) as u64).sum()
     }
@@ -96,8 +59,8 @@ impl Rejections {
     pub fn reasons(&self) -> String {
         let mut seen: Vec<&str> = Vec::new();
         for range in &self.ranges {
-            if !seen.contains(&range.reason.as_str()) {
-                seen.push(range.reason.as_str());
+            if !seen.contains(&range.reason) {
+                seen.push(range.reason);
             }
         }
         seen.join(",")
@@ -137,10 +100,10 @@ mod tests {
     fn neighbours_of_one_reason_are_one_range() {
         let mut rejections = Rejections::default();
         for index in [0, 1, 2] {
-            rejections.add(index, Reason::Gap);
+            rejections.add(index, "gap");
         }
-        rejections.add(3, Reason::Broken);
-        rejections.add(7, Reason::Gap);
+        rejections.add(3, "broken");
+        rejections.add(7, "gap");
         assert_eq!(rejections.describe(4096), "0-2 gap; 3 broken; 7 gap");
         assert_eq!(rejections.count(), 5);
         assert_eq!(rejections.reasons(), "gap,broken");
@@ -150,7 +113,7 @@ mod tests {
     fn what_does_not_fit_the_limit_is_counted() {
         let mut rejections = Rejections::default();
         for index in 0..5_000 {
-            rejections.add(index * 2, Reason::Unknown);
+            rejections.add(index * 2, "unknown");
         }
         let text = rejections.describe(4096);
         assert!(text.len() <= 4096, "{}", text.len());

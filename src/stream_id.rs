@@ -1,5 +1,6 @@
 //! `StreamId`: the name of one piece of content, and the partition it belongs to.
 
+use crate::key::{Key, partition_of_token};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
@@ -48,17 +49,19 @@ impl StreamId {
         &self.0
     }
 
-    /// The partition of this stream among `partitions`: FNV-1a 32 over the lower-case hex of the ID, modulo N.
-    ///
-    /// This is what nats-server's own `{{partition(N,1)}}` subject mapping computes, so that a client which
-    /// cannot hash may let the server choose.
+    /// The partition of this stream among `partitions`, by the [token](partition_of_token) that the lower-case hex of its ID is.
     pub fn partition(&self, partitions: u32) -> u32 {
-        const OFFSET_BASIS: u32 = 0x811c_9dc5;
-        const PRIME: u32 = 0x0100_0193;
         let mut hex_chars = [0; 32];
         hex::encode_to_slice(self.0, &mut hex_chars).expect("32 characters hold 16 bytes");
-        let hash = hex_chars.iter().fold(OFFSET_BASIS, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(PRIME));
-        hash % partitions
+        partition_of_token(&hex_chars, partitions)
+    }
+}
+
+impl Key for StreamId {
+    type Ref = StreamId;
+
+    fn partition(id: &StreamId, partitions: u32) -> u32 {
+        id.partition(partitions)
     }
 }
 

@@ -1,114 +1,197 @@
-//! The summer: what one worker makes of the messages of its partitions.
+//! The summer: what a chunk does to the row of its stream.
 //!
-//! This is all that is special about summing. [`crate::partition`] pulls, publishes and commits around it, and would
-//! do so for any other deterministic fold.
+//! | the stream has | the chunk | outcome |
+//! | --- | --- | --- |
+//! | no row | `seq_no` 1 | opened; closing at once is the SHA-1 of nothing |
+//! | no row | `seq_no` > 1 | rejected `unknown` |
+//! | an expired row, not yet forgotten | `seq_no` > 1 | rejected `expired` |
+//! | a live row | last + 1 | extended, or completed where `data` is empty |
+//! | a live row | <= last | duplicate: dropped and counted |
+//! | a live row | > last + 1 | rejected `gap`; the stream becomes broken |
+//! | a broken row | any | rejected `broken` |
+//! | a completed row | <= its `seq_no` / beyond | duplicate / rejected `after-end` |
+//!
+//! An expired row is no row but for the word in a reject, and a forgotten one is none at all. This is all that is special
+//! about summing: the [machine](crate::application) around it would do the same for any other deterministic fold.
 
-use crate::bus::topology::Topology;
-use crate::checkpoint::Checkpoint;
-use crate::fold::Fold;
-use crate::joined::joined;
-use crate::row::Row;
-use crate::store::{Owner, Store, StoreError};
+use crate::application::{self, Application, Cx, Slot, Undecodable};
+use crate::chunk::{Chunk, SeqNo};
+use crate::codec;
+use crate::row::{Expiry, LogTime, Row};
 use crate::stream_id::StreamId;
-use crate::transaction::{Batch, Folded, Transaction};
-use std::path::PathBuf;
-use std::sync::Arc;
+use crate::sum::{RunningSum, Sum};
 
-/// Rows to look up at once without leaving the async thread.
-const FEW_ROWS: usize = 64;
+/// On what every fold of a system must agree; it stands in the logs' metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// The most data, in bytes, that one chunk may hold.
+    pub max_chunk_bytes: usize,
+    pub expiry: Expiry,
+}
 
-/// Rows that are not committed can't be let go, and there are two of each while they are being committed: with this many
-/// quarters of the memory for rows in use, pulling waits for a commit.
-const CROWDED_QUARTERS: u64 = 6;
+/// One message moves the log's clock by this part of `expiry.idle` at the most.
+const LONGEST_STEP: LogTime = 8;
 
-/// The application of one worker, for all the partitions that it folds.
-#[derive(Debug)]
+/// The fold of chunks to sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summer {
-    topology: Topology,
-    data_dir: PathBuf,
-    /// Memory of one partition, in bytes: for rows that are ready to use, and for pages of its store.
-    row_bytes: u64,
-    page_bytes: u64,
+    rules: Rules,
 }
 
 impl Summer {
-    /// `cache_bytes` is shared by the `partitions` partitions that this worker folds.
-    pub fn new(topology: Topology, data_dir: PathBuf, cache_bytes: u64, partitions: usize) -> Self {
-        let share = cache_bytes / partitions.max(1) as u64;
-        // Most of the memory goes to rows; pages serve the rows that were let go. The rest is left for what a store has
-        // changed and not written yet.
-        Self { topology, data_dir, row_bytes: share / 4 * 3, page_bytes: share / 8 }
+    pub fn new(rules: Rules) -> Self {
+        Self { rules }
     }
 
-    pub fn topology(&self) -> &Topology {
-        &self.topology
-    }
-
-    /// Whose fold the store of a partition is.
-    pub fn owner(&self, partition: u32) -> Owner {
-        Owner { log: self.topology.names.log(partition), partition, partitions: self.topology.partitions }
-    }
-
-    /// Opens the store of a partition, or makes it: partial sums by stream, and the checkpoint that they stand at. One that is
-    /// damaged is set aside.
-    pub fn new_store(&self, partition: u32) -> Result<Store, StoreError> {
-        let cache_bytes = usize::try_from(self.page_bytes).unwrap_or(usize::MAX);
-        Store::open_or_replace(&self.data_dir, &self.owner(partition), cache_bytes)
-    }
-
-    /// The fold of a partition, from a checkpoint of its store on.
-    pub fn new_fold(&self, partition: u32, checkpoint: Checkpoint) -> Fold {
-        Fold::new(self.topology.rules(partition), checkpoint)
-    }
-
-    /// Folds one chunk batch into the open transaction, and returns the effects that it asks for. Rows that the fold
-    /// does not hold are read from the store.
-    ///
-    /// # Panics
-    /// If the batch is not the one after the last.
-    pub async fn consume_message(
-        &self,
-        store: &Arc<Store>,
-        fold: &mut Fold,
-        batch: &Batch,
-    ) -> Result<Folded, StoreError> {
-        let mut staged = fold.stage(&batch.payload);
-        let mut missing = std::mem::take(&mut staged.missing);
-        let rows = if missing.len() <= FEW_ROWS {
-            store.rows(&mut missing)?
-        } else {
-            let store = store.clone();
-            let reading = tokio::task::spawn_blocking(move || store.rows(&mut missing));
-            joined(reading.await)?
-        };
-        for (id, row) in rows {
-            fold.supply(id, row);
-        }
-        Ok(fold.fold(batch, staged))
-    }
-
-    /// Ends the open transaction: what it has changed, to be committed once its effects are confirmed. `None` where
-    /// nothing was folded since the last. `committed` is the last transaction that the store has, and `expired` are
-    /// rows that it had then, to be collected.
-    pub fn finalize_txn(&self, fold: &mut Fold, committed: u64, expired: &[(StreamId, Row)]) -> Option<Transaction> {
-        if fold.open_batches() > 0 {
-            fold.collect(expired);
-        }
-        let transaction = fold.seal()?;
-        fold.evict(self.row_bytes, committed);
-        Some(transaction)
-    }
-
-    /// A transaction was committed: rows of it may be let go now.
-    pub fn committed(&self, fold: &mut Fold, transaction: u64) {
-        fold.committed(transaction);
-        if fold.open_batches() == 0 {
-            fold.evict(self.row_bytes, transaction);
-        }
-    }
-
-    /// Whether so many rows wait for their commit that nothing more should be pulled until it comes.
-    pub fn is_crowded(&self, fold: &Fold) -> bool {
-        fold.held_bytes() + fold.sealed_bytes() > (self.row_bytes / 4).saturating_mul(CROWDED_QUARTERS)
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 }
+
+/// Why a chunk is not folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Not the first chunk, of a stream that nothing is known of: its beginning is lost, maybe with what of a log was accepted as
+    /// lost, or it is sent again long after its end.
+    Unknown,
+    /// Not the first chunk, of a stream that was known and has expired: it came too late.
+    Expired,
+    /// Chunks are missing before this one.
+    Gap,
+    /// Of a stream that lost a chunk before.
+    Broken,
+    /// Beyond the closing chunk.
+    AfterEnd,
+    /// More data than one chunk may hold.
+    Oversized,
+}
+
+impl From<Reason> for &'static str {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Unknown => "unknown",
+            Reason::Expired => "expired",
+            Reason::Gap => "gap",
+            Reason::Broken => "broken",
+            Reason::AfterEnd => "after-end",
+            Reason::Oversized => "oversized",
+        }
+    }
+}
+
+/// What a summer counts beside records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Bytes of data folded into sums.
+    pub bytes: u64,
+    pub completed: u64,
+    pub duplicates: u64,
+}
+
+impl application::Tally for Tally {
+    fn add(&mut self, other: &Self) {
+        self.bytes += other.bytes;
+        self.completed += other.completed;
+        self.duplicates += other.duplicates;
+    }
+}
+
+impl Application for Summer {
+    type Key = StreamId;
+    type Row = Row;
+    type Record<'a> = Chunk<'a>;
+    type Output = Sum;
+    type Reason = Reason;
+    type Tally = Tally;
+
+    #[inline]
+    fn records<'a>(&self, payload: &'a [u8]) -> impl Iterator<Item = Result<Chunk<'a>, Undecodable>> {
+        codec::chunks(payload)
+    }
+
+    #[inline]
+    fn key<'r>(&self, chunk: &'r Chunk<'_>) -> &'r StreamId {
+        &chunk.id
+    }
+
+    #[inline]
+    fn fold(&self, mut slot: Slot<'_, Row>, chunk: &Chunk<'_>, cx: &mut Cx<'_, Self>) -> Result<(), Reason> {
+        if chunk.data.len() > self.rules.max_chunk_bytes {
+            return Err(Reason::Oversized);
+        }
+        let changed_at = cx.now;
+        let (seq_no, value) = match slot.get() {
+            // The most frequent comes first.
+            Some(Row::Live { sum, .. }) => {
+                if chunk.seq_no <= sum.seq_no() {
+                    cx.tally.duplicates += 1;
+                    return Ok(());
+                }
+                let Some(Row::Live { sum, changed_at: at }) = slot.get_mut() else { unreachable!("it is live") };
+                if sum.update(chunk).is_err() {
+                    let seq_no = sum.seq_no();
+                    slot.set(Row::Broken { seq_no, changed_at });
+                    return Err(Reason::Gap);
+                }
+                *at = changed_at;
+                if !chunk.closes() {
+                    cx.tally.bytes += chunk.data.len() as u64;
+                    return Ok(());
+                }
+                (sum.seq_no(), sum.value())
+            }
+            None if chunk.seq_no > SeqNo::FIRST => {
+                // A row that is forgotten may be collected at any time, so it must not tell.
+                let was_known = slot.expired().is_some_and(|row| !self.is_forgotten(row, cx.now));
+                return Err(if was_known { Reason::Expired } else { Reason::Unknown });
+            }
+            None => {
+                let sum = RunningSum::open(chunk);
+                match chunk.closes() {
+                    true => (sum.seq_no(), sum.value()),
+                    false => {
+                        cx.tally.bytes += chunk.data.len() as u64;
+                        slot.set(Row::Live { sum, changed_at });
+                        return Ok(());
+                    }
+                }
+            }
+            Some(Row::Broken { .. }) => return Err(Reason::Broken),
+            Some(Row::Completed { seq_no, .. }) if chunk.seq_no > *seq_no => return Err(Reason::AfterEnd),
+            Some(Row::Completed { .. }) => {
+                cx.tally.duplicates += 1;
+                return Ok(());
+            }
+        };
+        slot.set(Row::Completed { seq_no, value, changed_at });
+        cx.tally.completed += 1;
+        cx.put_out(Sum { id: chunk.id, seq_no, value });
+        Ok(())
+    }
+
+    fn longest_step(&self) -> LogTime {
+        self.rules.expiry.idle / LONGEST_STEP
+    }
+
+    #[inline]
+    fn is_expired(&self, row: &Row, now: LogTime) -> bool {
+        row.is_expired(now, self.rules.expiry)
+    }
+
+    fn is_forgotten(&self, row: &Row, now: LogTime) -> bool {
+        row.is_forgotten(now, self.rules.expiry)
+    }
+
+    #[inline]
+    fn is_live(&self, row: &Row) -> bool {
+        matches!(row, Row::Live { .. })
+    }
+
+    fn loss(&self, reason: Reason, chunk: &Chunk<'_>) -> Option<String> {
+        let Chunk { id, seq_no, .. } = chunk;
+        (reason == Reason::Gap).then(|| format!("chunk {seq_no} of stream {id} follows a gap: chunks were lost"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,25 +1,13 @@
-//! What goes into a fold and what comes out: batches of a log, the effects of each, and the transaction that gathers what
+//! What goes into a fold and what comes out: messages of a log, the effects of each, and the transaction that gathers what
 //! has changed since the last.
 
+use crate::application::{self, Application};
 use crate::checkpoint::{Checkpoint, Position};
-use crate::chunk::SeqNo;
 use crate::reject::RejectedBatch;
-use crate::row::{Expiry, Row, UnixNanos};
-use crate::stream_id::StreamId;
-use crate::sum::Sum;
+use crate::row::UnixNanos;
 use bytes::Bytes;
 
-/// What every fold of a partition must agree on; it stands in the log's metadata.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    pub partition: u32,
-    pub partitions: u32,
-    /// The most data, in bytes, that one chunk may hold.
-    pub max_chunk_bytes: usize,
-    pub expiry: Expiry,
-}
-
-/// A chunk batch as the log holds it.
+/// A batch of records as the log holds it.
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub position: Position,
@@ -28,55 +16,52 @@ pub struct Batch {
     pub payload: Bytes,
 }
 
-/// How many chunks met which fate.
+/// How many records met which fate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Chunks decoded.
-    pub chunks: u64,
-    /// Bytes of data folded into sums.
-    pub bytes: u64,
+pub struct Tally<T> {
+    /// Records decoded.
+    pub records: u64,
+    /// Keys that had no row, and have one.
     pub opened: u64,
-    pub completed: u64,
-    pub duplicates: u64,
-    /// Chunks rejected; an undecodable batch counts as one.
+    /// Records rejected; an undecodable batch counts as one.
     pub rejected: u64,
     /// Those of the rejected that prove loss.
-    pub gaps: u64,
+    pub losses: u64,
+    /// What the application counts.
+    pub own: T,
 }
 
-impl Tally {
-    pub fn add(&mut self, other: &Tally) {
-        self.chunks += other.chunks;
-        self.bytes += other.bytes;
+impl<T: application::Tally> Tally<T> {
+    pub fn add(&mut self, other: &Self) {
+        self.records += other.records;
         self.opened += other.opened;
-        self.completed += other.completed;
-        self.duplicates += other.duplicates;
         self.rejected += other.rejected;
-        self.gaps += other.gaps;
+        self.losses += other.losses;
+        self.own.add(&other.own);
     }
 }
 
 /// What folding one batch asks of the world.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Folded {
-    /// Finals to publish, in the order in which their streams ended.
-    pub finals: Vec<Sum>,
-    /// The batch, where something of it was rejected.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Folded<A: Application> {
+    /// What is to be published, in the order in which it was put out.
+    pub outputs: Vec<A::Output>,
+    /// The batch, if something of it was rejected.
     pub rejected: Option<RejectedBatch>,
-    /// A chunk that came after a gap, where there was one: loss is proven.
-    pub gap: Option<(StreamId, SeqNo)>,
-    pub tally: Tally,
+    /// What is lost, if the batch proves that something is: the first of it.
+    pub loss: Option<String>,
+    pub tally: Tally<A::Tally>,
 }
 
 /// All that changed between two checkpoints, ready to be committed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transaction {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transaction<A: Application> {
     pub number: u64,
     /// Changed rows, each once, in the order of their first change.
-    pub rows: Vec<(StreamId, Row)>,
-    /// Streams whose rows have expired, and are no longer needed.
-    pub collected: Vec<StreamId>,
-    /// Where the store stands once this is committed. Its `sums` is still that of the transaction before.
+    pub rows: Vec<(A::Key, A::Row)>,
+    /// Keys whose rows are forgotten, and leave the store.
+    pub collected: Vec<A::Key>,
+    /// Where the store stands once this is committed. The committer fills in the marks; until then they are out of date.
     pub checkpoint: Checkpoint,
-    pub tally: Tally,
+    pub tally: Tally<A::Tally>,
 }

@@ -11,6 +11,7 @@ use crate::bus::standing;
 use crate::bus::topology::{self, TopologyError};
 use crate::joined::joined;
 use crate::partition::counters::Counters;
+use crate::partition::stores::Stores;
 use crate::partition::{self, Partition, PartitionError, Shared};
 use crate::standing::WorkerStanding;
 use crate::store::{self, StoreError};
@@ -272,9 +273,11 @@ async fn start(
     }
     let most = Some(config.connections).filter(|most| *most > 0);
     let connections = Connections::open(connection.clone(), nats, partitions.len(), most).await?;
-    let summer = Summer::new(topology.clone(), config.data_dir.clone(), config.cache_bytes.0, partitions.len());
+    let stores = Stores::new(topology.clone(), config.data_dir.clone(), config.cache_bytes.0, partitions.len());
     let shared = Shared {
-        summer: Arc::new(summer),
+        summer: Arc::new(Summer::new(topology.rules())),
+        topology: topology.clone(),
+        stores,
         config: partition::Config {
             checkpoint_interval: config.checkpoint_interval.0,
             checkpoint_bytes: config.checkpoint_bytes.bytes(),
@@ -352,10 +355,10 @@ async fn open(
     let life = Arc::new(Life::default());
     for (n, &partition) in partitions.iter().enumerate() {
         let (pulling, sharing) = connections.pulling(n, partitions.len());
-        let summer = shared.summer.clone();
-        let opening = tokio::task::spawn_blocking(move || summer.new_store(partition));
+        let stores = shared.stores.clone();
+        let opening = tokio::task::spawn_blocking(move || stores.open(partition));
         let store = joined(opening.await)?;
-        let names = &shared.summer.topology().names;
+        let names = &shared.topology.names;
         let log = Log::new(pulling.clone(), names, partition, worker, pull_bytes(max_payload, sharing), life.clone());
         opened.push((partition, store, log));
     }

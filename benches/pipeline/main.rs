@@ -364,10 +364,8 @@ impl Bench {
 
 /// Nanoseconds a chunk, once every stream is open.
 fn cost(made: &Made, live_streams: usize) -> f64 {
-    use stream_sum::checkpoint::Checkpoint;
-    use stream_sum::fold::Fold;
     use stream_sum::transaction::Batch;
-    let mut fold = Fold::new(loops::rules(0, 1), Checkpoint::start_of(1));
+    let mut table = loops::table(0, 1);
     let (mut began, mut chunks, mut live) = (Instant::now(), 0, 0);
     for (payload, position) in made.batches[0].iter().zip(1..) {
         // The first few turns open streams: a third of the log is enough for all.
@@ -375,11 +373,10 @@ fn cost(made: &Made, live_streams: usize) -> f64 {
             (began, chunks) = (Instant::now(), 0);
         }
         let batch = Batch { position, time: 1, payload: payload.clone() };
-        let staged = fold.stage(&batch.payload);
-        chunks += fold.fold(&batch, staged).tally.chunks;
+        chunks += table.consume_held(&batch).tally.records;
         // A transaction ends now and then, as in a summer.
         if position % 256 == 0
-            && let Some(last) = fold.seal()
+            && let Some(last) = table.seal(0, &[])
         {
             live = last.checkpoint.live_streams;
         }

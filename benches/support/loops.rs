@@ -17,10 +17,11 @@ use stream_sum::bus::source::{Log, Opened, pull_bytes, sources_per_connection};
 use stream_sum::checkpoint::Checkpoint;
 use stream_sum::chunk::SeqNo;
 use stream_sum::codec;
-use stream_sum::fold::Fold;
 use stream_sum::row::Expiry;
 use stream_sum::sum::{Sum, Value};
-use stream_sum::transaction::{Batch, Rules};
+use stream_sum::summer::{Rules, Summer};
+use stream_sum::table::{Share, Table};
+use stream_sum::transaction::Batch;
 use tokio::task::JoinHandle;
 
 /// Publishes of one partition that wait for their acknowledgement at once. A JetStream context lets 5000 of all wait, and
@@ -117,9 +118,11 @@ pub async fn publish_once(stack: &Stack, made: &Made) -> f64 {
     began.elapsed().as_secs_f64()
 }
 
-/// The rules of a fold in which nothing expires.
-pub fn rules(partition: u32, partitions: u32) -> Rules {
-    Rules { partition, partitions, max_chunk_bytes: 1 << 20, expiry: Expiry { idle: i64::MAX, completed: i64::MAX } }
+/// A table in which nothing expires, and nothing is let go.
+pub fn table(partition: u32, partitions: u32) -> Table<Summer> {
+    let expiry = Expiry { idle: i64::MAX, completed: i64::MAX };
+    let summer = Arc::new(Summer::new(Rules { max_chunk_bytes: 1 << 20, expiry }));
+    Table::new(summer, Share { partition, partitions }, u64::MAX, Checkpoint::start_of(1))
 }
 
 /// A stream of its own for finals of the loop that promises nothing.
@@ -142,16 +145,14 @@ pub async fn fold_and_forget(stack: &Stack) -> f64 {
             pulling = stack.connect().await;
         }
         let state = stack.log(partition).await;
-        let rules = rules(partition, stack.partitions);
+        let mut table = table(partition, stack.partitions);
         let mut log = Log::new(pulling.clone(), &stack.names, partition, PLAIN, bytes, life.clone());
         let mut window = Window::new(publishing.jetstream.clone());
         folding.push(tokio::spawn(async move {
-            let mut fold = Fold::new(rules, Checkpoint::start_of(1));
             let Opened { mut source, .. } = log.open(0).await.expect("a log");
-            while fold.position() < state.state.last_sequence {
+            while table.position() < state.state.last_sequence {
                 let batch = source.next().await.expect("a batch");
-                let staged = fold.stage(&batch.payload);
-                for sum in fold.fold(&batch, staged).finals {
+                for sum in table.consume_held(&batch).outputs {
                     window.publish(format!("{PLAIN}.{}", sum.id), codec::encode_final(&sum).into()).await;
                 }
             }
@@ -195,11 +196,10 @@ pub fn fold_alone(made: &Made) -> f64 {
                 loop {
                     let partition = next.fetch_add(1, Ordering::Relaxed);
                     let Some(batches) = made.batches.get(partition as usize) else { break };
-                    let mut fold = Fold::new(rules(partition, partitions), Checkpoint::start_of(1));
+                    let mut table = table(partition, partitions);
                     for (payload, position) in batches.iter().zip(1..) {
                         let batch = Batch { position, time: 1, payload: payload.clone() };
-                        let staged = fold.stage(&batch.payload);
-                        fold.fold(&batch, staged);
+                        table.consume_held(&batch);
                     }
                 }
             });

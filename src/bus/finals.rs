@@ -320,12 +320,12 @@ fn reject_message(rejected: &RejectedBatch, max_payload: usize) -> RejectMessage
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reject::{Reason, Rejections};
+    use crate::reject::{self, Rejections};
 
     #[test]
     fn a_reject_that_would_not_fit_is_its_length_and_digest() {
         let mut rejections = Rejections::default();
-        rejections.add(0, Reason::Undecodable);
+        rejections.add(0, reject::UNDECODABLE);
         let max_payload = 1 << 20;
         let rejected =
             |bytes| RejectedBatch { position: 1, payload: vec![0; bytes].into(), rejections: rejections.clone() };

@@ -5,7 +5,7 @@
 use crate::bus::names::Names;
 use crate::bus::read::NoAnswer;
 use crate::row::Expiry;
-use crate::transaction::Rules;
+use crate::summer::Rules;
 use crate::values::{Size, Span, parsed};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use serde::{Deserialize, Serialize};
@@ -135,8 +135,8 @@ pub struct Topology {
 }
 
 impl Topology {
-    pub fn rules(&self, partition: u32) -> Rules {
-        Rules { partition, partitions: self.partitions, max_chunk_bytes: self.max_chunk_bytes, expiry: self.expiry }
+    pub fn rules(&self) -> Rules {
+        Rules { max_chunk_bytes: self.max_chunk_bytes, expiry: self.expiry }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::identity::{Verdict, judge, judge_before_commit, judge_mark};
 use crate::partition::committer::CommitError;
 use crate::stream_id::StreamId;
 use crate::sum::Sum;
+use crate::summer::Summer;
 use crate::throttle::ThrottleByCause;
 use crate::transaction::Transaction;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -86,7 +87,7 @@ enum Effect<'a> {
 
 impl Check {
     /// Waits for answers as long as it takes: without them nothing is committed.
-    pub async fn run(mut self, transaction: &Transaction, before: &Checkpoint) -> Result<Sound, CommitError> {
+    pub async fn run(mut self, transaction: &Transaction<Summer>, before: &Checkpoint) -> Result<Sound, CommitError> {
         // A connection that is lost during the check is a sign as well.
         let mut connects = self.connects;
         loop {
@@ -103,7 +104,7 @@ impl Check {
         }
     }
 
-    async fn see(&self, transaction: &Transaction, before: &Checkpoint) -> Result<Sound, CommitError> {
+    async fn see(&self, transaction: &Transaction<Summer>, before: &Checkpoint) -> Result<Sound, CommitError> {
         let finals = self.finals.furthest().map(|place| self.of_final(place));
         let witnesses = self.finals.witnesses().iter().map(|place| self.of_final(place)).collect();
         let (sums, sums_leader) = self.stream(Kind::Sums, finals, witnesses, before.sums, transaction).await?;
@@ -127,7 +128,7 @@ impl Check {
         furthest: Option<Place<String>>,
         witnesses: Vec<Place<String>>,
         before: Option<Mark>,
-        transaction: &Transaction,
+        transaction: &Transaction<Summer>,
     ) -> Result<(Option<Mark>, Option<Leader>), CommitError> {
         let Some(mut furthest) = furthest else { return Ok((before, self.known.of(kind).clone())) };
         let (mut mark, mut leader) = self.there(kind, &furthest).await?;
@@ -201,7 +202,11 @@ impl Check {
     }
 
     /// Reads back every effect of the transaction that one stream has confirmed: the furthest of them.
-    async fn read_back(&self, kind: Kind, transaction: &Transaction) -> Result<Option<Place<String>>, CommitError> {
+    async fn read_back(
+        &self,
+        kind: Kind,
+        transaction: &Transaction<Summer>,
+    ) -> Result<Option<Place<String>>, CommitError> {
         let effects: Vec<Effect<'_>> = match kind {
             Kind::Rejects => self.reject_subjects.iter().map(|subject| Effect::Reject(subject)).collect(),
             Kind::Sums => {
@@ -209,7 +214,7 @@ impl Check {
             }
         };
         // A stream may have ended, expired, and begun anew within one transaction: its row does not tell any more.
-        if kind == Kind::Sums && effects.len() as u64 != transaction.tally.completed {
+        if kind == Kind::Sums && effects.len() as u64 != transaction.tally.own.completed {
             return Err(CommitError::Doubt("not all of its finals can be told from its rows".to_owned()));
         }
         let mut effects = effects.into_iter();

@@ -4,6 +4,7 @@
 //! still reaches its position: that is what [`check`] sees to. While it is on its way to disk, effects of the next are
 //! published already.
 
+use crate::application::Application;
 use crate::bus::acks::Answer;
 use crate::bus::connect::Connection;
 use crate::bus::finals::{Confirmed, ConflictingFinal, Effects, Kind};
@@ -15,10 +16,11 @@ use crate::joined::joined;
 use crate::partition::check::{self, Check, Leaders};
 use crate::partition::counters::Counters;
 use crate::reject::RejectedBatch;
-use crate::row::{Expiry, Row};
+use crate::row::Row;
 use crate::store::{Size, Store, StoreError};
 use crate::stream_id::StreamId;
 use crate::sum::Sum;
+use crate::summer::Summer;
 use crate::throttle::Throttle;
 use crate::transaction::Transaction;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -42,7 +44,7 @@ pub enum Work {
     /// The effects of one batch of the open transaction.
     Effects { finals: Vec<Sum>, rejected: Option<RejectedBatch> },
     /// The open transaction ends here.
-    Seal(Box<Transaction>),
+    Seal(Box<Transaction<Summer>>),
 }
 
 /// Why committing ended before its time.
@@ -92,7 +94,7 @@ pub struct Committer {
     pub halt: bool,
     pub counters: Arc<Counters>,
     pub committed: watch::Sender<Committed>,
-    pub expiry: Expiry,
+    pub summer: Arc<Summer>,
     /// The stream up to which expired rows were looked for; `None`: to be looked for from the first on.
     pub looked_at: Option<StreamId>,
 }
@@ -107,7 +109,7 @@ struct Pending {
     rejects: Trail<String>,
     /// Where each of its rejects is.
     reject_subjects: Vec<String>,
-    sealed: Option<Box<Transaction>>,
+    sealed: Option<Box<Transaction<Summer>>>,
     /// How often the connection had been made when the transaction was opened.
     connects: u64,
 }
@@ -185,7 +187,7 @@ enum Outcome {
 /// Which transaction an effect belongs to: its number.
 type Numbered<T> = (u64, T);
 type InFlight = FuturesUnordered<BoxFuture<'static, Numbered<Outcome>>>;
-type Checked = Result<(Box<Transaction>, Leaders), CommitError>;
+type Checked = Result<(Box<Transaction<Summer>>, Leaders), CommitError>;
 
 impl Committer {
     /// Works until the fold hangs up and everything sealed is committed, or `cancel` says to drop what is not.
@@ -382,7 +384,7 @@ impl Committer {
 
     fn check(
         &self,
-        mut transaction: Box<Transaction>,
+        mut transaction: Box<Transaction<Summer>>,
         pending: &mut Pending,
         known: &Leaders,
     ) -> BoxFuture<'static, Checked> {
@@ -406,9 +408,9 @@ impl Committer {
         .boxed()
     }
 
-    fn write(&self, transaction: Box<Transaction>) -> JoinHandle<Written> {
+    fn write(&self, transaction: Box<Transaction<Summer>>) -> JoinHandle<Written> {
         let (store, counters) = (self.store.clone(), self.counters.clone());
-        let (after, expiry) = (self.looked_at, self.expiry);
+        let (after, summer) = (self.looked_at, self.summer.clone());
         tokio::task::spawn_blocking(move || {
             crash_point::reached("before-commit");
             store.commit(&transaction)?;
@@ -418,14 +420,14 @@ impl Committer {
             let most = usize::try_from(tally.opened * LOOKED_AT + LOOKED_AT_LEAST).unwrap_or(usize::MAX);
             let (mut expired, mut left, mut looked_at) = (Vec::new(), most.min(LOOKED_AT_MOST), None);
             store.view()?.each(after, |id, row| {
-                if row.is_forgotten(checkpoint.log_time, expiry) {
+                if summer.is_forgotten(&row, checkpoint.log_time) {
                     expired.push((id, row));
                 }
                 left -= 1;
                 looked_at = Some(id);
                 Ok::<_, StoreError>(left > 0)
             })?;
-            // Where the last row came before the last look, it begins anew.
+            // At the end of the table, the next look starts again at its beginning.
             let looked_at = looked_at.filter(|_| left == 0);
             let expired = expired.into();
             Ok((Committed { transaction: number, checkpoint, size: store.size()?, expired }, looked_at))

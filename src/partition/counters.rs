@@ -1,5 +1,6 @@
 //! What one worker has done, counted over all its partitions since it started.
 
+use crate::summer;
 use crate::transaction::Tally;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,14 +43,14 @@ pub struct Counters {
 
 impl Counters {
     /// Adds what one committed transaction has folded.
-    pub fn folded(&self, tally: &Tally) {
+    pub fn folded(&self, tally: &Tally<summer::Tally>) {
         self.commits.add(1);
-        self.chunks.add(tally.chunks);
-        self.bytes.add(tally.bytes);
-        self.completed.add(tally.completed);
-        self.duplicates.add(tally.duplicates);
+        self.chunks.add(tally.records);
+        self.bytes.add(tally.own.bytes);
+        self.completed.add(tally.own.completed);
+        self.duplicates.add(tally.own.duplicates);
         self.rejected.add(tally.rejected);
-        self.gaps.add(tally.gaps);
+        self.gaps.add(tally.losses);
     }
 
     /// One log line with all of it.

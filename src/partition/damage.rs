@@ -28,10 +28,10 @@ impl Partition {
             let (committed_at, trouble) = (standing.committed_at, Some(trouble(&what)));
             *standing = Standing { committed_at, trouble, ..Standing::default() };
         });
-        let (old, summer, partition) = (self.store.clone(), self.summer.clone(), self.partition);
+        let (old, stores, partition) = (self.store.clone(), self.stores.clone(), self.partition);
         let replacing = tokio::task::spawn_blocking(move || {
             aside::set_aside(old.path(), &what)?;
-            summer.new_store(partition)
+            stores.open(partition)
         });
         self.store = Arc::new(joined(replacing.await)?);
         (self.wanted_beyond, self.others, self.has_looked, self.before_hole) = (Some(0), None, false, false);

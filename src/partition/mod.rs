@@ -18,6 +18,7 @@ pub mod republish;
 pub mod restore;
 mod retention;
 mod situation;
+pub mod stores;
 
 use crate::accept::Loss;
 use crate::bus::backoff;
@@ -26,17 +27,16 @@ use crate::bus::finals::ConflictingFinal;
 use crate::bus::log::LogReader;
 use crate::bus::snapshots::Snapshots;
 use crate::bus::source::{Log, Lost, Source};
+use crate::bus::topology::Topology;
 use crate::checkpoint::{Checkpoint, Position};
-use crate::chunk::SeqNo;
-use crate::fold::Fold;
 use crate::identity::{Verdict, judge, rfc3339};
 use crate::joined::joined;
 use crate::row::UnixNanos;
 use crate::shutdown;
 use crate::standing::Standing;
 use crate::store::{Owner, Store, StoreError};
-use crate::stream_id::StreamId;
 use crate::summer::Summer;
+use crate::table::{Share, Table};
 use crate::throttle::{Throttle, ThrottleByCause};
 use crate::transaction::{Batch, Folded};
 use archive::Archive;
@@ -47,6 +47,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use stores::Stores;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -73,7 +74,7 @@ const LAST_SNAPSHOT: Duration = Duration::from_secs(9);
 static REOPENINGS: ThrottleByCause = ThrottleByCause::new();
 static UNANSWERED: ThrottleByCause = ThrottleByCause::new();
 static REJECTED: ThrottleByCause = ThrottleByCause::new();
-static GAPS: Throttle = Throttle::new();
+static LOSSES: Throttle = Throttle::new();
 
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -115,11 +116,8 @@ pub enum PartitionError {
         "partition {partition}: another process has started as the same worker and has taken over; give each summer a --worker name of its own"
     )]
     Superseded { partition: u32 },
-    #[error(
-        "partition {partition}: chunk {seq_no} of stream {id} at position {position} follows a gap: chunks were lost. \
-         Halted before it, as summer.on_violation says"
-    )]
-    Gap { partition: u32, id: StreamId, seq_no: SeqNo, position: u64 },
+    #[error("partition {partition}, position {position}: {loss}. Halted before it, as summer.on_violation says")]
+    Loss { partition: u32, position: Position, loss: String },
     #[error("partition {partition}: {conflict}. Halted before committing it, as summer.on_violation says")]
     Conflict { partition: u32, conflict: Box<ConflictingFinal> },
     #[error(transparent)]
@@ -139,7 +137,7 @@ impl PartitionError {
 
     /// Whether a guarantee was broken, rather than something that could not be done.
     pub fn is_violation(&self) -> bool {
-        matches!(self, Self::Gap { .. } | Self::Conflict { .. })
+        matches!(self, Self::Loss { .. } | Self::Conflict { .. })
     }
 }
 
@@ -147,6 +145,8 @@ impl PartitionError {
 #[derive(Clone)]
 pub struct Shared {
     pub summer: Arc<Summer>,
+    pub topology: Topology,
+    pub stores: Stores,
     pub config: Config,
     /// For what is published and asked.
     pub connection: Connection,
@@ -160,6 +160,8 @@ pub struct Shared {
 pub struct Partition {
     partition: u32,
     summer: Arc<Summer>,
+    topology: Topology,
+    stores: Stores,
     config: Config,
     store: Arc<Store>,
     /// On a connection for pulling: what is pulled must not hold up what is published.
@@ -222,7 +224,7 @@ enum Over {
 
 /// A session's working parts.
 struct Session {
-    fold: Fold,
+    table: Table<Summer>,
     source: Source,
     /// Whether the source reads messages one by one.
     one_by_one: bool,
@@ -247,15 +249,17 @@ impl Partition {
         log: Log,
         accepts: Vec<Loss>,
     ) -> Result<Self, StoreError> {
-        let Shared { summer, config, connection, snapshots, turns, counters } = shared;
+        let Shared { summer, topology, stores, config, connection, snapshots, turns, counters } = shared;
         let (size, checkpoint) = (store.size()?, store.checkpoint()?);
         let standing = checkpoint.map_or_else(Standing::default, |at| Standing::of(&at, size.rows, size.bytes));
         let trouble = store.replaced().map_or_else(|| "not opened yet".to_owned(), damage::trouble);
         let standing = Standing { trouble: Some(trouble), ..standing };
         Ok(Self {
             partition,
-            owner: summer.owner(partition),
+            owner: stores.owner(partition),
             summer,
+            topology,
+            stores,
             config,
             store,
             snapshots,
@@ -280,6 +284,10 @@ impl Partition {
 
     pub fn number(&self) -> u32 {
         self.partition
+    }
+
+    fn share(&self) -> Share {
+        Share { partition: self.partition, partitions: self.topology.partitions }
     }
 
     /// How far it is, for whoever wants to know.
@@ -351,7 +359,7 @@ impl Partition {
         let archive = Archive::new(
             self.owner.clone(),
             self.store.clone(),
-            LogReader::new(self.connection.clone(), &self.summer.topology().names, self.partition),
+            LogReader::new(self.connection.clone(), &self.topology.names, self.partition),
             self.snapshots.clone(),
             self.turns.clone(),
             self.config.purge_delay,
@@ -445,7 +453,7 @@ impl Partition {
         let began = session.committed.borrow().transaction;
         let over = self.work(&mut session, stop).await;
         self.skipped = session.skipped;
-        let position = session.fold.position();
+        let position = session.table.position();
         let last = match over {
             // What was read one by one has to be committed, or it would be to read again.
             Ok(Over::Stopped | Over::Read) => self.drain(session).await,
@@ -496,8 +504,8 @@ impl Partition {
         let mut next_check = Instant::now() + IDENTITY_CHECK;
         let mut check: Option<BoxFuture<'_, Result<Result<(), String>, String>>> = None;
         loop {
-            let full = session.open_bytes >= self.config.checkpoint_bytes || self.summer.is_crowded(&session.fold);
-            let may_seal = session.sealed.is_none() && session.fold.open_batches() > 0;
+            let full = session.open_bytes >= self.config.checkpoint_bytes || session.table.is_crowded();
+            let may_seal = session.sealed.is_none() && session.table.open_batches() > 0;
             let ahead = session.source.pending() > 0;
             let longest = if full { Duration::ZERO } else { self.config.longest(session.open_bytes, ahead) };
             let seal_at = session.opened_at + longest;
@@ -511,7 +519,7 @@ impl Partition {
                     if session.sealed == Some(transaction) {
                         session.sealed = None;
                     }
-                    self.summer.committed(&mut session.fold, transaction);
+                    session.table.committed(transaction);
                     let committed_at = Some(std::time::Instant::now());
                     self.standing.send_replace(Standing { committed_at, ..Standing::of(&checkpoint, size.rows, size.bytes) });
                 }
@@ -519,7 +527,7 @@ impl Partition {
                     let Ok(permit) = permit else { continue };
                     let committed = session.committed.borrow().clone();
                     let (last, expired) = (committed.transaction, &committed.expired);
-                    if let Some(transaction) = self.summer.finalize_txn(&mut session.fold, last, expired) {
+                    if let Some(transaction) = session.table.seal(last, expired) {
                         session.sealed = Some(transaction.number);
                         session.open_bytes = 0;
                         permit.send(Work::Seal(Box::new(transaction)));
@@ -555,13 +563,13 @@ impl Partition {
                             return Ok(Over::Lost(lost.to_string()));
                         }
                     };
-                    if session.fold.open_batches() == 0 {
+                    if session.table.open_batches() == 0 {
                         session.opened_at = Instant::now();
                     }
                     session.open_bytes += batch.payload.len();
-                    let folded = self.fold(&mut session.fold, &batch).await?;
-                    if !folded.finals.is_empty() || folded.rejected.is_some() {
-                        permit.send(Work::Effects { finals: folded.finals, rejected: folded.rejected });
+                    let folded = self.fold(&mut session.table, &batch).await?;
+                    if !folded.outputs.is_empty() || folded.rejected.is_some() {
+                        permit.send(Work::Effects { finals: folded.outputs, rejected: folded.rejected });
                     }
                 }
             }
@@ -585,18 +593,22 @@ impl Partition {
     }
 
     /// Folds a batch, and says what is wrong with it.
-    async fn fold(&self, fold: &mut Fold, batch: &Batch) -> Result<Folded, PartitionError> {
-        let folded = self.summer.consume_message(&self.store, fold, batch).await?;
+    async fn fold(&self, table: &mut Table<Summer>, batch: &Batch) -> Result<Folded<Summer>, PartitionError> {
+        let folded = table.consume(&self.store, batch).await?;
         self.counters.batches.add(1);
         let partition = self.partition;
-        if let Some((id, seq_no)) = folded.gap {
+        if let Some(loss) = &folded.loss {
+            let (position, loss) = (batch.position, loss.clone());
             if self.config.halt {
-                return Err(PartitionError::Gap { partition, id, seq_no, position: batch.position });
+                return Err(PartitionError::Loss { partition, position, loss });
             }
-            if let Some(gaps) = GAPS.add(folded.tally.gaps) {
+            if let Some(losses) = LOSSES.add(folded.tally.losses) {
                 tracing::error!(
-                    partition, position = batch.position, stream = %id, %seq_no, gaps,
-                    "a chunk follows a gap: chunks were lost, and the stream will get no final"
+                    partition,
+                    position,
+                    loss,
+                    losses,
+                    "something was lost, and what it belongs to will get no final"
                 );
             }
         }
@@ -613,7 +625,7 @@ impl Partition {
     async fn drain(&self, mut session: Session) -> Result<Committed, CommitError> {
         let deadline = Instant::now() + shutdown::DRAIN;
         let last = session.committed.borrow().transaction;
-        let transaction = self.summer.finalize_txn(&mut session.fold, last, &[]);
+        let transaction = session.table.seal(last, &[]);
         let Session { work, committer, cancel, committed, .. } = session;
         let finish = async {
             if let Some(transaction) = transaction {

@@ -12,6 +12,7 @@ use crate::partition::{Partition, PartitionError, Session, republish};
 use crate::row::UnixNanos;
 use crate::standing::Standing;
 use crate::store::StoreError;
+use crate::table::Table;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -121,17 +122,17 @@ impl Partition {
         let effects = self.effects(&checkpoint);
         let committer = Committer {
             connection: self.connection.clone(),
-            log: LogReader::new(self.connection.clone(), &self.summer.topology().names, self.partition),
+            log: LogReader::new(self.connection.clone(), &self.topology.names, self.partition),
             effects: Arc::new(effects),
             store: self.store.clone(),
             halt: self.config.halt,
             counters: self.counters.clone(),
             committed: committed_tx,
-            expiry: self.summer.topology().expiry,
+            summer: self.summer.clone(),
             looked_at: None,
         };
         Ok(Ok(Session {
-            fold: self.summer.new_fold(self.partition, checkpoint),
+            table: Table::new(self.summer.clone(), self.share(), self.stores.row_bytes, checkpoint),
             source,
             one_by_one,
             work,
@@ -227,7 +228,7 @@ impl Partition {
     }
 
     fn effects(&self, checkpoint: &Checkpoint) -> Effects {
-        let names = self.summer.topology().names.clone();
+        let names = self.topology.names.clone();
         Effects::new(self.connection.clone(), names, self.partition, checkpoint.log_born)
     }
 
@@ -282,7 +283,7 @@ impl Partition {
             _ => {
                 let after = verdict.accepted(checkpoint, state);
                 self.record(verdict.to_string(), checkpoint, &after)?;
-                let rejects = self.summer.topology().names.rejects_of(self.partition);
+                let rejects = self.topology.names.rejects_of(self.partition);
                 tracing::warn!(log = self.log.name(), rejects, "{AFTER_A_LOSS}");
                 self.accepts.retain(|loss| Some(*loss) != verdict.flag());
                 (self.doubt, self.skipped, self.before_hole) = (None, None, false);

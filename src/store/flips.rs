@@ -37,7 +37,7 @@ fn row(n: u32, changed_at: UnixNanos) -> Row {
 }
 
 /// Opens, changes and collects some rows each.
-fn transaction(position: u64) -> Transaction {
+fn transaction(position: u64) -> Transaction<Summer> {
     let first = u32::try_from(position).unwrap() * 60;
     let rows = (first - 20..first + 60).map(|n| (id(n), row(n, position.cast_signed()))).collect();
     Transaction {

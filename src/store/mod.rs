@@ -36,6 +36,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checksum;
 use crate::row::Row;
 use crate::stream_id::StreamId;
+use crate::summer::Summer;
 use crate::transaction::Transaction;
 use file::{Health, Watched};
 use redb::backends::FileBackend;
@@ -178,7 +179,7 @@ impl Store {
     }
 
     /// Commits the rows and the checkpoint together. On disk when this returns.
-    pub fn commit(&self, transaction: &Transaction) -> Result<(), StoreError> {
+    pub fn commit(&self, transaction: &Transaction<Summer>) -> Result<(), StoreError> {
         self.write(|tx| {
             {
                 let mut table = tx.open_table(STREAMS)?;
@@ -307,7 +308,7 @@ mod tests {
         Store::open(folder, &owner(), 1 << 20)
     }
 
-    fn transaction() -> Transaction {
+    fn transaction() -> Transaction<Summer> {
         let id = |n| StreamId::new([n; 16]);
         let sum = RunningSum::open(&Chunk { id: id(1), seq_no: SeqNo::FIRST, data: b"battery" });
         let value = sum.value();

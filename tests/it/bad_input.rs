@@ -387,7 +387,7 @@ fn a_gap_under_halt_stops_the_worker_before_it() {
             .env("STREAM_SUM_SUMMER__ON_VIOLATION", "halt")
             .spawn()
             .wait_for(PATIENCE);
-        check(ended, 3, &["chunk 3 of stream 09", "at position 2 follows a gap", "summer.on_violation"]);
+        check(ended, 3, &["position 2: chunk 3 of stream 09", "follows a gap", "summer.on_violation"]);
     }
 }
 

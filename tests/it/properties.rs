@@ -2,36 +2,31 @@
 //! wherever a fold is restarted, its store is the same.
 
 use crate::support::batch;
+use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use stream_sum::checkpoint::Checkpoint;
-use stream_sum::fold::Fold;
 use stream_sum::row::{Expiry, Row};
 use stream_sum::store::{Owner, Store};
 use stream_sum::stream_id::StreamId;
 use stream_sum::sum::{RunningSum, Sum};
-use stream_sum::transaction::{Batch, Rules};
+use stream_sum::summer::{Rules, Summer};
+use stream_sum::table::{Share, Table};
+use stream_sum::transaction::Batch;
 
 const PARTITIONS: u32 = 2;
 
-fn rules() -> Rules {
-    Rules { partition: 0, partitions: PARTITIONS, max_chunk_bytes: 64, expiry: Expiry { idle: 50, completed: 70 } }
+/// A table that holds no row longer than it must.
+fn table(at: Checkpoint) -> Table<Summer> {
+    let rules = Rules { max_chunk_bytes: 64, expiry: Expiry { idle: 50, completed: 70 } };
+    Table::new(Arc::new(Summer::new(rules)), Share { partition: 0, partitions: PARTITIONS }, 0, at)
 }
 
 fn id(n: usize) -> StreamId {
     crate::support::id_in(0, PARTITIONS, 3, n)
-}
-
-/// Folds one batch with the rows that the store has.
-fn consume(fold: &mut Fold, store: &Store, batch: &Batch) -> Vec<Sum> {
-    let mut staged = fold.stage(&batch.payload);
-    let mut missing = std::mem::take(&mut staged.missing);
-    for (id, row) in store.rows(&mut missing).unwrap() {
-        fold.supply(id, row);
-    }
-    fold.fold(batch, staged).finals
 }
 
 fn open(folder: &std::path::Path) -> Store {
@@ -43,35 +38,36 @@ fn open(folder: &std::path::Path) -> Store {
 /// start again from the store.
 fn fold_log(log: &[Batch], then: &[Then]) -> (Vec<(StreamId, Row)>, Checkpoint, Vec<Sum>) {
     let folder = tempfile::tempdir().unwrap();
-    let mut store = open(folder.path());
+    let mut store = Arc::new(open(folder.path()));
     store.begin(&Checkpoint::start_of(1)).unwrap();
-    let mut fold = Fold::new(rules(), Checkpoint::start_of(1));
+    let mut table = table(Checkpoint::start_of(1));
     let mut finals = Vec::new();
     let mut restarts = then.iter().filter(|then| **then == Then::Restart).count();
     let mut steps = then.iter().cycle();
     let mut next = 0;
     while next < log.len() {
-        finals.extend(consume(&mut fold, &store, &log[next]));
+        // Few rows are looked up at once, without a runtime.
+        finals.extend(table.consume(&store, &log[next]).now_or_never().unwrap().unwrap().outputs);
         next += 1;
         match steps.next() {
             Some(Then::Commit) => {
-                let transaction = fold.seal().unwrap();
+                let transaction = table.seal(0, &[]).unwrap();
                 store.commit(&transaction).unwrap();
-                fold.evict(0, transaction.number);
+                table.committed(transaction.number);
             }
             // Each restart once, or the log would never end.
             Some(Then::Restart) if restarts > 0 => {
                 restarts -= 1;
                 drop(store);
-                store = open(folder.path());
+                store = Arc::new(open(folder.path()));
                 let checkpoint = store.checkpoint().unwrap().unwrap();
                 next = checkpoint.position as usize;
-                fold = Fold::new(rules(), checkpoint);
+                table = self::table(checkpoint);
             }
             _ => {}
         }
     }
-    if let Some(transaction) = fold.seal() {
+    if let Some(transaction) = table.seal(0, &[]) {
         store.commit(&transaction).unwrap();
     }
     (store.rows_after(None, usize::MAX).unwrap().0, store.checkpoint().unwrap().unwrap(), finals)

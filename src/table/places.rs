@@ -1,59 +1,59 @@
-//! `Places`: values by stream, each at a place of its own in one dense list.
+//! `Places`: values by key, each at a place of its own in one dense list.
 //!
-//! IDs stand in the index, not beside the values. So whether a stream is known is found out in a small part of the memory,
-//! and a value is fetched when its place is known, well before it is needed. A map that keeps IDs with the values waits for
+//! Keys stand in the index, not beside the values. So whether a key is known is found out in a small part of the memory,
+//! and a value is fetched when its place is known, well before it is needed. A map that keeps keys with the values waits for
 //! the values' memory twice.
 
-use crate::stream_id::StreamId;
-// IDs of one run differ in a few bits. The fast variant mixes them once, and with unlucky seeds they meet in the same slots.
+// Keys of one producer may differ in a few bits. The fast variant mixes them once, and with unlucky seeds they meet in the same slots.
 use foldhash::quality::RandomState;
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::ops::{Index, IndexMut};
 
-/// Values by stream. Places count from 0, and stay what they are until [`Places::retain`].
-pub struct Places<T> {
-    index: HashMap<StreamId, u32, RandomState>,
+/// Values by key. Places count from 0, and stay what they are until [`Places::retain`].
+pub struct Places<K, T> {
+    index: HashMap<K, u32, RandomState>,
     values: Vec<T>,
 }
 
-/// Bytes that the index takes for each value: ID and place. What a growing table keeps in reserve comes on top.
-pub const INDEX_BYTES: usize = size_of::<(StreamId, u32)>() + 1;
-
-impl<T> Default for Places<T> {
+impl<K, T> Default for Places<K, T> {
     fn default() -> Self {
         Self { index: HashMap::default(), values: Vec::new() }
     }
 }
 
-impl<T> Places<T> {
+impl<K: Eq + Hash, T> Places<K, T> {
+    /// Bytes that the index takes for each value: key and place. What a growing table keeps in reserve comes on top, and
+    /// so does what a key has elsewhere.
+    pub const INDEX_BYTES: usize = size_of::<(K, u32)>() + 1;
+
     /// How many values there are.
     pub fn len(&self) -> usize {
         self.values.len()
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+    pub fn place_of<Q: ?Sized + Eq + Hash>(&self, key: &Q) -> Option<usize>
+    where
+        K: Borrow<Q>,
+    {
+        self.index.get(key).map(|place| *place as usize)
     }
 
-    pub fn place_of(&self, id: &StreamId) -> Option<usize> {
-        self.index.get(id).map(|place| *place as usize)
-    }
-
-    /// Puts in the value of a stream that has none.
+    /// Puts in the value of a key that has none.
     ///
     /// # Panics
     /// With more than 2^32 values, which no memory holds.
-    pub fn insert(&mut self, id: StreamId, value: T) -> usize {
+    pub fn insert(&mut self, key: K, value: T) -> usize {
         let place = self.values.len();
-        let before = self.index.insert(id, place.try_into().expect("fewer than 2^32 values"));
-        debug_assert_eq!(before, None, "a stream has one place");
+        let before = self.index.insert(key, place.try_into().expect("fewer than 2^32 values"));
+        debug_assert_eq!(before, None, "a key has one place");
         self.values.push(value);
         place
     }
 
-    pub fn get_mut(&mut self, id: &StreamId) -> Option<&mut T> {
-        self.place_of(id).map(|place| &mut self.values[place])
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut T> {
+        self.place_of(key).map(|place| &mut self.values[place])
     }
 
     /// Drops all values but those to keep. The others move up, so that places change.
@@ -79,7 +79,7 @@ impl<T> Places<T> {
     }
 }
 
-impl<T> Index<usize> for Places<T> {
+impl<K, T> Index<usize> for Places<K, T> {
     type Output = T;
 
     fn index(&self, place: usize) -> &T {
@@ -87,7 +87,7 @@ impl<T> Index<usize> for Places<T> {
     }
 }
 
-impl<T> IndexMut<usize> for Places<T> {
+impl<K, T> IndexMut<usize> for Places<K, T> {
     fn index_mut(&mut self, place: usize) -> &mut T {
         &mut self.values[place]
     }
@@ -96,9 +96,10 @@ impl<T> IndexMut<usize> for Places<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream_id::StreamId;
 
     #[test]
-    fn values_are_found_by_stream_before_and_after_others_are_dropped() {
+    fn values_are_found_by_key_before_and_after_others_are_dropped() {
         let id = |n: u32| StreamId::new([n.to_be_bytes(); 4].concat().try_into().unwrap());
         let mut places = Places::default();
         for n in 0..1000 {

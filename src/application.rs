@@ -1,0 +1,153 @@
+//! What is folded: all that the machine knows of one application.
+//!
+//! An application says what a record does to the row of its key. The machine does the rest: it keeps rows, reads and commits them,
+//! publishes what is put out, and starts again from a checkpoint. So everything here is pure: what a call returns may depend
+//! on its arguments and on `self` as it was made, and on nothing else, no clock, no random number, no earlier call. A replay
+//! of the log must arrive at the same place.
+
+use crate::checkpoint::Position;
+use crate::key::Key;
+use crate::row::LogTime;
+use std::fmt;
+
+/// A deterministic fold of a partitioned log, and what it puts out.
+pub trait Application: Sized + Send + Sync + 'static {
+    /// What rows are found by.
+    type Key: Key;
+    /// What is known of one key.
+    type Row: Clone + fmt::Debug + PartialEq + Send + Sync + 'static;
+    /// One record, borrowed from its message.
+    type Record<'a>: Send;
+    /// What goes out, once a subject.
+    type Output: Clone + fmt::Debug + PartialEq + Send + Sync + 'static;
+    /// Why a record is not folded.
+    type Reason: Copy + Into<&'static str>;
+    /// What the application counts.
+    type Tally: Tally;
+
+    /// The records of a message, in order. Ends after an error: then the whole message says nothing.
+    fn records<'a>(&self, payload: &'a [u8]) -> impl Iterator<Item = Result<Self::Record<'a>, Undecodable>>;
+
+    /// The key of a record.
+    fn key<'r>(&self, record: &'r Self::Record<'_>) -> &'r <Self::Key as Key>::Ref;
+
+    /// What a record does to the row of its key. A refusal may change the row too.
+    fn fold(
+        &self,
+        slot: Slot<'_, Self::Row>,
+        record: &Self::Record<'_>,
+        cx: &mut Cx<'_, Self>,
+    ) -> Result<(), Self::Reason>;
+
+    /// How far one message moves the log's clock at the most, whatever its timestamp says.
+    fn longest_step(&self) -> LogTime {
+        LogTime::MAX
+    }
+
+    /// Whether the row counts as absent at `now`, be it still stored or not.
+    fn is_expired(&self, _row: &Self::Row, _now: LogTime) -> bool {
+        false
+    }
+
+    /// Whether nothing tells an expired row any more from one that never was: then it may be collected. What was expired must be
+    /// forgotten later, or never.
+    fn is_forgotten(&self, row: &Self::Row, now: LogTime) -> bool {
+        self.is_expired(row, now)
+    }
+
+    /// Whether the row counts as under way.
+    fn is_live(&self, _row: &Self::Row) -> bool {
+        true
+    }
+
+    /// What is lost, in words, if this refusal proves that something is.
+    fn loss(&self, _reason: Self::Reason, _record: &Self::Record<'_>) -> Option<String> {
+        None
+    }
+}
+
+/// Where and why a payload is not what its subject promises.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("value {index} is {what}")]
+pub struct Undecodable {
+    /// The value that failed, counted from 0.
+    pub index: usize,
+    pub what: &'static str,
+}
+
+/// The row of a record's key. An expired row is no row.
+pub struct Slot<'a, R> {
+    row: &'a mut Option<R>,
+    /// Whether the row counts.
+    is_there: bool,
+    changed: &'a mut bool,
+}
+
+impl<'a, R> Slot<'a, R> {
+    pub(crate) fn new(row: &'a mut Option<R>, is_there: bool, changed: &'a mut bool) -> Self {
+        Self { row, is_there, changed }
+    }
+
+    /// The row, if there is one.
+    #[inline]
+    pub fn get(&self) -> Option<&R> {
+        if self.is_there { self.row.as_ref() } else { None }
+    }
+
+    /// The row, to be changed in place: it is written with the next commit.
+    #[inline]
+    pub fn get_mut(&mut self) -> Option<&mut R> {
+        if !self.is_there {
+            return None;
+        }
+        *self.changed = true;
+        self.row.as_mut()
+    }
+
+    /// Puts a row in the place of what is there, if anything is.
+    #[inline]
+    pub fn set(self, row: R) {
+        *self.changed = true;
+        *self.row = Some(row);
+    }
+
+    /// The row that counts as absent because it has expired, be it forgotten or not.
+    pub fn expired(&self) -> Option<&R> {
+        if self.is_there { None } else { self.row.as_ref() }
+    }
+}
+
+/// What a record is folded in.
+pub struct Cx<'a, A: Application> {
+    /// The log's clock. Never steps back.
+    pub now: LogTime,
+    pub position: Position,
+    pub tally: &'a mut A::Tally,
+    outputs: &'a mut Vec<A::Output>,
+}
+
+impl<'a, A: Application> Cx<'a, A> {
+    pub(crate) fn new(
+        now: LogTime,
+        position: Position,
+        tally: &'a mut A::Tally,
+        outputs: &'a mut Vec<A::Output>,
+    ) -> Self {
+        Self { now, position, tally, outputs }
+    }
+
+    /// Has something published, before the row is committed.
+    #[inline]
+    pub fn put_out(&mut self, output: A::Output) {
+        self.outputs.push(output);
+    }
+}
+
+/// Counts that can be added up.
+pub trait Tally: Clone + Copy + fmt::Debug + Default + PartialEq + Send + Sync + 'static {
+    fn add(&mut self, other: &Self);
+}
+
+impl Tally for () {
+    fn add(&mut self, (): &Self) {}
+}

@@ -1,0 +1,42 @@
+//! What rows are found by, and to which partition a key belongs.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::hash::Hash;
+
+/// What rows are found by.
+pub trait Key: Clone + fmt::Debug + Ord + Hash + Borrow<Self::Ref> + Send + Sync + 'static {
+    /// What it is looked up by, so that a key that is known costs no allocation.
+    type Ref: ?Sized + Eq + Hash + ToOwned<Owned = Self>;
+
+    /// The partition that the records of a key go to.
+    fn partition(key: &Self::Ref, partitions: u32) -> u32;
+}
+
+/// The partition of a token of a subject: FNV-1a 32, modulo N.
+///
+/// This is what nats-server's own `{{partition(N,1)}}` subject mapping computes, so that a client which cannot hash may
+/// let the server choose.
+pub fn partition_of_token(token: &[u8], partitions: u32) -> u32 {
+    const OFFSET_BASIS: u32 = 0x811c_9dc5;
+    const PRIME: u32 = 0x0100_0193;
+    let hash = token.iter().fold(OFFSET_BASIS, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(PRIME));
+    hash % partitions
+}
+
+impl Key for String {
+    type Ref = str;
+
+    fn partition(key: &str, partitions: u32) -> u32 {
+        partition_of_token(key.as_bytes(), partitions)
+    }
+}
+
+impl Key for u64 {
+    type Ref = u64;
+
+    /// As decimal digits.
+    fn partition(key: &u64, partitions: u32) -> u32 {
+        partition_of_token(key.to_string().as_bytes(), partitions)
+    }
+}
