@@ -175,7 +175,7 @@ impl Generation {
 
     /// When the next chunk is due; `None` where it is due at once, whenever that is.
     ///
-    /// The schedule does not wait for anybody: a chunk that could not be sent in time was due when it was due.
+    /// Lateness is not forgiven: the latency of a late chunk counts from its scheduled time.
     fn due(&self) -> Option<Moment> {
         if self.rate == 0 {
             return None;

@@ -363,7 +363,7 @@ impl Ledger {
         let Self { ladder, presence, awaited, .. } = self;
         let tick = ladder.climb(
             |since| presence.present(since, now),
-            // Others have ended, or their time began anew: then they stand further down as well.
+            // Others have ended, or their closing chunk was sent again, and they have a newer entry in this queue.
             |since, id| awaited.get(&id).is_some_and(|it| it.since == Some(since) && it.asked == Asked::Nothing),
         );
         for id in &tick.overdue {

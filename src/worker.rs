@@ -211,7 +211,7 @@ pub async fn run(
                 tracing::error!("{error}");
                 stop_all.cancel();
             }
-            // The first reason counts, but for a broken guarantee, which nothing may hide.
+            // The first error is returned, unless a later one is a broken guarantee.
             if first_error.as_ref().is_none_or(|first: &PartitionError| error.is_violation() && !first.is_violation()) {
                 first_error = Some(error);
             }

@@ -189,7 +189,7 @@ impl Snapshots {
             (Ok(_), Ok(written)) => Ok(written),
             (Err(error), _) => Err(no_answer(&error)),
             (Ok(info), Err(error)) => {
-                // It was cut short, and looks whole.
+                // The writer failed, but the object store has stored what came so far as a complete object: remove it.
                 self.remove_object(&info.name, &info.nuid).await.map_err(|error| no_answer(&error))?;
                 Err(PutError::Write(error))
             }

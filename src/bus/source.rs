@@ -144,8 +144,8 @@ impl Log {
         self.reader.jetstream()
     }
 
-    /// Rises above whoever has pulled under the same name, before any log is opened: a process that rose only as it
-    /// opened could, woken late, rise above its own successor. Where there is no answer, the first opening does it.
+    /// Takes a higher number than any earlier process of this name, before any log is opened. Otherwise a paused process
+    /// that wakes up could take over from its successor. If there is no answer, the first opening does it.
     pub async fn rise(&mut self) {
         let Ok(stream) = self.jetstream().get_stream_no_info(self.name()).await else { return };
         match stream.consumer_info(&self.durable).await {

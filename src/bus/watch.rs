@@ -112,7 +112,7 @@ struct Watch {
     /// How many were.
     handed_on: u64,
     created: UnixNanos,
-    /// The time of the last message seen before `sums` was rolled back: what is as old may come a second time.
+    /// The time of the last message seen before `sums` was rolled back: messages up to this time may be delivered twice.
     replayed_through: UnixNanos,
     arrivals: mpsc::Sender<Arrival>,
     heard: Heard,

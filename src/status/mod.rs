@@ -26,7 +26,7 @@ use std::time::Duration;
 /// How long a worker that is connected may take to answer before it is silent.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long to wait for workers without a durable: one that can't open its log has none.
+/// How long to wait for workers without a durable: a worker that cannot open its log has no consumer, and is found only by its answer.
 const OTHERS: Duration = Duration::from_millis(200);
 
 #[derive(Debug, thiserror::Error)]

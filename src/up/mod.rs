@@ -272,8 +272,8 @@ async fn start_server(stack: &Stack, folder: &Path, children: &mut Children) -> 
     }
 }
 
-/// A server of one's own is there to be run at full speed, and every final that is kept takes memory of it, every row
-/// that is remembered a place in the store: what nobody has set is shorter than for a system that lasts.
+/// Defaults for a private server: finals and rows are kept for minutes only, because at full speed they fill its memory and the
+/// stores.
 fn remember_less(topology: &mut topology::Config) {
     let short = Span(REMEMBERED);
     if !topology.stated.contains("sums_retention") {
