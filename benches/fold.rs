@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use stream_sum::checkpoint::Checkpoint;
 use stream_sum::chunk::SeqNo;
 use stream_sum::interleaved::Interleaved;
+use stream_sum::partition::held::fold_held;
 use stream_sum::row::Expiry;
 use stream_sum::stream_id::{RunPrefix, StreamId};
 use stream_sum::summer::{Rules, Summer};
@@ -88,7 +89,7 @@ impl Folding {
     fn fold(&mut self, payload: Bytes) {
         self.position += 1;
         let batch = Batch { position: self.position, time: 1, payload };
-        let folded = self.table.consume_held(&batch);
+        let folded = fold_held(&mut self.table, &batch);
         assert!(folded.rejected.is_none());
         if self.position.is_multiple_of(TRANSACTION) {
             self.table.seal(0, &[]);

@@ -12,10 +12,15 @@ use std::fmt;
 
 /// A deterministic fold of a partitioned log, and what it puts out.
 pub trait Application: Sized + Send + Sync + 'static {
+    /// What everything of it is called: the first word of its snapshots.
+    const NAME: &'static str;
+    /// The table of rows in a store's file.
+    const ROWS: &'static str = "rows";
+
     /// What rows are found by.
     type Key: Key;
     /// What is known of one key.
-    type Row: Clone + fmt::Debug + PartialEq + Send + Sync + 'static;
+    type Row: Row;
     /// One record, borrowed from its message.
     type Record<'a>: Send;
     /// What goes out, once a subject.
@@ -73,6 +78,27 @@ pub struct Undecodable {
     /// The value that failed, counted from 0.
     pub index: usize,
     pub what: &'static str,
+}
+
+/// What is known of one key, and how it looks in bytes. What is kept of it is verified: whatever is decoded was encoded once, as
+/// the row of the same key.
+pub trait Row: Clone + fmt::Debug + PartialEq + Send + Sync + 'static {
+    /// Appends the row in bytes.
+    fn encode(&self, out: &mut Vec<u8>);
+
+    /// The row that these bytes are; `None` if they have a shape that only another version knows.
+    fn decode(bytes: &[u8]) -> Option<Self>;
+}
+
+/// Eight bytes, little-endian.
+impl Row for u64 {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        Some(Self::from_le_bytes(bytes.try_into().ok()?))
+    }
 }
 
 /// The row of a record's key. An expired row is no row.

@@ -9,6 +9,15 @@ pub trait Key: Clone + fmt::Debug + Ord + Hash + Borrow<Self::Ref> + Send + Sync
     /// What it is looked up by, so that a key that is known costs no allocation.
     type Ref: ?Sized + Eq + Hash + ToOwned<Owned = Self>;
 
+    /// How a store's file knows it. The file names this type, and sorts by it: its order must be that of the key.
+    type Stored: redb::Key + 'static;
+
+    /// The key as the file has it.
+    fn stored(key: &Self::Ref) -> <Self::Stored as redb::Value>::SelfType<'_>;
+
+    /// The key that was stored so.
+    fn loaded(stored: <Self::Stored as redb::Value>::SelfType<'_>) -> Self;
+
     /// The partition that the records of a key go to.
     fn partition(key: &Self::Ref, partitions: u32) -> u32;
 }
@@ -26,6 +35,15 @@ pub fn partition_of_token(token: &[u8], partitions: u32) -> u32 {
 
 impl Key for String {
     type Ref = str;
+    type Stored = &'static str;
+
+    fn stored(key: &str) -> &str {
+        key
+    }
+
+    fn loaded(stored: &str) -> Self {
+        stored.to_owned()
+    }
 
     fn partition(key: &str, partitions: u32) -> u32 {
         partition_of_token(key.as_bytes(), partitions)
@@ -34,6 +52,15 @@ impl Key for String {
 
 impl Key for u64 {
     type Ref = u64;
+    type Stored = u64;
+
+    fn stored(key: &u64) -> u64 {
+        *key
+    }
+
+    fn loaded(stored: u64) -> Self {
+        stored
+    }
 
     /// As decimal digits.
     fn partition(key: &u64, partitions: u32) -> u32 {

@@ -6,10 +6,9 @@
 //! | broken | 2 | `changed_at` i64, `seq_no` u64 |
 //! | completed | 3 | `changed_at` i64, `seq_no` u64, digest of 20 bytes |
 //!
-//! Behind each stand 8 bytes: its [checksum] under the ID of its stream. A tag is never given another
-//! meaning: a change of a row's shape takes a new one.
+//! A tag is never given another meaning: a change of a row's shape takes a new one.
 
-use crate::checksum;
+use crate::application;
 use crate::chunk::SeqNo;
 use crate::stream_id::StreamId;
 use crate::sum::{RunningSum, Sum, Value};
@@ -34,18 +33,6 @@ pub enum Row {
 const LIVE: u8 = 1;
 const BROKEN: u8 = 2;
 const COMPLETED: u8 = 3;
-
-/// The most bytes that an encoded row takes.
-pub const MOST_ROW_BYTES: usize = 1 + 8 + 8 + RunningSum::STATE_BYTES + checksum::BYTES;
-
-/// Why bytes are no row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Undecoded {
-    /// They are not what was written as the row of this stream.
-    Damaged,
-    /// They are, by a version that knows more rows than this one.
-    Unknown,
-}
 
 /// How long a row is remembered, in nanoseconds of log time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,10 +82,10 @@ impl Row {
             Row::Live { .. } | Row::Broken { .. } => None,
         }
     }
+}
 
-    /// Appends the row in bytes, as the row of the stream `id`.
-    pub fn encode(&self, id: StreamId, out: &mut Vec<u8>) {
-        let from = out.len();
+impl application::Row for Row {
+    fn encode(&self, out: &mut Vec<u8>) {
         let mut head = |tag: u8, changed_at: i64, seq_no: SeqNo| {
             out.push(tag);
             out.extend_from_slice(&changed_at.to_le_bytes());
@@ -115,16 +102,9 @@ impl Row {
                 out.extend_from_slice(&value.0);
             }
         }
-        checksum::seal(id.as_bytes(), out, from);
     }
 
-    /// The row of the stream `id` that these bytes are.
-    pub fn decode(id: StreamId, bytes: &[u8]) -> Result<Self, Undecoded> {
-        let bytes = checksum::opened(id.as_bytes(), bytes).ok_or(Undecoded::Damaged)?;
-        Self::shape(bytes).ok_or(Undecoded::Unknown)
-    }
-
-    fn shape(bytes: &[u8]) -> Option<Self> {
+    fn decode(bytes: &[u8]) -> Option<Self> {
         let (tag, rest) = bytes.split_first()?;
         let (changed_at, rest) = rest.split_first_chunk()?;
         let changed_at = i64::from_le_bytes(*changed_at);
@@ -142,12 +122,13 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::application::Row as _;
     use crate::chunk::Chunk;
+    use crate::stream_id::StreamId;
 
     #[test]
-    fn rows_come_back_and_bytes_that_are_none_are_refused() {
-        let (id, other) = (StreamId::new([1; 16]), StreamId::new([2; 16]));
-        let sum = RunningSum::open(&Chunk { id, seq_no: SeqNo::FIRST, data: b"battery" });
+    fn rows_come_back_and_bytes_of_another_shape_do_not() {
+        let sum = RunningSum::open(&Chunk { id: StreamId::new([1; 16]), seq_no: SeqNo::FIRST, data: b"battery" });
         let value = sum.value();
         for row in [
             Row::Live { sum, changed_at: 3 },
@@ -155,29 +136,12 @@ mod tests {
             Row::Completed { seq_no: SeqNo::new(9).unwrap(), value, changed_at: 5 },
         ] {
             let mut bytes = Vec::new();
-            row.encode(id, &mut bytes);
-            assert!(bytes.len() <= MOST_ROW_BYTES);
-            assert_eq!(Row::decode(id, &bytes), Ok(row));
-            assert_eq!(Row::decode(other, &bytes), Err(Undecoded::Damaged), "another stream's");
-            assert_eq!(Row::decode(id, &bytes[..bytes.len() - 1]), Err(Undecoded::Damaged));
-            let mut later = bytes[..bytes.len() - checksum::BYTES].to_vec();
-            later[0] = 9;
-            checksum::seal(id.as_bytes(), &mut later, 0);
-            assert_eq!(Row::decode(id, &later), Err(Undecoded::Unknown));
+            row.encode(&mut bytes);
+            assert_eq!(Row::decode(&bytes), Some(row));
+            assert_eq!(Row::decode(&bytes[..bytes.len() - 1]), None);
             bytes[0] = 9;
-            assert_eq!(Row::decode(id, &bytes), Err(Undecoded::Damaged));
+            assert_eq!(Row::decode(&bytes), None);
         }
-        assert_eq!(Row::decode(id, &[]), Err(Undecoded::Damaged));
+        assert_eq!(Row::decode(&[]), None);
     }
-
-    #[test]
-    fn the_bytes_of_a_row_stay_what_they_are() {
-        let row = Row::Broken { seq_no: SeqNo::new(9).unwrap(), changed_at: 5 };
-        let mut bytes = Vec::new();
-        row.encode(StreamId::new([1; 16]), &mut bytes);
-        assert_eq!(hex::encode(bytes), GOLDEN);
-    }
-
-    /// The checksum was made with another language's XXH3.
-    const GOLDEN: &str = "020500000000000000090000000000000044f05cc0c9d5cca8";
 }

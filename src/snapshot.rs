@@ -2,26 +2,37 @@
 //!
 //! | bytes | are |
 //! | --- | --- |
-//! | 20 | `stream-sum snapshot` and a line end |
+//! | 20 | the application's name, `snapshot`, and a line end: `stream-sum snapshot` |
 //! | the rest | one zstd frame with its checksum |
 //!
 //! | within the frame | is |
 //! | --- | --- |
 //! | u32, little-endian | length of the header |
 //! | header | MessagePack map: [`Header`] |
-//! | as often as the header says | an ID of 16 bytes, the row's length as one byte, an encoded [`Row`] with its checksum; sorted by ID |
+//! | as often as the header says | a key (if its length varies, that before it), a row's length, the row with its checksum; sorted by key |
+//!
+//! Lengths are LEB128: one byte below 128.
 //!
 //! Both ways take as much memory as one row and zstd's window.
 
 use crate::accept::Accepted;
+use crate::application::Application;
 use crate::checkpoint::Checkpoint;
-use crate::row::{MOST_ROW_BYTES, Row, Undecoded};
-use crate::store::{Owner, StoreError, View};
-use crate::stream_id::StreamId;
+use crate::key::Key;
+use crate::store::sealed::{self, MOST_ROW_BYTES, Undecoded};
+use crate::store::{KeyedRow, Owner, StoreError, View};
+use redb::Value;
 use serde::{Deserialize, Serialize};
+use std::borrow::Borrow;
 use std::io::{self, BufReader, Read, Write};
 
-const MAGIC: &[u8; 20] = b"stream-sum snapshot\n";
+/// What the snapshots of an application begin with.
+fn magic<A: Application>() -> Vec<u8> {
+    format!("{} snapshot\n", A::NAME).into_bytes()
+}
+
+/// The most bytes of a key whose length varies.
+const MOST_KEY_BYTES: u64 = 1 << 16;
 
 /// The version of what follows the magic. A row's own shape is told by its tag. Rows of the first had no checksums.
 pub const FORMAT: u32 = 2;
@@ -59,12 +70,12 @@ pub enum SnapshotError {
 }
 
 /// Writes a store as it was at one moment.
-pub fn write(view: &View, owner: &Owner, out: impl Write) -> Result<Header, SnapshotError> {
+pub fn write<A: Application>(view: &View<A>, owner: &Owner, out: impl Write) -> Result<Header, SnapshotError> {
     let checkpoint = view.checkpoint()?.ok_or(SnapshotError::NothingFolded)?;
     let accepted = view.accepted()?;
     let header = Header { format: FORMAT, owner: owner.clone(), checkpoint, accepted, rows: view.len()? };
     let mut out = out;
-    out.write_all(MAGIC)?;
+    out.write_all(&magic::<A>())?;
     let mut frame = zstd::Encoder::new(out, LEVEL)?;
     frame.include_checksum(true)?;
     let bytes = rmp_serde::to_vec_named(&header).expect("a header has a MessagePack form");
@@ -72,11 +83,16 @@ pub fn write(view: &View, owner: &Owner, out: impl Write) -> Result<Header, Snap
     frame.write_all(&len.to_le_bytes())?;
     frame.write_all(&bytes)?;
     let mut buffer = Vec::with_capacity(128);
-    view.each(None, |id, row| {
+    let varies = <A::Key as Key>::Stored::fixed_width().is_none();
+    view.each(None, |key, row| {
         buffer.clear();
-        row.encode(id, &mut buffer);
-        frame.write_all(id.as_bytes())?;
-        frame.write_all(&[u8::try_from(buffer.len()).expect("a row is short")])?;
+        sealed::seal::<A>(key.borrow(), &row, &mut buffer);
+        let key = sealed::key_bytes::<A::Key>(key.borrow());
+        if varies {
+            leb128::write::unsigned(&mut frame, key.len() as u64)?;
+        }
+        frame.write_all(&key)?;
+        leb128::write::unsigned(&mut frame, buffer.len() as u64)?;
         frame.write_all(&buffer)?;
         Ok::<_, SnapshotError>(true)
     })?;
@@ -85,19 +101,26 @@ pub fn write(view: &View, owner: &Owner, out: impl Write) -> Result<Header, Snap
 }
 
 /// A snapshot being read: its header, then its rows.
-pub struct Reading<R: Read> {
+pub struct Reading<R: Read, A: Application> {
     pub header: Header,
     frame: zstd::Decoder<'static, BufReader<R>>,
     left: u64,
-    last: Option<StreamId>,
+    last: Option<A::Key>,
     ended: bool,
+    key: Vec<u8>,
+    row: Vec<u8>,
 }
 
 /// Begins to read a snapshot of `owner`'s store, which stood at `checkpoint`, as whoever lists it knows.
-pub fn read<R: Read>(mut input: R, owner: &Owner, checkpoint: &Checkpoint) -> Result<Reading<R>, SnapshotError> {
-    let mut magic = [0; MAGIC.len()];
+pub fn read<R: Read, A: Application>(
+    mut input: R,
+    owner: &Owner,
+    checkpoint: &Checkpoint,
+) -> Result<Reading<R, A>, SnapshotError> {
+    let expected = magic::<A>();
+    let mut magic = vec![0; expected.len()];
     input.read_exact(&mut magic).map_err(damaged)?;
-    if &magic != MAGIC {
+    if magic != expected {
         return Err(SnapshotError::Damaged("it does not begin as a snapshot does".to_owned()));
     }
     let mut frame = zstd::Decoder::new(input).map_err(damaged)?;
@@ -130,11 +153,18 @@ pub fn read<R: Read>(mut input: R, owner: &Owner, checkpoint: &Checkpoint) -> Re
         )));
     }
     let left = header.rows;
-    Ok(Reading { header, frame, left, last: None, ended: false })
+    Ok(Reading { header, frame, left, last: None, ended: false, key: Vec::new(), row: Vec::new() })
 }
 
-impl<R: Read> Reading<R> {
-    fn row(&mut self) -> Result<Option<(StreamId, Row)>, SnapshotError> {
+impl<R: Read, A: Application> Reading<R, A> {
+    fn length(&mut self, most: u64) -> Result<usize, SnapshotError> {
+        let length =
+            leb128::read::unsigned(&mut self.frame).map_err(|error| SnapshotError::Damaged(error.to_string()))?;
+        let sound = usize::try_from(length).ok().filter(|_| length <= most);
+        sound.ok_or_else(|| SnapshotError::Damaged(format!("something in it is {length} bytes long")))
+    }
+
+    fn row(&mut self) -> Result<Option<KeyedRow<A>>, SnapshotError> {
         if self.left == 0 {
             // The checksum comes with the end of the frame, and the object's own with the end of the object.
             let more = io::copy(&mut self.frame, &mut io::sink()).map_err(damaged)?;
@@ -145,30 +175,35 @@ impl<R: Read> Reading<R> {
             };
         }
         self.left -= 1;
-        let mut head = [0; 17];
-        self.frame.read_exact(&mut head).map_err(damaged)?;
-        let (id, len) = (StreamId::new(head[..16].try_into().expect("16 bytes")), usize::from(head[16]));
-        let mut bytes = [0; 256];
-        let bytes = &mut bytes[..len];
-        self.frame.read_exact(bytes).map_err(damaged)?;
-        let row = if len > MOST_ROW_BYTES { Err(Undecoded::Damaged) } else { Row::decode(id, bytes) };
-        let row = row.map_err(|undecoded| {
+        let width = match <A::Key as Key>::Stored::fixed_width() {
+            Some(width) => width,
+            None => self.length(MOST_KEY_BYTES)?,
+        };
+        self.key.resize(width, 0);
+        self.frame.read_exact(&mut self.key).map_err(damaged)?;
+        let length = self.length(MOST_ROW_BYTES)?;
+        self.row.resize(length, 0);
+        self.frame.read_exact(&mut self.row).map_err(damaged)?;
+        // Before anybody looks at the key: what its bytes are is known only now.
+        let row = sealed::open::<A>(&self.key, &self.row).map_err(|undecoded| {
+            let key = hex::encode(&self.key);
             SnapshotError::Damaged(match undecoded {
-                Undecoded::Damaged => format!("the checksum of the row of stream {id} is wrong"),
-                Undecoded::Unknown => format!("a row of another shape stands at stream {id}"),
+                Undecoded::Damaged => format!("the checksum of the row of {key} is wrong"),
+                Undecoded::Unknown => format!("a row of another shape stands at {key}"),
             })
         })?;
-        if self.last.is_some_and(|last| last >= id) {
-            return Err(SnapshotError::Damaged(format!("stream {id} is out of order")));
+        let key = A::Key::loaded(<A::Key as Key>::Stored::from_bytes(&self.key));
+        if self.last.as_ref().is_some_and(|last| *last >= key) {
+            return Err(SnapshotError::Damaged(format!("{key:?} is out of order")));
         }
-        self.last = Some(id);
-        Ok(Some((id, row)))
+        self.last = Some(key.clone());
+        Ok(Some((key, row)))
     }
 }
 
 /// Ends after the last row only where all of it was there and intact.
-impl<R: Read> Iterator for Reading<R> {
-    type Item = Result<(StreamId, Row), SnapshotError>;
+impl<R: Read, A: Application> Iterator for Reading<R, A> {
+    type Item = Result<KeyedRow<A>, SnapshotError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.ended {
@@ -188,9 +223,13 @@ fn damaged(error: io::Error) -> SnapshotError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::application::{Cx, Slot, Undecodable};
     use crate::chunk::{Chunk, SeqNo};
+    use crate::row::Row;
     use crate::store::Store;
+    use crate::stream_id::StreamId;
     use crate::sum::RunningSum;
+    use crate::summer::Summer;
     use crate::transaction::{Tally, Transaction};
 
     fn owner(partition: u32) -> Owner {
@@ -212,7 +251,7 @@ mod tests {
         (0..n).map(row).collect()
     }
 
-    fn store(folder: &std::path::Path, n: u32) -> Store {
+    fn store(folder: &std::path::Path, n: u32) -> Store<Summer> {
         let store = Store::open(folder, &owner(0), 1 << 20).unwrap();
         let checkpoint = Checkpoint { position: 7, ..Checkpoint::start_of(11) };
         let transaction =
@@ -229,8 +268,8 @@ mod tests {
             let mut bytes = Vec::new();
             let header = write(&original.view().unwrap(), &owner(0), &mut bytes).unwrap();
             assert_eq!((header.checkpoint.position, header.rows), (7, n.into()));
-            let restored = Store::open(to.path(), &owner(0), 1 << 20).unwrap();
-            let reading = read(bytes.as_slice(), &owner(0), &header.checkpoint).unwrap();
+            let restored = Store::<Summer>::open(to.path(), &owner(0), 1 << 20).unwrap();
+            let reading = read::<_, Summer>(bytes.as_slice(), &owner(0), &header.checkpoint).unwrap();
             let header = reading.header.clone();
             restored.restore(&header.checkpoint, &header.accepted, reading, |_| {}).unwrap();
             assert_eq!(restored.checkpoint().unwrap(), original.checkpoint().unwrap());
@@ -253,15 +292,61 @@ mod tests {
             damaged.push(flipped);
         }
         for bytes in damaged {
-            let result = read(bytes.as_slice(), &owner(0), &checkpoint).and_then(|reading| {
+            let result = read::<_, Summer>(bytes.as_slice(), &owner(0), &checkpoint).and_then(|reading| {
                 let header = reading.header.clone();
                 kept.restore(&header.checkpoint, &header.accepted, reading, |_| {})
             });
             assert!(matches!(result, Err(SnapshotError::Damaged(_) | SnapshotError::UnknownFormat(_))), "{result:?}");
         }
         assert_eq!(kept.rows_after(None, 9).unwrap().0, rows(3));
-        assert!(matches!(read(bytes.as_slice(), &owner(1), &checkpoint), Err(SnapshotError::Foreign(_))));
+        assert!(matches!(read::<_, Summer>(bytes.as_slice(), &owner(1), &checkpoint), Err(SnapshotError::Foreign(_))));
         let listed = Checkpoint { live_streams: 1, ..checkpoint };
-        assert!(matches!(read(bytes.as_slice(), &owner(0), &listed), Err(SnapshotError::Damaged(_))));
+        assert!(matches!(read::<_, Summer>(bytes.as_slice(), &owner(0), &listed), Err(SnapshotError::Damaged(_))));
+    }
+
+    /// Words and how often each was said.
+    struct Words;
+
+    impl Application for Words {
+        const NAME: &'static str = "words";
+
+        type Key = String;
+        type Row = u64;
+        type Record<'a> = &'a str;
+        type Output = ();
+        type Reason = &'static str;
+        type Tally = ();
+
+        fn records<'a>(&self, _: &'a [u8]) -> impl Iterator<Item = Result<&'a str, Undecodable>> {
+            std::iter::empty()
+        }
+
+        fn key<'r>(&self, word: &'r &str) -> &'r str {
+            word
+        }
+
+        fn fold(&self, _: Slot<'_, u64>, _: &&str, _: &mut Cx<'_, Self>) -> Result<(), &'static str> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn keys_and_rows_may_have_any_length_and_belong_to_one_application() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::<Words>::open(from.path(), &owner(0), 1 << 20).unwrap();
+        let rows: Vec<_> =
+            ["", "a", &"long ".repeat(99), "ä", "日本"].map(|word| (word.to_owned(), word.len() as u64)).into();
+        let checkpoint = Checkpoint { position: 7, ..Checkpoint::start_of(11) };
+        let transaction =
+            Transaction { number: 1, rows: rows.clone(), collected: vec![], checkpoint, tally: Tally::default() };
+        store.commit(&transaction).unwrap();
+        let mut bytes = Vec::new();
+        write(&store.view().unwrap(), &owner(0), &mut bytes).unwrap();
+        let restored = Store::<Words>::open(to.path(), &owner(0), 1 << 20).unwrap();
+        let reading = read::<_, Words>(bytes.as_slice(), &owner(0), &checkpoint).unwrap();
+        restored.restore(&checkpoint, &[], reading, |_| {}).unwrap();
+        assert_eq!(restored.rows_after(None, 9).unwrap(), (rows, true));
+        let other = read::<_, Summer>(bytes.as_slice(), &owner(0), &checkpoint);
+        assert!(matches!(other, Err(SnapshotError::Damaged(_))));
     }
 }

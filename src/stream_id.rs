@@ -59,6 +59,15 @@ impl StreamId {
 
 impl Key for StreamId {
     type Ref = StreamId;
+    type Stored = &'static [u8; 16];
+
+    fn stored(id: &StreamId) -> &[u8; 16] {
+        &id.0
+    }
+
+    fn loaded(stored: &[u8; 16]) -> Self {
+        Self(*stored)
+    }
 
     fn partition(id: &StreamId, partitions: u32) -> u32 {
         id.partition(partitions)

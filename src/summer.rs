@@ -97,6 +97,9 @@ impl application::Tally for Tally {
 }
 
 impl Application for Summer {
+    const NAME: &'static str = "stream-sum";
+    const ROWS: &'static str = "streams";
+
     type Key = StreamId;
     type Row = Row;
     type Record<'a> = Chunk<'a>;

@@ -364,6 +364,7 @@ impl Bench {
 
 /// Nanoseconds a chunk, once every stream is open.
 fn cost(made: &Made, live_streams: usize) -> f64 {
+    use stream_sum::partition::held::fold_held;
     use stream_sum::transaction::Batch;
     let mut table = loops::table(0, 1);
     let (mut began, mut chunks, mut live) = (Instant::now(), 0, 0);
@@ -373,7 +374,7 @@ fn cost(made: &Made, live_streams: usize) -> f64 {
             (began, chunks) = (Instant::now(), 0);
         }
         let batch = Batch { position, time: 1, payload: payload.clone() };
-        chunks += table.consume_held(&batch).tally.records;
+        chunks += fold_held(&mut table, &batch).tally.records;
         // A transaction ends now and then, as in a summer.
         if position % 256 == 0
             && let Some(last) = table.seal(0, &[])

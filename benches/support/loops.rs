@@ -17,6 +17,7 @@ use stream_sum::bus::source::{Log, Opened, pull_bytes, sources_per_connection};
 use stream_sum::checkpoint::Checkpoint;
 use stream_sum::chunk::SeqNo;
 use stream_sum::codec;
+use stream_sum::partition::held::fold_held;
 use stream_sum::row::Expiry;
 use stream_sum::sum::{Sum, Value};
 use stream_sum::summer::{Rules, Summer};
@@ -152,7 +153,7 @@ pub async fn fold_and_forget(stack: &Stack) -> f64 {
             let Opened { mut source, .. } = log.open(0).await.expect("a log");
             while table.position() < state.state.last_sequence {
                 let batch = source.next().await.expect("a batch");
-                for sum in table.consume_held(&batch).outputs {
+                for sum in fold_held(&mut table, &batch).outputs {
                     window.publish(format!("{PLAIN}.{}", sum.id), codec::encode_final(&sum).into()).await;
                 }
             }
@@ -199,7 +200,7 @@ pub fn fold_alone(made: &Made) -> f64 {
                     let mut table = table(partition, partitions);
                     for (payload, position) in batches.iter().zip(1..) {
                         let batch = Batch { position, time: 1, payload: payload.clone() };
-                        table.consume_held(&batch);
+                        fold_held(&mut table, &batch);
                     }
                 }
             });

@@ -14,6 +14,7 @@ use crate::partition::situation::{INTERVAL, Situation};
 use crate::snapshot::SnapshotError;
 use crate::standing::Standing;
 use crate::store::{Owner, Store};
+use crate::summer::Summer;
 use crate::throttle::ThrottleByCause;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +57,7 @@ enum ArchiveError {
 }
 
 pub struct Archive {
-    store: Arc<Store>,
+    store: Arc<Store<Summer>>,
     log: LogReader,
     /// Snapshots that one worker writes or reads at once: each takes a thread and its share of the processor.
     turns: Arc<Semaphore>,
@@ -67,7 +68,7 @@ impl Archive {
     /// `delay` is how long a snapshot takes to settle: see [`Config::purge_delay`](super::Config::purge_delay).
     pub fn new(
         owner: Owner,
-        store: Arc<Store>,
+        store: Arc<Store<Summer>>,
         log: LogReader,
         snapshots: Snapshots,
         turns: Arc<Semaphore>,

@@ -11,6 +11,7 @@ use crate::partition::retention::{Entry, Kind, Shelf};
 use crate::row::UnixNanos;
 use crate::snapshot::{self, SnapshotError};
 use crate::store::{Owner, StoreError, View};
+use crate::summer::Summer;
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -195,8 +196,9 @@ impl Bucket {
         let Some(listed) = self.find(name).cloned() else { return Ok(Seen::Gone) };
         let has_settled = age(listed.put_at, self.shelf(0).now) >= self.delay;
         let (owner, checkpoint) = (self.owner.clone(), listed.checkpoint);
-        let read =
-            move |input: &mut dyn Read| snapshot::read(input, &owner, &checkpoint)?.try_for_each(|row| row.map(|_| ()));
+        let read = move |input: &mut dyn Read| {
+            snapshot::read::<_, Summer>(input, &owner, &checkpoint)?.try_for_each(|row| row.map(|_| ()))
+        };
         let why = match self.snapshots.fetch(&listed, read).await {
             Ok(()) => {
                 if has_settled {
@@ -223,7 +225,7 @@ impl Bucket {
     }
 
     /// Puts a store away as `view` shows it.
-    pub async fn put(&self, view: View) -> Result<Name, PutError<SnapshotError>> {
+    pub async fn put(&self, view: View<Summer>) -> Result<Name, PutError<SnapshotError>> {
         let failed = |error: StoreError| PutError::Write(error.into());
         let checkpoint = view.checkpoint().map_err(failed)?.ok_or(PutError::Write(SnapshotError::NothingFolded))?;
         let accepted = view.accepted().map_err(failed)?;

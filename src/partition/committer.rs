@@ -89,7 +89,7 @@ pub struct Committer {
     pub connection: Connection,
     pub log: LogReader,
     pub effects: Arc<Effects>,
-    pub store: Arc<Store>,
+    pub store: Arc<Store<Summer>>,
     /// Whether a conflicting final ends the session.
     pub halt: bool,
     pub counters: Arc<Counters>,

@@ -5,6 +5,7 @@ use crate::joined::joined;
 use crate::partition::{Partition, PartitionError};
 use crate::standing::Standing;
 use crate::store::{Store, StoreError, aside};
+use crate::summer::Summer;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,7 +62,7 @@ pub(super) fn trouble(what: &str) -> String {
 }
 
 /// What is damaged, where `result` is what comes of that, and nothing graver.
-pub(super) fn found(store: &Store, result: &Result<(), PartitionError>) -> Option<String> {
+pub(super) fn found(store: &Store<Summer>, result: &Result<(), PartitionError>) -> Option<String> {
     match result {
         Ok(()) | Err(PartitionError::Store(StoreError::Damaged { .. })) => store.damage().map(str::to_owned),
         Err(_) => None,

@@ -13,6 +13,7 @@ pub mod check;
 pub mod committer;
 pub mod counters;
 mod damage;
+pub mod held;
 mod opening;
 pub mod republish;
 pub mod restore;
@@ -163,7 +164,7 @@ pub struct Partition {
     topology: Topology,
     stores: Stores,
     config: Config,
-    store: Arc<Store>,
+    store: Arc<Store<Summer>>,
     /// On a connection for pulling: what is pulled must not hold up what is published.
     log: Log,
     connection: Connection,
@@ -245,7 +246,7 @@ impl Partition {
     pub fn new(
         partition: u32,
         shared: Shared,
-        store: Arc<Store>,
+        store: Arc<Store<Summer>>,
         log: Log,
         accepts: Vec<Loss>,
     ) -> Result<Self, StoreError> {

@@ -6,6 +6,7 @@ use crate::joined::joined;
 use crate::row::LogTime;
 use crate::store::{Store, StoreError};
 use crate::stream_id::StreamId;
+use crate::summer::Summer;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ pub struct Republished {
 
 /// Publishes the final of every completed row until it is confirmed, and again until nothing speaks against that all of
 /// them are there: `sums` may forget meanwhile.
-pub async fn completed(store: &Arc<Store>, effects: &Effects) -> Result<Republished, StoreError> {
+pub async fn completed(store: &Arc<Store<Summer>>, effects: &Effects) -> Result<Republished, StoreError> {
     let mut all = Republished::default();
     for _ in 0..MOST_ROUNDS {
         let leader = effects.leader(Kind::Sums).await.ok();
@@ -59,7 +60,7 @@ pub async fn completed(store: &Arc<Store>, effects: &Effects) -> Result<Republis
     Ok(all)
 }
 
-async fn every_row(store: &Arc<Store>, effects: &Effects) -> Result<Republished, StoreError> {
+async fn every_row(store: &Arc<Store<Summer>>, effects: &Effects) -> Result<Republished, StoreError> {
     let mut all = Republished::default();
     let mut order = Order::after(0);
     let mut after = None;

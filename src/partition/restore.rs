@@ -8,6 +8,7 @@ use crate::checkpoint::{Checkpoint, Position};
 use crate::identity::{Verdict, judge};
 use crate::snapshot::{self, SnapshotError};
 use crate::store::{Owner, Store, StoreError};
+use crate::summer::Summer;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,7 +54,7 @@ pub enum Furthest {
 /// Restores the furthest snapshot that is beyond `beyond` and can be trusted: it is whole, and the log holds what it
 /// was folded from.
 pub async fn furthest(
-    store: &Arc<Store>,
+    store: &Arc<Store<Summer>>,
     owner: &Owner,
     log: &LogReader,
     snapshots: &Snapshots,
@@ -109,12 +110,12 @@ pub async fn furthest(
 /// Reads a snapshot into the store, and returns how many rows it has.
 fn take(
     input: &mut dyn Read,
-    store: &Store,
+    store: &Store<Summer>,
     owner: &Owner,
     checkpoint: &Checkpoint,
     log: &str,
 ) -> Result<u64, SnapshotError> {
-    let reading = snapshot::read(input, owner, checkpoint)?;
+    let reading = snapshot::read::<_, Summer>(input, owner, checkpoint)?;
     let header = reading.header.clone();
     let mut told_at = Instant::now();
     let told = |rows| {

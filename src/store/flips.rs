@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::chunk::{Chunk, SeqNo};
+use crate::row::Row;
 use crate::row::UnixNanos;
+use crate::stream_id::StreamId;
 use crate::sum::RunningSum;
+use crate::summer::Summer;
 use crate::transaction::Tally;
 use std::collections::BTreeMap;
 
@@ -16,7 +19,7 @@ fn owner() -> Owner {
     Owner { log: "chunks-0".into(), partition: 0, partitions: 8 }
 }
 
-fn open(folder: &Path) -> Result<Store, StoreError> {
+fn open(folder: &Path) -> Result<Store<Summer>, StoreError> {
     // Next to no cache: what is read is read from the disk.
     Store::open(folder, &owner(), 0)
 }
@@ -49,7 +52,7 @@ fn transaction(position: u64) -> Transaction<Summer> {
     }
 }
 
-fn commit(store: &Store, rows: &mut Rows, position: u64) -> Result<(), StoreError> {
+fn commit(store: &Store<Summer>, rows: &mut Rows, position: u64) -> Result<(), StoreError> {
     let transaction = transaction(position);
     store.commit(&transaction)?;
     rows.extend(transaction.rows);
@@ -72,7 +75,7 @@ fn made(folder: &Path) -> History {
 
 /// Reads all rows, each once in a row and once by its ID: they are those of some position of the history. Looked up by its
 /// ID, a row may be missed; it is never another one.
-fn read(store: &Store, history: &History) -> Result<u64, StoreError> {
+fn read(store: &Store<Summer>, history: &History) -> Result<u64, StoreError> {
     let position = store.checkpoint()?.map_or(0, |checkpoint| checkpoint.position);
     let rows = &history[&position];
     let mut ids: Vec<_> = rows.keys().copied().collect();
@@ -156,7 +159,7 @@ fn each_bit_of_a_row_counts() {
     let rows = history.values().last().unwrap();
     for (n, (id, row)) in rows.iter().enumerate().step_by(11) {
         let mut encoded = Vec::new();
-        row.encode(*id, &mut encoded);
+        sealed::seal::<Summer>(id, row, &mut encoded);
         let places: Vec<_> = (0..bytes.len() - encoded.len()).filter(|at| bytes[*at..].starts_with(&encoded)).collect();
         assert!(!places.is_empty());
         let mut flipped = bytes.clone();

@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
-//! | `streams` | `StreamId`, 16 bytes | an encoded [`Row`], its checksum at its end |
+//! | the application's, `streams` for sums | key, as `StreamId` of 16 bytes | an encoded row, its [checksum] under its key at its end |
 //! | `meta` | `"format"` | 2; this entry has the same shape in every format |
 //! | `meta` | `"owner"` | map: log name, partition, partitions |
 //! | `meta` | `"checkpoint"` | map: [`Checkpoint`] |
@@ -25,29 +25,30 @@ mod error;
 mod file;
 #[cfg(test)]
 mod flips;
+pub mod sealed;
 mod view;
 
 pub use error::StoreError;
 pub use view::View;
 
 use crate::accept::Accepted;
+use crate::application::Application;
 use crate::caught::{Quiet, caught};
 use crate::checkpoint::Checkpoint;
 use crate::checksum;
-use crate::row::Row;
-use crate::stream_id::StreamId;
-use crate::summer::Summer;
+use crate::key::Key;
 use crate::transaction::Transaction;
 use file::{Health, Watched};
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, TableDefinition};
 use serde::{Deserialize, Serialize};
+use std::borrow::Borrow;
 use std::fs;
+use std::marker::PhantomData;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-const STREAMS: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("streams");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const FORMAT: &str = "format";
 const OWNER: &str = "owner";
@@ -56,6 +57,13 @@ const ACCEPTED: &str = "accepted";
 
 /// The version of all this. A row's own shape is told by its tag; with another tag comes another version.
 const THIS_FORMAT: u32 = 2;
+
+/// The table of rows.
+type RowsTable<A> = TableDefinition<'static, <<A as Application>::Key as Key>::Stored, &'static [u8]>;
+
+fn rows_table<A: Application>() -> RowsTable<A> {
+    TableDefinition::new(A::ROWS)
+}
 
 /// Rows that are restored between two words about it.
 const TOLD_EVERY: usize = 10_000;
@@ -89,13 +97,20 @@ pub fn create_data_dir(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-pub struct Store {
+pub struct Store<A> {
     db: Quiet<Database>,
     health: Arc<Health>,
     replaced: Option<String>,
+    of: PhantomData<fn() -> A>,
 }
 
-impl Store {
+/// A row with its key.
+pub type KeyedRow<A> = (<A as Application>::Key, <A as Application>::Row);
+
+/// Rows, each with its key.
+pub type Rows<A> = Vec<KeyedRow<A>>;
+
+impl<A: Application> Store<A> {
     /// Opens the store of `owner` in `data_dir`, or makes it. `cache_bytes` bounds redb's page cache.
     pub fn open(data_dir: &Path, owner: &Owner, cache_bytes: usize) -> Result<Self, StoreError> {
         let path = data_dir.join(format!("{}.redb", owner.log));
@@ -120,11 +135,11 @@ impl Store {
             Ok(Err(error)) => return Err(health.failed(error.into())),
             Err(said) => return Err(health.panicked(said)),
         };
-        let store = Self { db, health, replaced: None };
+        let store = Self { db, health, replaced: None, of: PhantomData };
         match store.view()?.owner()? {
             // Whoever finds the tables finds what they begin with.
             None => store.write(|tx| {
-                tx.open_table(STREAMS)?;
+                tx.open_table(rows_table::<A>())?;
                 put_meta(tx, FORMAT, &THIS_FORMAT)?;
                 put_meta(tx, OWNER, owner)
             })?,
@@ -172,29 +187,29 @@ impl Store {
         self.write(|tx| put_meta(tx, CHECKPOINT, checkpoint))
     }
 
-    /// The rows of those of `ids` that have one. Sorts `ids`: neighbours share pages.
-    pub fn rows(&self, ids: &mut [StreamId]) -> Result<Vec<(StreamId, Row)>, StoreError> {
-        ids.sort_unstable();
-        self.view()?.rows(ids)
+    /// The rows of those of `keys` that have one. Sorts `keys`: neighbours share pages.
+    pub fn rows(&self, keys: &mut [A::Key]) -> Result<Rows<A>, StoreError> {
+        keys.sort_unstable();
+        self.view()?.rows(keys)
     }
 
     /// Commits the rows and the checkpoint together. On disk when this returns.
-    pub fn commit(&self, transaction: &Transaction<Summer>) -> Result<(), StoreError> {
+    pub fn commit(&self, transaction: &Transaction<A>) -> Result<(), StoreError> {
         self.write(|tx| {
             {
-                let mut table = tx.open_table(STREAMS)?;
+                let mut table = tx.open_table(rows_table::<A>())?;
                 let mut buffer = Vec::with_capacity(128);
                 // Neighbours share pages. Keys with places are sorted, not rows: they are a sixth of the bytes.
-                let mut order: Vec<_> = transaction.rows.iter().map(|(id, _)| *id).zip(0..).collect();
+                let mut order: Vec<_> = transaction.rows.iter().map(|(key, _)| key.clone()).zip(0..).collect();
                 order.sort_unstable();
-                for (id, n) in order {
-                    let (_, row): &(_, Row) = &transaction.rows[n];
+                for (key, n) in order {
+                    let (_, row): &(_, A::Row) = &transaction.rows[n];
                     buffer.clear();
-                    row.encode(id, &mut buffer);
-                    table.insert(id.as_bytes(), buffer.as_slice())?;
+                    sealed::seal::<A>(key.borrow(), row, &mut buffer);
+                    table.insert(A::Key::stored(key.borrow()), buffer.as_slice())?;
                 }
-                for id in &transaction.collected {
-                    table.remove(id.as_bytes())?;
+                for key in &transaction.collected {
+                    table.remove(A::Key::stored(key.borrow()))?;
                 }
             }
             put_meta(tx, CHECKPOINT, &transaction.checkpoint)
@@ -207,21 +222,21 @@ impl Store {
         &self,
         checkpoint: &Checkpoint,
         accepted: &[Accepted],
-        rows: impl Iterator<Item = Result<(StreamId, Row), E>>,
+        rows: impl Iterator<Item = Result<(A::Key, A::Row), E>>,
         mut told: impl FnMut(u64),
     ) -> Result<(), E> {
         let health = &self.health;
         let mut tx = Quiet::new(health.watch(|| Ok(self.db.begin_write()?))?);
         tx.set_quick_repair(true);
-        health.watch(|| Ok(tx.delete_table(STREAMS)?))?;
+        health.watch(|| Ok(tx.delete_table(rows_table::<A>())?))?;
         {
-            let mut table = Quiet::new(health.watch(|| Ok(tx.open_table(STREAMS)?))?);
+            let mut table = Quiet::new(health.watch(|| Ok(tx.open_table(rows_table::<A>())?))?);
             let mut buffer = Vec::with_capacity(128);
             for (n, entry) in rows.enumerate() {
-                let (id, row) = entry?;
+                let (key, row) = entry?;
                 buffer.clear();
-                row.encode(id, &mut buffer);
-                health.watch(|| Ok(table.insert(id.as_bytes(), buffer.as_slice()).map(drop)?))?;
+                sealed::seal::<A>(key.borrow(), &row, &mut buffer);
+                health.watch(|| Ok(table.insert(A::Key::stored(key.borrow()), buffer.as_slice()).map(drop)?))?;
                 if n % TOLD_EVERY == 0 {
                     told(n as u64);
                 }
@@ -236,16 +251,16 @@ impl Store {
     }
 
     /// All of it at one moment, whatever is committed meanwhile.
-    pub fn view(&self) -> Result<View, StoreError> {
+    pub fn view(&self) -> Result<View<A>, StoreError> {
         View::new(&self.db, &self.health)
     }
 
-    /// Up to `most` rows after the stream `after`, by ID, and whether these were the last.
-    pub fn rows_after(&self, after: Option<StreamId>, most: usize) -> Result<(Vec<(StreamId, Row)>, bool), StoreError> {
+    /// Up to `most` rows after the key `after`, by key, and whether these were the last.
+    pub fn rows_after(&self, after: Option<A::Key>, most: usize) -> Result<(Rows<A>, bool), StoreError> {
         let view = self.view()?;
         let mut rows = Vec::new();
-        view.each(after, |id, row| {
-            rows.push((id, row));
+        view.each(after, |key, row| {
+            rows.push((key, row));
             Ok::<_, StoreError>(rows.len() < most)
         })?;
         let last = rows.len() < most;
@@ -297,14 +312,17 @@ mod tests {
     use super::*;
     use crate::checkpoint::Mark;
     use crate::chunk::{Chunk, SeqNo};
+    use crate::row::Row;
+    use crate::stream_id::StreamId;
     use crate::sum::RunningSum;
+    use crate::summer::Summer;
     use crate::transaction::Tally;
 
     fn owner() -> Owner {
         Owner { log: "chunks-0".into(), partition: 0, partitions: 8 }
     }
 
-    fn open(folder: &Path) -> Result<Store, StoreError> {
+    fn open(folder: &Path) -> Result<Store<Summer>, StoreError> {
         Store::open(folder, &owner(), 1 << 20)
     }
 
@@ -351,7 +369,7 @@ mod tests {
         assert!(matches!(open(folder.path()), Err(StoreError::InUse { .. })));
         drop(store);
         let other = Owner { partitions: 4, ..owner() };
-        assert!(matches!(Store::open(folder.path(), &other, 1 << 20), Err(StoreError::Foreign { .. })));
+        assert!(matches!(Store::<Summer>::open(folder.path(), &other, 1 << 20), Err(StoreError::Foreign { .. })));
     }
 
     #[test]
@@ -362,7 +380,7 @@ mod tests {
         fs::write(&path, &text).unwrap();
         assert!(matches!(open(folder.path()), Err(StoreError::Damaged { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), text, "who only opens it changes nothing");
-        let store = Store::open_or_replace(folder.path(), &owner(), 1 << 20).unwrap();
+        let store = Store::<Summer>::open_or_replace(folder.path(), &owner(), 1 << 20).unwrap();
         assert_eq!(store.checkpoint().unwrap(), None);
         let aside = aside::found(&path).unwrap();
         assert_eq!(aside.len(), 1);
@@ -374,7 +392,7 @@ mod tests {
         let db = Database::create(folder.join("chunks-0.redb")).unwrap();
         let tx = db.begin_write().unwrap();
         if tables {
-            tx.open_table(STREAMS).unwrap();
+            tx.open_table(rows_table::<Summer>()).unwrap();
         }
         for (key, bytes) in entries {
             tx.open_table(META).unwrap().insert(key, bytes.as_slice()).unwrap();

@@ -1,28 +1,32 @@
 //! `View`: a store at one moment, whatever is committed meanwhile. Everything that is read is verified here.
 
 use crate::accept::Accepted;
+use crate::application::Application;
 use crate::caught::Quiet;
 use crate::checkpoint::Checkpoint;
 use crate::checksum;
-use crate::row::{Row, Undecoded};
+use crate::key::Key;
 use crate::store::file::Health;
-use crate::store::{ACCEPTED, CHECKPOINT, FORMAT, META, OWNER, Owner, STREAMS, StoreError, THIS_FORMAT};
-use crate::stream_id::StreamId;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use crate::store::sealed::{self, Undecoded};
+use crate::store::{ACCEPTED, CHECKPOINT, FORMAT, META, OWNER, Owner, Rows, StoreError, THIS_FORMAT, rows_table};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, Value};
 use serde::de::DeserializeOwned;
+use std::borrow::Borrow;
+use std::marker::PhantomData;
 use std::ops::Bound;
 use std::sync::Arc;
 
 /// One moment of a store.
-pub struct View {
+pub struct View<A> {
     tx: Quiet<ReadTransaction>,
     health: Arc<Health>,
+    of: PhantomData<fn() -> A>,
 }
 
-impl View {
+impl<A: Application> View<A> {
     pub(super) fn new(db: &Database, health: &Arc<Health>) -> Result<Self, StoreError> {
         let tx = health.watch(|| Ok(db.begin_read()?))?;
-        Ok(Self { tx: Quiet::new(tx), health: health.clone() })
+        Ok(Self { tx: Quiet::new(tx), health: health.clone(), of: PhantomData })
     }
 
     /// `None` in a store that has not begun.
@@ -98,7 +102,7 @@ impl View {
 
     /// The number of rows.
     pub fn len(&self) -> Result<u64, StoreError> {
-        self.health.watch(|| Ok(self.tx.open_table(STREAMS)?.len()?))
+        self.health.watch(|| Ok(self.tx.open_table(rows_table::<A>())?.len()?))
     }
 
     /// Whether there are no rows.
@@ -106,73 +110,83 @@ impl View {
         Ok(self.len()? == 0)
     }
 
-    /// The rows of those of `ids` that have one, in the order of `ids`.
-    pub(super) fn rows(&self, ids: &[StreamId]) -> Result<Vec<(StreamId, Row)>, StoreError> {
+    /// The rows of those of `keys` that have one, in the order of `keys`.
+    pub(super) fn rows(&self, keys: &[A::Key]) -> Result<Rows<A>, StoreError> {
         let found = self.health.watch(|| {
-            let table = Quiet::new(self.tx.open_table(STREAMS)?);
+            let table = Quiet::new(self.tx.open_table(rows_table::<A>())?);
             let mut found = Vec::new();
-            for id in ids {
-                if let Some(value) = table.get(id.as_bytes())? {
-                    found.push((*id, Row::decode(*id, value.value())));
+            for key in keys {
+                let stored = A::Key::stored(key.borrow());
+                let bytes = Stored::<A>::as_bytes(&stored);
+                if let Some(value) = table.get(&stored)? {
+                    found.push((key.clone(), sealed::open::<A>(bytes.as_ref(), value.value())));
                 }
             }
             Ok(found)
         })?;
-        found.into_iter().map(|(id, row)| Ok((id, self.decoded(id, row)?))).collect()
+        let decoded = |(key, row)| {
+            let row = self.decoded(&key, row)?;
+            Ok((key, row))
+        };
+        found.into_iter().map(decoded).collect()
     }
 
-    /// Hands out the rows after the stream `after`, by ID, for as long as `f` returns true.
+    /// Hands out the rows after the key `after`, by key, for as long as `f` returns true.
     ///
     /// Who reads all of them knows that they are all: their number is compared with the one that the store knows.
     pub fn each<E: From<StoreError>>(
         &self,
-        after: Option<StreamId>,
-        mut f: impl FnMut(StreamId, Row) -> Result<bool, E>,
+        after: Option<A::Key>,
+        mut f: impl FnMut(A::Key, A::Row) -> Result<bool, E>,
     ) -> Result<(), E> {
         let from = match &after {
-            Some(id) => Bound::Excluded(id.as_bytes()),
+            Some(key) => Bound::Excluded(A::Key::stored(key.borrow())),
             None => Bound::Unbounded,
         };
         let range = self.health.watch(|| {
-            let table = Quiet::new(self.tx.open_table(STREAMS)?);
-            Ok(table.range::<&[u8; 16]>((from, Bound::Unbounded))?)
+            let table = Quiet::new(self.tx.open_table(rows_table::<A>())?);
+            Ok(table.range((from, Bound::Unbounded))?)
         })?;
         let mut range = Quiet::new(range);
-        let (mut last, mut rows) = (after, 0);
+        let (all, mut last, mut rows) = (after.is_none(), after.clone(), 0);
         loop {
             let next = self.health.watch(|| match range.next() {
                 None => Ok(None),
                 Some(entry) => {
-                    let (id, row) = entry?;
-                    let id = StreamId::new(*id.value());
-                    Ok(Some((id, Row::decode(id, row.value()))))
+                    let (key, row) = entry?;
+                    let stored = key.value();
+                    let row = sealed::open::<A>(Stored::<A>::as_bytes(&stored).as_ref(), row.value());
+                    Ok(Some((A::Key::loaded(stored), row)))
                 }
             })?;
-            let Some((id, row)) = next else { break };
-            let row = self.decoded(id, row)?;
-            if last.is_some_and(|last| last >= id) {
-                return Err(self.health.damaged(format!("the row of stream {id} is out of order")).into());
+            let Some((key, row)) = next else { break };
+            let row = self.decoded(&key, row)?;
+            if last.is_some_and(|last| last >= key) {
+                return Err(self.health.damaged(format!("the row of {key:?} is out of order")).into());
             }
-            last = Some(id);
+            last = Some(key.clone());
             rows += 1;
-            if !f(id, row)? {
+            if !f(key, row)? {
                 return Ok(());
             }
         }
         let len = self.len()?;
-        if after.is_none() && rows != len {
+        if all && rows != len {
             return Err(self.health.damaged(format!("{rows} of its {len} rows are there")).into());
         }
         Ok(())
     }
 
-    fn decoded(&self, id: StreamId, row: Result<Row, Undecoded>) -> Result<Row, StoreError> {
+    fn decoded(&self, key: &A::Key, row: Result<A::Row, Undecoded>) -> Result<A::Row, StoreError> {
         row.map_err(|undecoded| match undecoded {
-            Undecoded::Damaged => self.health.damaged(format!("the checksum of the row of stream {id} is wrong")),
+            Undecoded::Damaged => self.health.damaged(format!("the checksum of the row of {key:?} is wrong")),
             Undecoded::Unknown => StoreError::UnknownFormat {
                 path: self.health.path().to_owned(),
-                what: format!("a row of another shape for stream {id}"),
+                what: format!("a row of another shape for {key:?}"),
             },
         })
     }
 }
+
+/// How the file knows keys.
+type Stored<A> = <<A as Application>::Key as Key>::Stored;

@@ -1,24 +1,21 @@
 //! A batch folded over a store: what the table does not hold is read from there.
 
 use super::Table;
+use crate::application::Application;
 use crate::joined::joined;
 use crate::store::{Store, StoreError};
-use crate::summer::Summer;
 use crate::transaction::{Batch, Folded};
 use std::sync::Arc;
-
-// Two lines of the processor's cache for each held row.
-const _: () = assert!(Table::<Summer>::PLACE_BYTES == 128);
 
 /// Rows to look up at once without leaving the async thread.
 const FEW_ROWS: usize = 64;
 
-impl Table<Summer> {
+impl<A: Application> Table<A> {
     /// Folds one batch into the open transaction, and returns the effects that it asks for.
     ///
     /// # Panics
     /// If the batch is not the one after the last.
-    pub async fn consume(&mut self, store: &Arc<Store>, batch: &Batch) -> Result<Folded<Summer>, StoreError> {
+    pub async fn consume(&mut self, store: &Arc<Store<A>>, batch: &Batch) -> Result<Folded<A>, StoreError> {
         let mut staged = self.stage(&batch.payload);
         let mut missing = std::mem::take(&mut staged.missing);
         let rows = if missing.len() <= FEW_ROWS {
@@ -32,14 +29,5 @@ impl Table<Summer> {
             self.supply(&key, row);
         }
         Ok(self.fold(batch, staged))
-    }
-
-    /// The same over a store that has nothing of what the table does not hold.
-    ///
-    /// # Panics
-    /// If the batch is not the one after the last.
-    pub fn consume_held(&mut self, batch: &Batch) -> Folded<Summer> {
-        let staged = self.stage(&batch.payload);
-        self.fold(batch, staged)
     }
 }

@@ -1,6 +1,7 @@
 //! The table under a small application: counters that expire.
 
 use super::*;
+use crate::application;
 use crate::row::LogTime;
 use bytes::Bytes;
 
@@ -18,7 +19,21 @@ struct Count {
 const EXPIRES: LogTime = 100;
 const FORGOTTEN: LogTime = 150;
 
+impl application::Row for Count {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.times.to_le_bytes());
+        out.extend_from_slice(&self.at.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (times, at) = bytes.split_first_chunk()?;
+        Some(Self { times: u64::from_le_bytes(*times), at: LogTime::from_le_bytes(at.try_into().ok()?) })
+    }
+}
+
 impl Application for Counters {
+    const NAME: &'static str = "counters";
+
     type Key = u64;
     type Row = Count;
     type Record<'a> = u64;

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use stream_sum::store::{Owner, Store};
+use stream_sum::summer::Summer;
 
 /// Three nodes, and one system on them with one replica of everything.
 struct System {
@@ -120,7 +121,7 @@ async fn what_is_lost_is_published_again(stream: &str, gap: Gap) {
     let log = system.name("chunks-0");
     let position = || {
         let owner = Owner { log: log.clone(), partition: 0, partitions: 1 };
-        Store::open(&data, &owner, 1 << 20).unwrap().checkpoint().unwrap().unwrap().position
+        Store::<Summer>::open(&data, &owner, 1 << 20).unwrap().checkpoint().unwrap().unwrap().position
     };
     assert_eq!(position(), 3);
     let node = system.forgetful;
@@ -231,7 +232,7 @@ async fn rejects_that_lost_their_end_at_a_power_failure_are_named() {
     let ended = folded(&server, 5).await;
     assert!(ended.stderr.contains("RejectsForgot: the reject at 4 of rejects"), "{}", ended.stderr);
     let owner = Owner { log: "chunks-0".into(), partition: 0, partitions: 1 };
-    let accepted = Store::open(&data, &owner, 1 << 20).unwrap().accepted().unwrap();
+    let accepted = Store::<Summer>::open(&data, &owner, 1 << 20).unwrap().accepted().unwrap();
     assert_eq!(accepted.len(), 1);
     let said = &accepted[0].verdict;
     assert!(said.contains("Batches through position 4 may have been rejected that rejects does not show"), "{said}");

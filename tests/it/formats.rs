@@ -18,6 +18,7 @@ use stream_sum::standing::{PartitionStanding, WorkerStanding};
 use stream_sum::store::{Owner, Store};
 use stream_sum::stream_id::StreamId;
 use stream_sum::sum::RunningSum;
+use stream_sum::summer::Summer;
 use stream_sum::transaction::{Tally, Transaction};
 
 fn owner() -> Owner {
@@ -55,8 +56,8 @@ fn accepted() -> Accepted {
     Accepted { at: 9, verdict: "LogHole: because of this test".to_owned(), from: 10, to: 11 }
 }
 
-fn store_with_all_of_it(folder: &Path) -> Store {
-    let store = Store::open(folder, &owner(), 1 << 20).unwrap();
+fn store_with_all_of_it(folder: &Path) -> Store<Summer> {
+    let store = Store::<Summer>::open(folder, &owner(), 1 << 20).unwrap();
     store.accept(&checkpoint(), accepted()).unwrap();
     let (checkpoint, tally) = (checkpoint(), Tally::default());
     store.commit(&Transaction { number: 1, rows: rows(), collected: vec![], checkpoint, tally }).unwrap();
@@ -88,7 +89,7 @@ fn a_store_that_was_written_before_is_opened_and_holds_what_it_held() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("chunks-0.redb");
     fs::write(&path, zstd::decode_all(&*data("store-2.redb.zst")).unwrap()).unwrap();
-    let store = Store::open(folder.path(), &owner(), 1 << 20).unwrap();
+    let store = Store::<Summer>::open(folder.path(), &owner(), 1 << 20).unwrap();
     assert_eq!(store.checkpoint().unwrap(), Some(checkpoint()));
     assert_eq!(store.accepted().unwrap(), [accepted()]);
     assert_eq!(store.rows_after(None, 9).unwrap(), (rows(), true));
@@ -124,8 +125,8 @@ fn a_snapshot_that_was_written_before_is_read_and_written_the_same() {
     assert_eq!(magic, b"stream-sum snapshot\n");
     let expected = zstd::decode_all(frame).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path(), &owner(), 1 << 20).unwrap();
-    let reading = snapshot::read(&*bytes, &owner(), &checkpoint()).unwrap();
+    let store = Store::<Summer>::open(folder.path(), &owner(), 1 << 20).unwrap();
+    let reading = snapshot::read::<_, Summer>(&*bytes, &owner(), &checkpoint()).unwrap();
     let accepted = reading.header.accepted.clone();
     assert_eq!(reading.header.rows, 3);
     store.restore(&checkpoint(), &accepted, reading, |_| ()).unwrap();

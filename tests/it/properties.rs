@@ -29,9 +29,9 @@ fn id(n: usize) -> StreamId {
     crate::support::id_in(0, PARTITIONS, 3, n)
 }
 
-fn open(folder: &std::path::Path) -> Store {
+fn open(folder: &std::path::Path) -> Store<Summer> {
     let owner = Owner { log: "chunks-0".into(), partition: 0, partitions: PARTITIONS };
-    Store::open(folder, &owner, 1 << 20).unwrap()
+    Store::<Summer>::open(folder, &owner, 1 << 20).unwrap()
 }
 
 /// Folds a log into a store. After each batch, `then` says whether to commit, or to lose what is not committed and

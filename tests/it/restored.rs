@@ -7,6 +7,7 @@ use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use std::path::Path;
 use stream_sum::store::{Owner, Store};
+use stream_sum::summer::Summer;
 
 /// Publishes a stream of one chunk that ends at once.
 async fn complete(jetstream: &jetstream::Context, n: usize) {
@@ -32,7 +33,7 @@ fn committed(summing: &Process, position: u64) {
 
 fn position(folder: &Path) -> u64 {
     let owner = Owner { log: "chunks-0".into(), partition: 0, partitions: 1 };
-    Store::open(folder, &owner, 1 << 20).unwrap().checkpoint().unwrap().unwrap().position
+    Store::<Summer>::open(folder, &owner, 1 << 20).unwrap().checkpoint().unwrap().unwrap().position
 }
 
 async fn held(jetstream: &jetstream::Context, stream: &str) -> u64 {

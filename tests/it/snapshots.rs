@@ -16,6 +16,7 @@ use stream_sum::config::{Config, Sources};
 use stream_sum::row::Row;
 use stream_sum::store::{Owner, Store};
 use stream_sum::stream_id::StreamId;
+use stream_sum::summer::Summer;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -52,7 +53,7 @@ fn stopped(chunking: Process, report: &Path) -> Value {
 
 fn rows(folder: &Path, partition: u32, partitions: u32) -> Vec<(StreamId, Row)> {
     let owner = Owner { log: format!("chunks-{partition}"), partition, partitions };
-    Store::open(folder, &owner, 1 << 20).unwrap().rows_after(None, usize::MAX).unwrap().0
+    Store::<Summer>::open(folder, &owner, 1 << 20).unwrap().rows_after(None, usize::MAX).unwrap().0
 }
 
 pub async fn first_sequence(server: &Server, log: &str) -> u64 {

@@ -14,6 +14,7 @@ use stream_sum::codec;
 use stream_sum::store::{Owner, Store};
 use stream_sum::stream_id::StreamId;
 use stream_sum::sum::{Sum, Value};
+use stream_sum::summer::Summer;
 
 async fn publish(jetstream: &jetstream::Context, n: usize) {
     let payload = batch(&[(id_in(0, 1, 5, n), 1, b"a")]);
@@ -40,9 +41,9 @@ fn refused(server: &Server, folder: &Path) -> Ended {
     ended
 }
 
-fn store(folder: &Path) -> Store {
+fn store(folder: &Path) -> Store<Summer> {
     let owner = Owner { log: "chunks-0".into(), partition: 0, partitions: 1 };
-    Store::open(folder, &owner, 1 << 20).unwrap()
+    Store::<Summer>::open(folder, &owner, 1 << 20).unwrap()
 }
 
 fn position(folder: &Path) -> u64 {
