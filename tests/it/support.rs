@@ -5,6 +5,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -481,6 +483,19 @@ pub fn status(server: &Server) -> Value {
     let ended = Program::at(server, "status --json").run();
     assert!([0, 1].contains(&ended.code()), "{}", ended.stderr);
     serde_json::from_str(&ended.stdout()).unwrap_or_else(|error| panic!("{error}: {}", ended.stderr))
+}
+
+/// Publishes a message byte by byte, with headers that no client library would send, and waits until the server has read it: who
+/// hangs up with something unread takes back what the server has not read either.
+pub fn publish_raw(server: &Server, subject: &str, headers: &str, payload: &[u8]) {
+    let mut raw = TcpStream::connect(server.url().trim_start_matches("nats://")).unwrap();
+    raw.write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n").unwrap();
+    write!(raw, "HPUB {subject} {} {}\r\n{headers}", headers.len(), headers.len() + payload.len()).unwrap();
+    raw.write_all(payload).unwrap();
+    raw.write_all(b"\r\nPING\r\n").unwrap();
+    raw.set_read_timeout(Some(PATIENCE)).unwrap();
+    let answered = BufReader::new(raw).lines().any(|line| line.unwrap() == "PONG");
+    assert!(answered, "the server hung up");
 }
 
 /// The number of a field of a chunker's report.

@@ -2,10 +2,8 @@
 
 use crate::ledger::{RUN, Verified, chunker, expected, finish, published, say};
 use crate::lossy_route::LossyRoute;
-use crate::support::{Process, Program, Server, apply, count, summer, wait_for, wait_until};
+use crate::support::{Process, Program, Server, apply, count, publish_raw, summer, wait_for, wait_until};
 use serde_json::Value;
-use std::io::Write;
-use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 use stream_sum::codec::encode_final;
@@ -69,12 +67,7 @@ async fn a_final_that_the_leader_shows_before_it_is_delivered_is_one_and_in_time
 
 /// Publishes a message with headers that the client library can't read: it ends its connection over them.
 fn publish_unreadable(server: &Server, subject: &str, payload: &[u8]) {
-    let headers = "NATS/1.0\r\nbad key: v\r\nno colon\r\n\r\n";
-    let mut raw = TcpStream::connect(server.url().trim_start_matches("nats://")).unwrap();
-    raw.write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n").unwrap();
-    write!(raw, "HPUB {subject} {} {}\r\n{headers}", headers.len(), headers.len() + payload.len()).unwrap();
-    raw.write_all(payload).unwrap();
-    raw.write_all(b"\r\nPING\r\n").unwrap();
+    publish_raw(server, subject, "NATS/1.0\r\nbad key: v\r\nno colon\r\n\r\n", payload);
 }
 
 fn lines(log: &[Value], message: &str) -> usize {
@@ -103,7 +96,6 @@ async fn messages_of_a_run_that_no_client_can_read_are_judged_like_others_and_ho
     publish_unreadable(&server, &format!("sums.{}.{}", &id[..8], &id[8..]), &encode_final(&expected(2)));
     stored(4).await;
     say(&jetstream, StreamId::of_run(RUN, 3), encode_final(&expected(3))).await;
-    wait_for("its end", || report.metadata().is_ok_and(|file| file.len() > 0));
     let Verified { ended, report } = finish(chunking, &report, 3);
     assert_eq!(counts(&report), [4, 0, 0, 0], "{report}: {}", ended.stderr);
     assert_eq!(count(&report, "unexpected"), 1, "{report}");

@@ -1,10 +1,10 @@
 //! As a foreign client sees it: plain async-nats calls and hand-written bytes.
 
-use crate::support::{Program, Server, apply, batch, id_in, messages, parse_log, summer, total, wait_until};
+use crate::support::{
+    Program, Server, apply, batch, id_in, messages, parse_log, publish_raw, summer, total, wait_until,
+};
 use async_nats::HeaderMap;
 use async_nats::jetstream;
-use std::io::Write;
-use std::net::TcpStream;
 use stream_sum::stream_id::StreamId;
 
 const BATTERY: &str = "93c410000102030405060708090a0b0c0d0e0f01c40762617474657279";
@@ -134,12 +134,7 @@ async fn a_message_whose_headers_no_client_can_read_holds_nobody_up() {
     // As bytes on the wire: a client library would not send this.
     let (id, bad) = (id_in(0, 2, 8, 0), "NATS/1.0\r\nbad key: v\r\nno colon\r\n\r\n");
     let good = batch(&[(id, 1, b"a")]);
-    let mut raw = TcpStream::connect(server.url().trim_start_matches("nats://")).unwrap();
-    let (header_bytes, all_bytes) = (bad.len(), bad.len() + good.len());
-    raw.write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n").unwrap();
-    write!(raw, "HPUB chunks.0 {header_bytes} {all_bytes}\r\n{bad}").unwrap();
-    raw.write_all(&good).unwrap();
-    raw.write_all(b"\r\nPING\r\n").unwrap();
+    publish_raw(&server, "chunks.0", bad, &good);
     let log = jetstream.get_stream("chunks-0").await.unwrap();
     wait_until("the message", async || (log.get_info().await.unwrap().state.messages == 1).then_some(())).await;
     // The stream that it opened goes on, and so do all others.
