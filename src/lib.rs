@@ -37,7 +37,7 @@
 //! | 3 | [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS |
 //! | 1 | [`store`]: everything that is said to redb; [`table`]: rows in memory |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`reject`], [`key`], [`application`], [`transaction`], [`summer`], [`workload`], [`verify`], [`ladder`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`effect`], [`reject`], [`key`], [`application`], [`transaction`], [`summer`], [`line`], [`inspection`], [`workload`], [`verify`], [`ladder`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
 //! | side | [`telemetry`], [`progress`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
@@ -52,6 +52,7 @@ pub mod workload;
 pub mod accept;
 pub mod checkpoint;
 pub mod doubt;
+pub mod effect;
 pub mod identity;
 pub mod reject;
 pub mod transaction;
@@ -65,6 +66,9 @@ pub mod snapshot;
 
 pub mod summer;
 pub mod table;
+
+pub mod inspection;
+pub mod line;
 
 pub mod bus;
 

@@ -1,10 +1,11 @@
 //! Opening a log: is it what it was, from where does the fold go on, and what can be done where it can't.
 
 use crate::accept::Accepted;
-use crate::bus::finals::{Effects, Found, Kind};
+use crate::bus::finals::Effects;
 use crate::bus::log::LogReader;
 use crate::bus::source::{OpenError, Opened};
 use crate::checkpoint::{Checkpoint, Position};
+use crate::effect::{Found, Kind};
 use crate::identity::{Forgot, LogReading, LogState, Verdict, is_deleted, judge, judge_mark, rfc3339};
 use crate::partition::committer::{Committed, Committer, QUEUED_BATCHES};
 use crate::partition::restore::{self, Furthest, RestoreError, Trust};
