@@ -149,6 +149,12 @@ impl Inspection {
         self.transaction().checkpoint.position
     }
 
+    /// The streams whose finals are looked for.
+    #[cfg(test)]
+    pub fn finals(&self) -> impl Iterator<Item = crate::stream_id::StreamId> + '_ {
+        self.transaction().rows.iter().map(|(id, _)| *id)
+    }
+
     /// How often the connection has been made by now: to be told before each step is taken. Says whether the look has begun
     /// anew: then what was asked before need not be answered.
     pub fn connected(&mut self, connects: u64) -> bool {
@@ -164,12 +170,11 @@ impl Inspection {
 
     /// What is to be done next; `None`: to wait for replies.
     pub fn next(&mut self) -> Option<Step> {
+        if let (true, Stage::ReadingBack(_)) = (self.steps.is_empty(), &self.stage) {
+            self.read_on();
+        }
         if let Some(step) = self.steps.pop_front() {
             return Some(step);
-        }
-        if let Stage::ReadingBack(_) = self.stage {
-            self.read_on();
-            return self.steps.pop_front();
         }
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Sound => Some(Step::End(Ok(self.sound()))),
@@ -191,8 +196,11 @@ impl Inspection {
             (Question::Look(place), Reply::Look(looked)) => self.looked(place, again, looked),
             (question @ (Question::Final(_) | Question::Reject(_)), Reply::ReadBack(read_back)) => {
                 let Stage::ReadingBack(reading) = &mut self.stage else { unreachable!("each is answered once") };
-                reading.replied(question, again, read_back).map(|missed| {
-                    missed.map(|question| self.ask(question, true));
+                let missed = reading.replied(question, again, read_back);
+                missed.map(|missed| {
+                    if let Some(question) = missed {
+                        self.ask(question, true);
+                    }
                     None
                 })
             }

@@ -50,7 +50,7 @@ pub fn checkpoint(position: u64) -> Checkpoint {
 /// A transaction through a position in which these streams have ended.
 pub fn transaction(number: u64, position: u64, finals: &[u64]) -> Box<Transaction<Summer>> {
     let row = |Sum { id, seq_no, value }: Sum| (id, Row::Completed { seq_no, value, changed_at: 0 });
-    let mut transaction = Transaction {
+    let mut transaction: Transaction<Summer> = Transaction {
         number,
         rows: finals.iter().map(|n| row(sum(*n))).collect(),
         collected: Vec::new(),
@@ -71,12 +71,14 @@ pub struct Kept {
     pub first: u64,
     pub last: u64,
     pub messages: BTreeMap<u64, Subject>,
+    /// When what replaced a message was stored, if not when that was.
+    replaced: BTreeMap<u64, UnixNanos>,
 }
 
 impl Kept {
     fn new() -> Self {
-        let messages = BTreeMap::new();
-        Self { exists: true, leader: leader("a"), elections: 0, first: 1, last: 0, messages }
+        let (messages, replaced) = (BTreeMap::new(), BTreeMap::new());
+        Self { exists: true, leader: leader("a"), elections: 0, first: 1, last: 0, messages, replaced }
     }
 
     /// Stores one more message: its sequence.
@@ -93,26 +95,38 @@ impl Kept {
     /// Everything behind a sequence is lost, and its sequences are given again.
     pub fn lose_behind(&mut self, last: u64) {
         self.last = last;
-        self.messages.split_off(&(last + 1));
+        for sequence in self.messages.split_off(&(last + 1)).into_keys() {
+            *self.replaced.entry(sequence).or_insert(time_of(sequence)) += 1;
+        }
+    }
+
+    fn time(&self, sequence: u64) -> UnixNanos {
+        self.replaced.get(&sequence).copied().unwrap_or(time_of(sequence))
+    }
+
+    pub fn elect(&mut self) {
+        self.leader.since = Some(self.leader.since.unwrap_or(0) + 1);
     }
 
     fn look(&mut self, place: &Place<Subject>) -> Option<(Found, Leader)> {
         let found = match self.messages.get(&place.sequence) {
-            Some(subject) if *subject == place.key => Found::There(mark(place.sequence)),
+            Some(subject) if *subject == place.key => {
+                Found::There(Mark { time: self.time(place.sequence), ..mark(place.sequence) })
+            }
             None if self.first > place.sequence => Found::Expired,
             _ => Found::Forgotten,
         };
         let leader = self.leader.clone();
         if let Some(left) = self.elections.checked_sub(1) {
             self.elections = left;
-            self.leader.since = Some(self.leader.since.unwrap_or(0) + 1);
+            self.elect();
         }
         self.exists.then_some((found, leader))
     }
 
     fn mark(&self, mark: &Mark) -> Option<MarkReading> {
         let at_mark = self.messages.get(&mark.sequence);
-        let at_mark = at_mark.map(|_| MessageMark { position: mark.sequence, time: mark.time });
+        let at_mark = at_mark.map(|_| MessageMark { position: mark.sequence, time: self.time(mark.sequence) });
         self.exists.then_some(MarkReading { state: log_state(self.first, self.last), at_mark })
     }
 }

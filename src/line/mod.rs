@@ -311,6 +311,8 @@ impl<E> Line<E> {
         self.pending.back_mut().expect("an open transaction")
     }
 
+    /// A stream may have forgotten what it has confirmed. A transaction that is being inspected has handed over what was
+    /// known of it: what was lost before, its inspection finds by its own questions.
     fn doubt(&mut self, kind: Kind, sign: Sign) {
         self.pending.iter_mut().for_each(|pending| pending.doubt(kind, sign));
     }
@@ -329,3 +331,6 @@ impl<E> Line<E> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod schedules;
