@@ -13,7 +13,7 @@
 //! What is missed is asked for once more, and only what is missed twice is gone. A connection that was made anew is a sign as
 //! well: the look begins anew.
 //!
-//! All of it is pure. Whoever [drives](crate::partition::check) it asks the leaders what [`Inspection::next`] hands out, each
+//! All of it is pure. Whoever [drives](crate::partition::check) it asks the leaders what [`Inspection::next_step`] hands out, each
 //! question until it is answered, and tells it the replies in whatever order they come.
 
 mod question;
@@ -169,7 +169,7 @@ impl Inspection {
     }
 
     /// What is to be done next; `None`: to wait for replies.
-    pub fn next(&mut self) -> Option<Step> {
+    pub fn next_step(&mut self) -> Option<Step> {
         if let (true, Stage::ReadingBack(_)) = (self.steps.is_empty(), &self.stage) {
             self.read_on();
         }

@@ -72,7 +72,7 @@ impl Case {
         let mut inspection = self.inspection();
         let mut said = Vec::new();
         loop {
-            match inspection.next().expect("nothing is left unanswered") {
+            match inspection.next_step().expect("nothing is left unanswered") {
                 Step::Ask(asked) => {
                     said.push(say(&asked));
                     let reply = self.world.reply(&asked.question);
@@ -80,7 +80,7 @@ impl Case {
                 }
                 Step::Doubted(kind, sign) => said.push(format!("{kind}: {sign}")),
                 Step::End(end) => {
-                    assert!(inspection.next().is_none(), "nothing comes after the end");
+                    assert!(inspection.next_step().is_none(), "nothing comes after the end");
                     return (said, end);
                 }
             }
@@ -320,7 +320,7 @@ fn a_connection_that_is_made_anew_has_everything_read_back_from_the_beginning() 
             if inspection.connected(1 + u64::from(replies >= after)) {
                 said.clear();
             }
-            match inspection.next().expect("nothing is left unanswered") {
+            match inspection.next_step().expect("nothing is left unanswered") {
                 Step::Ask(asked) => {
                     said.push(say(&asked));
                     let reply = case.world.reply(&asked.question);
@@ -346,7 +346,7 @@ fn a_connection_that_is_made_anew_has_everything_read_back_from_the_beginning() 
 fn what_is_unsound_stays_so_whatever_becomes_of_the_connection() {
     let mut case = Case::three().with(|case| case.world.log = None);
     let mut inspection = case.inspection();
-    while let Some(Step::Ask(asked)) = inspection.next() {
+    while let Some(Step::Ask(asked)) = inspection.next_step() {
         let reply = case.world.reply(&asked.question);
         let was_the_log = asked.question == Question::LogState;
         inspection.replied(asked, reply);
@@ -355,8 +355,8 @@ fn what_is_unsound_stays_so_whatever_becomes_of_the_connection() {
         }
     }
     assert!(!inspection.connected(2));
-    assert!(matches!(inspection.next(), Some(Step::End(Err(Unsound::NoLog)))));
-    assert!(!inspection.connected(3) && inspection.next().is_none());
+    assert!(matches!(inspection.next_step(), Some(Step::End(Err(Unsound::NoLog)))));
+    assert!(!inspection.connected(3) && inspection.next_step().is_none());
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn no_more_than_a_window_is_read_back_at_once_in_whatever_order_it_is_answered()
     let mut inspection = case.inspection();
     let (mut asking, mut most, mut replies) = (Vec::new(), 0, 0);
     let end = loop {
-        match inspection.next() {
+        match inspection.next_step() {
             Some(Step::Ask(asked)) => asking.push(asked),
             Some(Step::Doubted(..)) => {}
             Some(Step::End(end)) => break end,

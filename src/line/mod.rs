@@ -10,7 +10,7 @@
 //! Only the first of the line is inspected and written. Meanwhile the effects of the next are published already, never more than
 //! a window of them at once.
 //!
-//! All of it is pure: time is handed in. Whoever [drives](crate::partition::committer) it does what [`Line::next`] hands
+//! All of it is pure: time is handed in. Whoever [drives](crate::partition::committer) it does what [`Line::next_action`] hands
 //! out, until there is nothing, and then tells it what has happened.
 
 mod pending;
@@ -124,7 +124,7 @@ impl<E> Line<E> {
     }
 
     /// What is to be done next; `None`: to wait until something happens.
-    pub fn next(&mut self) -> Option<Action<E>> {
+    pub fn next_action(&mut self) -> Option<Action<E>> {
         if self.is_ending() {
             return self.end();
         }

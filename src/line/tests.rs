@@ -35,7 +35,7 @@ impl Session {
     fn actions(&mut self) -> Vec<String> {
         let mut said = Vec::new();
         let number = |id: &crate::stream_id::StreamId| u128::from_be_bytes(*id.as_bytes());
-        while let Some(action) = self.line.next() {
+        while let Some(action) = self.line.next_action() {
             said.push(match action {
                 Action::Send(of, sum) => format!("send {} of {of}", number(&sum.id)),
                 Action::Publish(of, Effect::Final(sum)) => format!("publish {} of {of}", number(&sum.id)),
@@ -98,7 +98,7 @@ impl Session {
         let mut inspection = self.inspecting.take().expect("an inspection");
         let mut doubted = Vec::new();
         loop {
-            match inspection.next().expect("nothing is left unanswered") {
+            match inspection.next_step().expect("nothing is left unanswered") {
                 Step::Ask(asked) => {
                     let reply = self.world.reply(&asked.question);
                     inspection.replied(asked, reply);

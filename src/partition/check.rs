@@ -37,7 +37,7 @@ impl Check {
             if inspection.connected(*connects.borrow()) {
                 asking.clear();
             }
-            match inspection.next() {
+            match inspection.next_step() {
                 Some(Step::Ask(asked)) => asking.push(self.ask(asked)),
                 Some(Step::Doubted(kind, sign)) => tracing::warn!(
                     log = self.log.name(), position = inspection.position(), %sign,

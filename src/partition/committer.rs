@@ -130,7 +130,7 @@ impl Committer {
         let mut under_way = UnderWay { acks, publishing: FuturesUnordered::new(), inspecting: None, writing: None };
         let began = Instant::now();
         loop {
-            while let Some(action) = line.next() {
+            while let Some(action) = line.next_action() {
                 if let Action::End(result) = action {
                     return Ok(result?);
                 }
