@@ -290,8 +290,11 @@ mod tests {
         doubt.rule(&HOLE_FURTHER_ON, 10, true, s(0));
         assert_eq!(doubt.rule(&HOLE_FURTHER_ON, 10, true, s(30)), Ruling::FoldBeforeHole);
         assert!(doubt.is_before_hole());
+        // A session that ended otherwise than at the hole does not know of it.
+        doubt.sound();
         assert_eq!(doubt.rule(&HOLE_FURTHER_ON, 20, true, s(31)), Ruling::FoldBeforeHole, "without standing again");
-        assert_eq!(doubt.rule(&HOLE_FURTHER_ON, 29, true, s(32)), Ruling::Accept);
+        let rulings = [32, 62].map(|at| doubt.rule(&HOLE_FURTHER_ON, 29, true, s(at)));
+        assert_eq!(rulings, [BEGINS, Ruling::Accept]);
         assert_eq!((doubt.is_before_hole(), doubt.expected(31)), (false, 32));
     }
 
