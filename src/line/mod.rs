@@ -150,24 +150,22 @@ impl<E> Line<E> {
 
     /// Moves the first transaction on, if it is time.
     fn advance(&mut self) -> Option<Action<E>> {
-        match std::mem::replace(&mut self.stage, Stage::Inspecting) {
+        match &self.stage {
             Stage::Confirming => {
                 let front = self.pending.front_mut().expect("an open transaction");
-                let Some(transaction) = front.take_confirmed() else {
-                    self.stage = Stage::Confirming;
-                    return None;
-                };
+                let transaction = front.take_confirmed()?;
+                self.stage = Stage::Inspecting;
                 let (evidence, known) = (front.evidence(), self.leaders.clone());
                 Some(Action::Inspect(Box::new(Inspection::new(transaction, evidence, self.committed, known))))
             }
             Stage::Sound(transaction) => {
-                self.stage = Stage::Writing(transaction.checkpoint);
+                let writing = Stage::Writing(transaction.checkpoint);
+                let Stage::Sound(transaction) = std::mem::replace(&mut self.stage, writing) else {
+                    unreachable!("it was just seen")
+                };
                 Some(Action::Write(transaction))
             }
-            waiting @ (Stage::Inspecting | Stage::Writing(_)) => {
-                self.stage = waiting;
-                None
-            }
+            Stage::Inspecting | Stage::Writing(_) => None,
         }
     }
 
