@@ -47,7 +47,7 @@ enum Search {
     Wanted(Position),
     /// They were looked for since the log was sound.
     Done,
-    /// They need not be looked for.
+    /// They were not.
     Over,
 }
 

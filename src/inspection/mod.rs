@@ -13,8 +13,8 @@
 //! What is missed is asked for once more, and only what is missed twice is gone. A connection that was made anew is a sign as
 //! well: the look begins anew.
 //!
-//! All of it is pure. Whoever [drives](crate::partition::check) it asks the leaders what [`Inspection::next_step`] hands out, each
-//! question until it is answered, and tells it the replies in whatever order they come.
+//! All of it is pure. Whoever [drives](crate::partition::check) it asks the leaders what [`Inspection::next_step`] hands
+//! out, each question until it is answered, and tells it the replies in whatever order they come.
 
 mod question;
 mod reading_back;
@@ -76,7 +76,6 @@ pub struct Inspection {
     known: Leaders,
     /// Looks that have begun.
     look: u64,
-    /// What the look has come to.
     stage: Stage,
     steps: VecDeque<Step>,
     /// The stream of effects that is looked at.

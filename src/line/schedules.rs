@@ -1,4 +1,7 @@
 //! Whatever happens in whatever order, nothing is committed that is not confirmed, or that was lost before it was looked at.
+//!
+//! A loss is told by one of the signs of [`doubt`](crate::doubt), since none that gives no sign can be known: that is what the
+//! model here assumes of the world.
 
 use super::*;
 use crate::effect::{Confirmed, Subject};

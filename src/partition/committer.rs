@@ -1,8 +1,8 @@
 //! The second half of the line: publish what a fold asks for, see it confirmed, commit.
 //!
-//! Everything about it is decided by a [`Line`], which is pure. This does what the line says: it keeps acknowledgements, publishes
-//! and the write that are under way, and tells the line what becomes of them. While a transaction is on its way to disk, effects
-//! of the next are published already.
+//! Everything about it is decided by a [`Line`], which is pure. This does what the line says: it keeps the publishes, the
+//! inspection and the write that are under way, and tells the line what becomes of them. While a transaction is on its way
+//! to disk, effects of the next are published already.
 
 use crate::application::Application;
 use crate::bus::acks::Acks;
