@@ -42,6 +42,14 @@ pub struct Leader {
     pub created: UnixNanos,
 }
 
+/// Who leads the streams of a partition, as far as they have said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leaders {
+    pub sums: Option<Leader>,
+    pub rejects: Option<Leader>,
+    pub log: Option<Leader>,
+}
+
 /// Why all effects of a transaction are in doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Sign {
@@ -92,6 +100,18 @@ pub struct Trail<K> {
 impl<K: Clone + Ord> Trail<K> {
     pub fn led_by(leader: Option<Leader>) -> Self {
         Self { leader, furthest: None, at: None, witnesses: Vec::new(), sign: None }
+    }
+
+    /// The same trail, with `key` telling whose each message is.
+    pub fn map<L>(self, key: impl Fn(K) -> L) -> Trail<L> {
+        let place = |Place { sequence, key: of }| Place { sequence, key: key(of) };
+        Trail {
+            leader: self.leader,
+            furthest: self.furthest.map(&place),
+            at: self.at,
+            witnesses: self.witnesses.into_iter().map(&place).collect(),
+            sign: self.sign,
+        }
     }
 
     /// A message was confirmed at `now`: acknowledged, or read back.

@@ -1,5 +1,7 @@
 //! The identity of a log, of `sums` and of `rejects`: whether the broker still has what was folded and confirmed.
 
+pub mod doubt;
+
 use crate::accept::Loss;
 use crate::checkpoint::{Checkpoint, Mark, Position};
 use crate::row::UnixNanos;

@@ -18,8 +18,9 @@
 //!    message a subject: the server refuses a second one for as long as it keeps the first. [`bus::finals`] publishes
 //!    until it is confirmed.
 //! 6. A [`Partition`](partition::Partition) is where log, table and store meet:
-//!    pull, fold, publish, each effect confirmed, then commit. A crash anywhere replays from the checkpoint and arrives
-//!    at the same place. A [log that is not what it was](identity::Verdict) is refused by name.
+//!    pull, fold, publish, each effect confirmed, then commit. What may be committed is decided by a [`Line`](line::Line) of
+//!    transactions and an [`Inspection`](inspection::Inspection) of its first, both pure. A crash anywhere replays from the
+//!    checkpoint and arrives at the same place. A [log that is not what it was](identity::Verdict) is refused by name.
 //! 7. [`generate_and_verify_streams`] is the other side: the [`Ledger`](verify::Ledger) of a [`Run`](run::Run) says how
 //!    each stream has ended.
 //!
@@ -37,7 +38,7 @@
 //! | 3 | [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS |
 //! | 1 | [`store`]: everything that is said to redb; [`table`]: rows in memory |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`reject`], [`key`], [`application`], [`transaction`], [`summer`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`effect`], [`reject`], [`key`], [`application`], [`transaction`], [`summer`], [`mod@line`], [`inspection`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
 //! | side | [`telemetry`], [`throttle`], [`progress`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
@@ -53,6 +54,7 @@ pub mod workload;
 pub mod accept;
 pub mod checkpoint;
 pub mod doubt;
+pub mod effect;
 pub mod identity;
 pub mod reject;
 pub mod transaction;
@@ -66,6 +68,9 @@ pub mod snapshot;
 
 pub mod summer;
 pub mod table;
+
+pub mod inspection;
+pub mod line;
 
 pub mod bus;
 

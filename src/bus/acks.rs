@@ -5,6 +5,7 @@
 
 use crate::bus::connect::Connection;
 use crate::bus::publish;
+use crate::effect::Answer;
 use async_nats::{SubscribeError, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
@@ -52,17 +53,6 @@ struct Ack<'a> {
 struct Refused<'a> {
     #[serde(default, borrow)]
     description: Cow<'a, str>,
-}
-
-/// What became of a publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The stream has stored it, at this sequence.
-    Stored(u64),
-    /// The stream takes one message a subject, and may have that of this one.
-    SubjectTaken,
-    /// No answer, or one that does not say: it may be stored or not.
-    Unknown,
 }
 
 impl Ack<'_> {

@@ -10,7 +10,8 @@ use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
 use crate::checkpoint::Mark;
 use crate::codec;
 use crate::doubt::{Leader, Place};
-use crate::identity::{Forgot, MarkReading, Verdict};
+use crate::effect::{Confirmed, ConflictingFinal, Found, Kind, Looked, ReadBack};
+use crate::identity::MarkReading;
 use crate::reject::RejectedBatch;
 use crate::row::UnixNanos;
 use crate::stream_id::StreamId;
@@ -18,7 +19,6 @@ use crate::sum::{Sum, Value};
 use async_nats::{HeaderMap, SubscribeError};
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
-use std::fmt;
 
 /// The most bytes of the `Reject-Chunks` header.
 const REJECT_CHUNKS_BYTES: usize = 4 << 10;
@@ -31,64 +31,6 @@ pub const REJECT_COUNT: &str = "Reject-Count";
 pub const REJECT_CHUNKS: &str = "Reject-Chunks";
 /// Set to `omitted` where the payload is not the batch but its length and SHA-1.
 pub const REJECT_PAYLOAD: &str = "Reject-Payload";
-
-/// The streams that effects go to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Sums,
-    Rejects,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Sums => "sums",
-            Self::Rejects => "rejects",
-        })
-    }
-}
-
-impl Kind {
-    /// The verdict on a stream of this kind.
-    pub fn forgot(self, forgot: Forgot) -> Verdict {
-        match self {
-            Self::Sums => Verdict::SumsForgot(forgot),
-            Self::Rejects => Verdict::RejectsForgot(forgot),
-        }
-    }
-}
-
-/// An effect that is out, for as long as its stream forgets nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Confirmed<K> {
-    pub place: Place<K>,
-    /// It was there before: an earlier fold, or another worker, has published it.
-    pub already_there: bool,
-    /// Another stood at its subject, so that it has one of its own: a reject alone.
-    pub differs: bool,
-}
-
-/// What the leader shows at the subject of an effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReadBack {
-    /// The effect, at this sequence.
-    Same(u64),
-    Another,
-    Nothing,
-}
-
-/// A final that contradicts one already published: one content, two sums.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "ConflictingFinal: stream {} was summed to {} through chunk {}, but {subject} at sequence {sequence} says {found}",
-    ours.id, ours.value, ours.seq_no
-)]
-pub struct ConflictingFinal {
-    pub ours: Sum,
-    pub subject: String,
-    pub sequence: u64,
-    pub found: String,
-}
 
 /// Publishes the effects of one partition's fold.
 pub struct Effects {
@@ -220,7 +162,7 @@ impl Effects {
 
     /// Whether the leader still has the message of a subject where it was confirmed, and who that is; `None` where there is
     /// no such stream.
-    pub async fn look(&self, kind: Kind, sequence: u64, subject: &str) -> Result<Option<(Found, Leader)>, NoAnswer> {
+    pub async fn look(&self, kind: Kind, sequence: u64, subject: &str) -> Result<Looked, NoAnswer> {
         let (jetstream, stream) = (&self.connection.jetstream, self.stream(kind));
         let Some(info) = read::stream(jetstream, stream).await? else { return Ok(None) };
         let found = read::message(jetstream, stream, Which::At(sequence)).await?;
@@ -254,15 +196,6 @@ impl Effects {
         let found = read::message(&self.connection.jetstream, &self.rejects, Which::LastOf(subject)).await?;
         Ok(found.map_or(ReadBack::Nothing, |message| ReadBack::Same(message.sequence)))
     }
-}
-
-/// What became of a message that was confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    There(Mark),
-    /// The stream begins after it: retention, not loss.
-    Expired,
-    Forgotten,
 }
 
 fn say(found: Result<Sum, codec::Undecodable>) -> String {

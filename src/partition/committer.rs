@@ -1,19 +1,21 @@
 //! The second half of the line: publish what a fold asks for, see it confirmed, commit.
 //!
-//! A transaction is committed when every effect of it is confirmed, nothing speaks against what was confirmed, and the log
-//! still reaches its position: that is what [`check`] sees to. While it is on its way to disk, effects of the next are
-//! published already.
+//! Everything about it is decided by a [`Line`], which is pure. This does what the line says: it keeps the publishes, the
+//! inspection and the write that are under way, and tells the line what becomes of them. While a transaction is on its way
+//! to disk, effects of the next are published already.
 
 use crate::application::Application;
-use crate::bus::acks::Answer;
+use crate::bus::acks::Acks;
 use crate::bus::connect::Connection;
-use crate::bus::finals::{Confirmed, ConflictingFinal, Effects, Kind};
+use crate::bus::finals::Effects;
 use crate::bus::log::LogReader;
-use crate::checkpoint::{Checkpoint, Mark};
+use crate::checkpoint::Checkpoint;
 use crate::crash_point;
-use crate::doubt::{Order, Place, Sign, Trail};
+use crate::effect::{Answer, Confirmed, ConflictingFinal, Effect, Outcome};
+use crate::inspection::{Inspection, Sound, Unsound};
 use crate::joined::joined;
-use crate::partition::check::{self, Check, Leaders};
+use crate::line::{Action, Failed, Line};
+use crate::partition::check::{self, Check};
 use crate::partition::counters::Counters;
 use crate::reject::RejectedBatch;
 use crate::row::Row;
@@ -25,16 +27,11 @@ use crate::throttle::Throttle;
 use crate::transaction::Transaction;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-/// Publishes of one partition that wait for their confirmation at once. More would only queue in the socket, and a
-/// server refuses them beyond ten thousand of one stream.
-const WINDOW: usize = 512;
 
 /// Batches whose effects may wait to be published. Each holds finals of one batch at most.
 pub const QUEUED_BATCHES: usize = 4;
@@ -99,313 +96,143 @@ pub struct Committer {
     pub looked_at: Option<StreamId>,
 }
 
-/// A transaction whose effects are being confirmed.
-struct Pending {
-    unconfirmed: usize,
-    already_there: u64,
-    /// Finals of it that contradict others, and were let pass.
-    conflicting: u64,
-    finals: Trail<StreamId>,
-    rejects: Trail<String>,
-    /// Where each of its rejects is.
-    reject_subjects: Vec<String>,
-    sealed: Option<Box<Transaction<Summer>>>,
-    /// How often the connection had been made when the transaction was opened.
-    connects: u64,
+/// What is under way for a line.
+struct UnderWay {
+    /// First tries of finals, each with the number of its transaction.
+    acks: Acks<(u64, Sum)>,
+    /// What takes more than one try: what became of it, and whether a try of it ended unknown.
+    publishing: FuturesUnordered<BoxFuture<'static, (u64, Outcome, bool)>>,
+    inspecting: Option<BoxFuture<'static, Result<Sound, Unsound>>>,
+    writing: Option<JoinHandle<Written>>,
 }
 
-impl Pending {
-    fn opened(leaders: &Leaders, connects: u64) -> Self {
-        Self {
-            unconfirmed: 0,
-            already_there: 0,
-            conflicting: 0,
-            finals: Trail::led_by(leaders.sums.clone()),
-            rejects: Trail::led_by(leaders.rejects.clone()),
-            reject_subjects: Vec::new(),
-            sealed: None,
-            connects,
-        }
-    }
-
-    fn doubt(&mut self, kind: Kind, sign: Sign) {
-        match kind {
-            Kind::Sums => self.finals.doubt(sign),
-            Kind::Rejects => self.rejects.doubt(sign),
+impl From<Failed<StoreError>> for CommitError {
+    fn from(failed: Failed<StoreError>) -> Self {
+        match failed {
+            Failed::Conflict(conflict) => Self::Conflict(conflict),
+            Failed::Unsound(unsound) => Self::Doubt(unsound.to_string()),
+            Failed::Unwritten(error) => Self::Store(error),
         }
     }
 }
-
-/// Transactions whose effects are being confirmed: the sealed ones, and the open one last.
-struct Line {
-    pending: VecDeque<Pending>,
-    /// The number of the first of them.
-    first: u64,
-    /// What the two streams have acknowledged.
-    sums: Order,
-    rejects: Order,
-    began: Instant,
-}
-
-impl Line {
-    fn of(&mut self, number: u64) -> &mut Pending {
-        let place = usize::try_from(number - self.first).expect("two transactions at most");
-        &mut self.pending[place]
-    }
-
-    fn open(&mut self) -> &mut Pending {
-        self.pending.back_mut().expect("an open transaction")
-    }
-
-    fn doubt(&mut self, kind: Kind, sign: Sign) {
-        self.pending.iter_mut().for_each(|pending| pending.doubt(kind, sign));
-    }
-
-    /// A message was stored: what that says of all that was stored before.
-    fn stored(&mut self, kind: Kind, sequence: u64) {
-        let order = match kind {
-            Kind::Sums => &mut self.sums,
-            Kind::Rejects => &mut self.rejects,
-        };
-        if let Some(sign) = order.stored(sequence) {
-            self.doubt(kind, sign);
-        }
-    }
-}
-
-enum Effect {
-    Final(Sum),
-    Reject(RejectedBatch),
-}
-
-/// What became of an effect, and whether a try of it ended unknown.
-enum Outcome {
-    Final(Result<Confirmed<StreamId>, Box<ConflictingFinal>>, bool),
-    Reject(Confirmed<String>, bool),
-}
-
-/// Which transaction an effect belongs to: its number.
-type Numbered<T> = (u64, T);
-type InFlight = FuturesUnordered<BoxFuture<'static, Numbered<Outcome>>>;
-type Checked = Result<(Box<Transaction<Summer>>, Leaders), CommitError>;
 
 impl Committer {
     /// Works until the fold hangs up and everything sealed is committed, or `cancel` says to drop what is not.
     ///
     /// A commit that is on its way to disk is always waited for.
     pub async fn run(mut self, mut work: mpsc::Receiver<Work>, cancel: CancellationToken) -> Result<(), CommitError> {
-        let mut queue: VecDeque<Numbered<Effect>> = VecDeque::new();
-        let mut acks = self.effects.acks().await.map_err(|error| CommitError::Doubt(error.to_string()))?;
-        // What takes more than one try.
-        let mut in_flight = InFlight::new();
-        let mut leaders = tokio::select! {
+        let acks = self.effects.acks().await.map_err(|error| CommitError::Doubt(error.to_string()))?;
+        let leaders = tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             leaders = check::leaders(&self.effects, &self.log) => leaders,
         };
-        let mut line = self.line(&leaders);
-        let mut checking: Option<BoxFuture<'static, Checked>> = None;
-        let mut writing: Option<JoinHandle<Written>> = None;
-        let mut hung_up = false;
+        let Committed { transaction, checkpoint, .. } = *self.committed.borrow();
+        let mut line = Line::new(transaction, checkpoint, leaders, self.connects(), self.halt);
+        let mut under_way = UnderWay { acks, publishing: FuturesUnordered::new(), inspecting: None, writing: None };
+        let began = Instant::now();
         loop {
-            while in_flight.len() + acks.unanswered() < WINDOW
-                && let Some((number, effect)) = queue.pop_front()
-            {
-                match effect {
-                    Effect::Final(sum) if self.effects.send_final(&mut acks, &sum, (number, sum)) => {}
-                    effect => in_flight.push(self.publish(number, effect)),
+            while let Some(action) = line.next_action() {
+                if let Action::End(result) = action {
+                    return Ok(result?);
                 }
+                self.act(action, &mut under_way);
             }
-            if checking.is_none()
-                && writing.is_none()
-                && let Some(front) = line.pending.front_mut()
-                && front.unconfirmed == 0
-                && let Some(transaction) = front.sealed.take()
-            {
-                crash_point::reached("effects-confirmed");
-                checking = Some(self.check(transaction, front, &leaders));
-            }
-            let published = queue.is_empty() && in_flight.is_empty() && acks.unanswered() == 0;
-            let idle = published && checking.is_none() && writing.is_none();
-            if hung_up && idle {
-                return Ok(());
-            }
+            let UnderWay { acks, publishing, inspecting, writing } = &mut under_way;
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => {
-                    if let Some(writing) = writing {
-                        self.written(joined(writing.await)?);
-                    }
-                    return Ok(());
+                () = cancel.cancelled(), if !line.is_ending() => line.cancel(),
+                result = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
+                    *writing = None;
+                    let result = joined(result).map(|written| self.written(written));
+                    self.say_already_there(line.written(result));
                 }
-                written = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
-                    writing = None;
-                    self.written(joined(written)?);
-                    let done = line.pending.pop_front().expect("the transaction that was written");
-                    line.first += 1;
-                    if done.already_there > 0
-                        && let Some(already_there) = TOLD_AGAIN.add(done.already_there)
-                    {
-                        let position = self.committed.borrow().checkpoint.position;
-                        tracing::info!(
-                            log = self.log.name(), position, already_there,
-                            "finals and rejects were there already: these batches had been folded before"
-                        );
-                    }
+                found = async { inspecting.as_mut().expect("guarded").await }, if inspecting.is_some() => {
+                    *inspecting = None;
+                    line.inspected(found);
                 }
-                checked = async { checking.as_mut().expect("guarded").await }, if checking.is_some() => {
-                    checking = None;
-                    let (transaction, found) = checked?;
-                    leaders = found;
-                    writing = Some(self.write(transaction));
+                ((number, sum), answer) = acks.next(), if acks.unanswered() > 0 => {
+                    if let Answer::Stored(_) = answer {
+                        self.counters.finals_published.add(1);
+                    }
+                    line.acknowledged(number, sum, answer, began.elapsed());
                 }
-                ((number, sum), answer) = acks.next(), if acks.unanswered() > 0 => match answer {
-                    Answer::Stored(sequence) => {
-                        let place = Place { sequence, key: sum.id };
-                        let confirmed = Confirmed { place, already_there: false, differs: false };
-                        self.confirmed(&mut line, number, Outcome::Final(Ok(confirmed), false))?;
-                    }
-                    Answer::SubjectTaken => in_flight.push(self.publish(number, Effect::Final(sum))),
-                    Answer::Unknown => {
-                        line.doubt(Kind::Sums, Sign::Unknown);
-                        in_flight.push(self.publish(number, Effect::Final(sum)));
-                    }
-                },
-                Some((number, outcome)) = in_flight.next(), if !in_flight.is_empty() => {
-                    if let Err(error) = self.confirmed(&mut line, number, outcome) {
-                        // The conflict is the graver news, whatever the disk says.
-                        if let Some(writing) = writing
-                            && let Ok(committed) = joined(writing.await)
-                        {
-                            self.written(committed);
-                        }
-                        return Err(error);
-                    }
+                Some((number, outcome, unknown)) = publishing.next(), if !publishing.is_empty() => {
+                    self.count(&outcome);
+                    line.confirmed(number, outcome, unknown, began.elapsed());
                 }
-                received = work.recv(), if !hung_up && queue.is_empty() => match received {
-                    None => hung_up = true,
-                    Some(Work::Effects { finals, rejected }) => {
-                        let number = line.first + line.pending.len() as u64 - 1;
-                        let open = line.open();
-                        open.unconfirmed += finals.len() + usize::from(rejected.is_some());
-                        queue.extend(finals.into_iter().map(|sum| (number, Effect::Final(sum))));
-                        queue.extend(rejected.map(|batch| (number, Effect::Reject(batch))));
-                    }
-                    Some(Work::Seal(transaction)) => {
-                        line.open().sealed = Some(transaction);
-                        line.pending.push_back(Pending::opened(&leaders, self.connects()));
-                    }
+                received = work.recv(), if line.has_room() => match received {
+                    None => line.hang_up(),
+                    Some(Work::Effects { finals, rejected }) => line.effects(finals, rejected),
+                    Some(Work::Seal(transaction)) => line.seal(transaction, self.connects()),
                 },
             }
         }
     }
 
-    /// Nothing is sent yet.
-    fn line(&self, leaders: &Leaders) -> Line {
-        let committed = self.committed.borrow();
-        let order = |mark: Option<Mark>| Order::after(mark.map_or(0, |mark| mark.sequence));
-        Line {
-            pending: VecDeque::from([Pending::opened(leaders, self.connects())]),
-            first: committed.transaction + 1,
-            sums: order(committed.checkpoint.sums),
-            rejects: order(committed.checkpoint.rejects),
-            began: Instant::now(),
+    fn act(&self, action: Action<StoreError>, under_way: &mut UnderWay) {
+        match action {
+            Action::Send(number, sum) => {
+                if !self.effects.send_final(&mut under_way.acks, &sum, (number, sum)) {
+                    under_way.publishing.push(self.publish(number, Effect::Final(sum)));
+                }
+            }
+            Action::Publish(number, effect) => under_way.publishing.push(self.publish(number, effect)),
+            Action::LetPass(conflict) => {
+                self.counters.conflicting_finals.add(1);
+                tracing::error!(log = self.log.name(), "{conflict}");
+            }
+            Action::Inspect(inspection) => {
+                crash_point::reached("effects-confirmed");
+                under_way.inspecting = Some(self.inspect(inspection));
+            }
+            Action::Write(transaction) => under_way.writing = Some(self.write(transaction)),
+            Action::End(_) => unreachable!("returned before"),
         }
     }
 
+    /// How often the connection has been made.
     fn connects(&self) -> u64 {
         *self.connection.connects().borrow()
     }
 
-    fn publish(&self, number: u64, effect: Effect) -> BoxFuture<'static, Numbered<Outcome>> {
+    fn publish(&self, number: u64, effect: Effect) -> BoxFuture<'static, (u64, Outcome, bool)> {
         let effects = self.effects.clone();
         async move {
-            let outcome = match effect {
+            match effect {
                 Effect::Final(sum) => {
                     let (confirmed, unknown) = effects.publish_final(sum).await;
-                    Outcome::Final(confirmed.map_err(Box::new), unknown)
+                    (number, Outcome::Final(confirmed.map_err(Box::new)), unknown)
                 }
                 Effect::Reject(batch) => {
                     let (confirmed, unknown) = effects.publish_reject(&batch).await;
-                    Outcome::Reject(confirmed, unknown)
+                    (number, Outcome::Reject(confirmed), unknown)
                 }
-            };
-            (number, outcome)
+            }
         }
         .boxed()
     }
 
-    fn confirmed(&self, line: &mut Line, number: u64, outcome: Outcome) -> Result<(), CommitError> {
+    fn count(&self, outcome: &Outcome) {
         let counters = &self.counters;
-        let now = line.began.elapsed();
-        let (kind, unknown) = match &outcome {
-            Outcome::Final(_, unknown) => (Kind::Sums, *unknown),
-            Outcome::Reject(_, unknown) => (Kind::Rejects, *unknown),
-        };
-        if unknown {
-            line.doubt(kind, Sign::Unknown);
-        }
         match outcome {
-            Outcome::Final(Ok(Confirmed { place, already_there, .. }), _) => {
-                match already_there {
-                    true => counters.finals_already_there.add(1),
-                    false => {
-                        counters.finals_published.add(1);
-                        line.stored(kind, place.sequence);
-                    }
-                }
-                let pending = line.of(number);
-                pending.already_there += u64::from(already_there);
-                pending.finals.confirmed(place, now);
-            }
-            Outcome::Reject(Confirmed { place, already_there, differs }, _) => {
-                counters.rejects_differing.add(u64::from(differs));
+            Outcome::Final(Ok(Confirmed { already_there: true, .. })) => counters.finals_already_there.add(1),
+            Outcome::Final(Ok(_)) => counters.finals_published.add(1),
+            Outcome::Reject(Confirmed { already_there, differs, .. }) => {
+                counters.rejects_differing.add(u64::from(*differs));
                 match already_there {
                     true => counters.rejects_already_there.add(1),
-                    false => {
-                        counters.rejects_published.add(1);
-                        line.stored(kind, place.sequence);
-                    }
+                    false => counters.rejects_published.add(1),
                 }
-                let pending = line.of(number);
-                pending.already_there += u64::from(already_there);
-                pending.reject_subjects.push(place.key.clone());
-                pending.rejects.confirmed(place, now);
             }
-            Outcome::Final(Err(conflict), _) if self.halt => return Err(CommitError::Conflict(conflict)),
-            Outcome::Final(Err(conflict), _) => {
-                counters.conflicting_finals.add(1);
-                line.of(number).conflicting += 1;
-                tracing::error!(log = self.log.name(), "{conflict}");
-            }
+            // Counted where it is let pass.
+            Outcome::Final(Err(_)) => {}
         }
-        line.of(number).unconfirmed -= 1;
-        Ok(())
     }
 
-    fn check(
-        &self,
-        mut transaction: Box<Transaction<Summer>>,
-        pending: &mut Pending,
-        known: &Leaders,
-    ) -> BoxFuture<'static, Checked> {
-        let before = self.committed.borrow().checkpoint;
-        let check = Check {
-            connection: self.connection.clone(),
-            log: self.log.clone(),
-            effects: self.effects.clone(),
-            connects: pending.connects,
-            conflicting: pending.conflicting,
-            finals: pending.finals.clone(),
-            rejects: pending.rejects.clone(),
-            reject_subjects: std::mem::take(&mut pending.reject_subjects),
-            known: known.clone(),
-        };
-        async move {
-            let checked = check.run(&transaction, &before).await?;
-            (transaction.checkpoint.sums, transaction.checkpoint.rejects) = (checked.sums, checked.rejects);
-            Ok((transaction, checked.leaders))
-        }
-        .boxed()
+    fn inspect(&self, inspection: Box<Inspection>) -> BoxFuture<'static, Result<Sound, Unsound>> {
+        let (log, effects) = (self.log.clone(), self.effects.clone());
+        let check = Check { connection: self.connection.clone(), log, effects };
+        async move { check.run(*inspection).await }.boxed()
     }
 
     fn write(&self, transaction: Box<Transaction<Summer>>) -> JoinHandle<Written> {
@@ -438,5 +265,20 @@ impl Committer {
         tracing::debug!(log = self.log.name(), position = committed.checkpoint.position, "committed");
         self.looked_at = looked_at;
         self.committed.send_replace(committed);
+    }
+
+    /// Tells now and then how many effects of committed transactions were there before they were published.
+    fn say_already_there(&self, effects: u64) {
+        if effects > 0
+            && let Some(already_there) = TOLD_AGAIN.add(effects)
+        {
+            let position = self.committed.borrow().checkpoint.position;
+            tracing::info!(
+                log = self.log.name(),
+                position,
+                already_there,
+                "finals and rejects were there already: these batches had been folded before"
+            );
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! A damaged store: set aside, and a new one in its place, for a snapshot or the log to fill.
 
 use crate::identity::Verdict;
+use crate::identity::doubt::Doubt;
 use crate::joined::joined;
 use crate::partition::{Partition, PartitionError};
 use crate::standing::Standing;
@@ -35,8 +36,7 @@ impl Partition {
             stores.open(partition)
         });
         self.store = Arc::new(joined(replacing.await)?);
-        (self.wanted_beyond, self.others, self.has_looked, self.before_hole) = (Some(0), None, false, false);
-        (self.doubt, self.skipped, self.fruitless) = (None, None, 0);
+        (self.doubt, self.fruitless) = (Doubt::new(0), 0);
         Ok(())
     }
 

@@ -24,12 +24,13 @@ pub mod stores;
 use crate::accept::Loss;
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
-use crate::bus::finals::ConflictingFinal;
 use crate::bus::log::LogReader;
 use crate::bus::snapshots::Snapshots;
 use crate::bus::source::{Log, Lost, Source};
 use crate::bus::topology::Topology;
 use crate::checkpoint::{Checkpoint, Position};
+use crate::effect::ConflictingFinal;
+use crate::identity::doubt::Doubt;
 use crate::identity::{Verdict, judge, rfc3339};
 use crate::joined::joined;
 use crate::row::UnixNanos;
@@ -176,19 +177,9 @@ pub struct Partition {
     turns: Arc<Semaphore>,
     /// What the operator accepts, until it was needed.
     accepts: Vec<Loss>,
-    /// A snapshot beyond this position is to be restored, where there is one, before the log is opened.
-    wanted_beyond: Option<Position>,
-    /// What speaks against every snapshot that there is, where the store has not begun: they are of another log.
-    others: Option<Verdict>,
-    /// Snapshots were looked for since the log was judged last.
-    has_looked: bool,
-    /// A hole well after the position is accepted: what lies before it is folded and committed first.
-    before_hole: bool,
-    /// What speaks against the log, and since when.
-    doubt: Option<(&'static str, Instant)>,
-    /// The position that did not come when it was next. It may lie well after the checkpoint, so it is remembered, or
-    /// a hole there would never be seen as one.
-    skipped: Option<Position>,
+    /// What is in question about the log. Its time counts from `began`.
+    doubt: Doubt,
+    began: Instant,
     /// Sessions in a row that were lost before anything was committed.
     fruitless: u32,
     /// Since when the log is refused, and as what.
@@ -266,16 +257,12 @@ impl Partition {
             snapshots,
             turns,
             accepts,
-            wanted_beyond: Some(checkpoint.map_or(0, |checkpoint| checkpoint.position)),
-            others: None,
-            has_looked: false,
-            before_hole: false,
             log,
             connection,
             counters,
             standing: watch::Sender::new(standing),
-            doubt: None,
-            skipped: None,
+            doubt: Doubt::new(checkpoint.map_or(0, |checkpoint| checkpoint.position)),
+            began: Instant::now(),
             fruitless: 0,
             refused: None,
             is_refused: watch::Sender::new(false),
@@ -427,14 +414,14 @@ impl Partition {
     async fn session(&mut self, stop: &CancellationToken) -> Result<Ended, PartitionError> {
         let mut connects = self.log.connects();
         connects.mark_unchanged();
-        if let Some(beyond) = self.wanted_beyond {
+        if let Some(beyond) = self.doubt.wanted_beyond() {
             let restored = tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
                 // Seen to its end whatever the connections do: nothing else may change the store meanwhile.
                 restored = self.restore(beyond) => restored?,
             };
             match restored {
-                Ok(()) => (self.wanted_beyond, self.has_looked) = (None, true),
+                Ok(()) => self.doubt.has_searched(),
                 Err(why) => return Ok(Ended::Lost { why, progressed: false }),
             }
         }
@@ -453,12 +440,12 @@ impl Partition {
         self.refuse_no_more();
         let began = session.committed.borrow().transaction;
         let over = self.work(&mut session, stop).await;
-        self.skipped = session.skipped;
+        self.doubt.ended(session.skipped);
         let position = session.table.position();
         let last = match over {
             // What was read one by one has to be committed, or it would be to read again.
             Ok(Over::Stopped | Over::Read) => self.drain(session).await,
-            Ok(Over::Lost(_)) if session.one_by_one || self.before_hole => self.drain(session).await,
+            Ok(Over::Lost(_)) if session.one_by_one || self.doubt.is_before_hole() => self.drain(session).await,
             Ok(Over::Lost(_)) | Err(_) => self.abandon(session).await,
         };
         if let Err(CommitError::Conflict(conflict)) = last {

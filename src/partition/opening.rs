@@ -1,10 +1,12 @@
 //! Opening a log: is it what it was, from where does the fold go on, and what can be done where it can't.
 
 use crate::accept::Accepted;
-use crate::bus::finals::{Effects, Found, Kind};
+use crate::bus::finals::Effects;
 use crate::bus::log::LogReader;
 use crate::bus::source::{OpenError, Opened};
 use crate::checkpoint::{Checkpoint, Position};
+use crate::effect::{Found, Kind};
+use crate::identity::doubt::{Ruling, STANDS};
 use crate::identity::{Forgot, LogReading, LogState, Verdict, is_deleted, judge, judge_mark, rfc3339};
 use crate::partition::committer::{Committed, Committer, QUEUED_BATCHES};
 use crate::partition::restore::{self, Furthest, RestoreError, Trust};
@@ -19,10 +21,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-/// How long a verdict must stand, over reads that were answered, before it is believed: an R3 leader that has lost
-/// its peers goes on answering for up to 20 s.
-const VERDICT_STANDS: Duration = Duration::from_secs(30);
 
 /// After this many sessions without a commit, the next few batches are read one by one instead of pulled: one of them
 /// may be what ends the connection.
@@ -41,34 +39,27 @@ impl Partition {
             Ok(None) => match self.log.reader().state().await {
                 Ok(Some(state)) => {
                     let checkpoint = Checkpoint::start_of(state.created);
-                    match self.others {
+                    match self.doubt.others() {
                         None => {
                             self.store.begin(&checkpoint)?;
                             checkpoint
                         }
                         // An empty store must not hide what one with its disk would refuse.
                         Some(verdict) => match self.found(verdict, &checkpoint, &state).await? {
-                            Ok(checkpoint) => {
-                                self.others = None;
-                                checkpoint
-                            }
-                            Err(why) => {
-                                self.wanted_beyond = Some(0);
-                                return Ok(Err(why));
-                            }
+                            Ok(checkpoint) => checkpoint,
+                            Err(why) => return Ok(Err(why)),
                         },
                     }
                 }
-                Ok(None) => return self.doubtful("gone", self.gone()).map(Err),
+                Ok(None) => return self.gone().map(Err),
                 Err(cause) => return Ok(Err(cause.to_string())),
             },
             Err(why) => return Ok(Err(why)),
         };
-        let next = checkpoint.position + 1;
-        let expected = self.skipped.map_or(next, |skipped| skipped.max(next));
+        let expected = self.doubt.expected(checkpoint.position);
         let reading = match self.log.reader().reading(&checkpoint, Some(expected)).await {
             Err(cause) => return Ok(Err(cause.to_string())),
-            Ok(None) => return self.doubtful("gone", self.gone()).map(Err),
+            Ok(None) => return self.gone().map(Err),
             Ok(Some(reading)) => reading,
         };
         let judged = match judge(&checkpoint, &reading) {
@@ -80,13 +71,12 @@ impl Partition {
         };
         match judged {
             Ok(()) => {
-                (self.doubt, self.skipped, self.has_looked) = (None, None, false);
+                self.doubt.sound();
                 self.note_deleted(&checkpoint, &reading);
                 if checkpoint.log_created != reading.state.created {
                     checkpoint = self.brought_back(&checkpoint, &reading.state)?;
                 }
             }
-            Err(Verdict::LogHole { from, .. }) if self.before_hole && from > next => {}
             Err(verdict) => match self.found(verdict, &checkpoint, &reading.state).await? {
                 Ok(mended) => checkpoint = mended,
                 Err(why) => return Ok(Err(why)),
@@ -215,11 +205,11 @@ impl Partition {
         }
         match restore::furthest(&self.store, &self.owner, self.log.reader(), &self.snapshots, beyond, &trust).await {
             Ok(Furthest::Restored) => {
-                (self.doubt, self.others) = (None, None);
+                self.doubt.restored();
                 Ok(Ok(()))
             }
             Ok(Furthest::None { others }) => {
-                self.others = others;
+                self.doubt.none_restored(others);
                 Ok(Ok(()))
             }
             Err(RestoreError::Store(error)) => Err(error.into()),
@@ -250,43 +240,31 @@ impl Partition {
         Ok(Ok(()))
     }
 
-    /// Does what can be done about a verdict, once it has stood: the checkpoint to go on from, a reason to look again, or
-    /// the reason to give up.
+    /// Does what there is to do about a verdict: the checkpoint to go on from, a reason to look again, or the reason to
+    /// give up.
     async fn found(
         &mut self,
         verdict: Verdict,
         checkpoint: &Checkpoint,
         state: &LogState,
     ) -> Result<Result<Checkpoint, String>, PartitionError> {
-        if let Verdict::LogTruncated { to, .. } = verdict
-            && !std::mem::take(&mut self.has_looked)
-        {
-            self.wanted_beyond = Some(to - 1);
-            return Ok(Err("the log begins further on: looking for a snapshot that reaches there".to_owned()));
-        }
+        let is_accepted = verdict.flag().is_some_and(|loss| self.accepts.contains(&loss));
         let refused = PartitionError::Refused { partition: self.partition, verdict };
-        let refused = match self.doubtful(verdict.name(), refused) {
-            Ok(why) => return Ok(Err(why)),
-            Err(refused) => refused,
-        };
-        match verdict {
-            Verdict::SumsForgot(_) => return self.publish_again(verdict, checkpoint).await,
-            Verdict::RejectsForgot(forgot) => return Ok(Ok(self.rejects_forgot(verdict, forgot, checkpoint)?)),
-            _ => {}
-        }
-        match verdict {
-            _ if !self.accepts(&verdict) => Err(refused),
-            Verdict::LogHole { from, .. } if from > checkpoint.position + 1 => {
-                self.before_hole = true;
-                Ok(Ok(*checkpoint))
+        match self.doubt.rule(&verdict, checkpoint.position, is_accepted, self.began.elapsed()) {
+            Ruling::Search => {
+                Ok(Err("the log begins further on: looking for a snapshot that reaches there".to_owned()))
             }
-            _ => {
+            Ruling::LookAgain { is_new } => Ok(Err(in_doubt(verdict.name(), is_new, is_accepted, &refused))),
+            Ruling::Refuse => Err(refused),
+            Ruling::PublishAgain => self.publish_again(verdict, checkpoint).await,
+            Ruling::Forget(forgot) => Ok(Ok(self.rejects_forgot(verdict, forgot, checkpoint)?)),
+            Ruling::FoldBeforeHole => Ok(Ok(*checkpoint)),
+            Ruling::Accept => {
                 let after = verdict.accepted(checkpoint, state);
                 self.record(verdict.to_string(), checkpoint, &after)?;
                 let rejects = self.topology.names.rejects_of(self.partition);
                 tracing::warn!(log = self.log.name(), rejects, "{AFTER_A_LOSS}");
                 self.accepts.retain(|loss| Some(*loss) != verdict.flag());
-                (self.doubt, self.skipped, self.before_hole) = (None, None, false);
                 Ok(Ok(after))
             }
         }
@@ -334,7 +312,7 @@ impl Partition {
         );
         let after = Checkpoint { sums, ..*checkpoint };
         self.record(text, checkpoint, &after)?;
-        self.doubt = None;
+        self.doubt.mended();
         Ok(Ok(after))
     }
 
@@ -352,7 +330,7 @@ impl Partition {
         );
         let after = Checkpoint { rejects: None, ..*checkpoint };
         self.record(text, checkpoint, &after)?;
-        self.doubt = None;
+        self.doubt.mended();
         Ok(after)
     }
 
@@ -364,37 +342,28 @@ impl Partition {
         self.store.accept(after, Accepted { at, verdict, from, to })
     }
 
-    /// Whether the operator accepts what was found.
-    fn accepts(&self, verdict: &Verdict) -> bool {
-        verdict.flag().is_some_and(|loss| self.accepts.contains(&loss))
-    }
-
-    fn gone(&self) -> PartitionError {
-        PartitionError::LogGone { partition: self.partition, log: self.log.name().to_owned() }
-    }
-
-    /// Gives up for `error` once nothing else has been found for long enough; until then it is a reason to look again.
-    fn doubtful(&mut self, name: &'static str, error: PartitionError) -> Result<String, PartitionError> {
-        let now = Instant::now();
-        match self.doubt {
-            Some((before, since)) if before == name => {
-                if now - since >= VERDICT_STANDS {
-                    return Err(error);
-                }
-            }
-            _ => {
-                let stands = VERDICT_STANDS.as_secs();
-                match &error {
-                    // What it is accepted with is no advice any more.
-                    PartitionError::Refused { partition, verdict } if self.accepts(verdict) => tracing::error!(
-                        "partition {partition}: {verdict}; looking again for {stands} s before it is believed, and then \
-                         accepted as --accept says"
-                    ),
-                    error => tracing::error!("{error}; looking again for {stands} s before it is believed"),
-                }
-                self.doubt = Some((name, now));
-            }
+    /// There is no such log: a reason to look again, or the reason to give up.
+    fn gone(&mut self) -> Result<String, PartitionError> {
+        let gone = PartitionError::LogGone { partition: self.partition, log: self.log.name().to_owned() };
+        match self.doubt.gone(self.began.elapsed()) {
+            Ruling::LookAgain { is_new } => Ok(in_doubt("gone", is_new, false, &gone)),
+            _ => Err(gone),
         }
-        Ok(format!("the log is in doubt: {name}"))
     }
+}
+
+/// Why the log is looked at again. When that is new, it is said what is going to be the reason to give up.
+fn in_doubt(name: &str, is_new: bool, is_accepted: bool, error: &PartitionError) -> String {
+    if is_new {
+        let stands = STANDS.as_secs();
+        match error {
+            // What it is accepted with is no advice any more.
+            PartitionError::Refused { partition, verdict } if is_accepted => tracing::error!(
+                "partition {partition}: {verdict}; looking again for {stands} s before it is believed, and then accepted as \
+                 --accept says"
+            ),
+            error => tracing::error!("{error}; looking again for {stands} s before it is believed"),
+        }
+    }
+    format!("the log is in doubt: {name}")
 }

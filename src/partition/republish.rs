@@ -1,7 +1,8 @@
 //! Publishing again what `sums` has forgotten: completed rows keep their value.
 
-use crate::bus::finals::{ConflictingFinal, Effects, Kind};
+use crate::bus::finals::Effects;
 use crate::doubt::{Order, Place};
+use crate::effect::{ConflictingFinal, Kind};
 use crate::joined::joined;
 use crate::row::LogTime;
 use crate::store::{Store, StoreError};

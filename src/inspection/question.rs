@@ -1,0 +1,44 @@
+//! What an inspection asks, and what it is told.
+
+use crate::checkpoint::{Checkpoint, Mark};
+use crate::doubt::{Leader, Place};
+use crate::effect::{Kind, Looked, ReadBack, Subject};
+use crate::identity::{LogReading, LogState, MarkReading};
+use crate::sum::Sum;
+
+/// What only a leader can answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Whether a message is where it was confirmed, and who leads its stream.
+    Look(Place<Subject>),
+    /// What stands at the furthest message of the transactions before.
+    Mark(Kind, Mark),
+    /// What stands at the subject of a final.
+    Final(Sum),
+    /// What stands at a reject's subject.
+    Reject(String),
+    /// What the log holds, and who leads it.
+    LogState,
+    /// What the log has at the position to be committed: it is a whole batch.
+    LogMessage(Checkpoint),
+}
+
+/// A question on its way. Whoever has its reply hands both back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub question: Question,
+    /// Its message was missed once: to be asked after a pause, for a leader that is new may miss at first what it has.
+    pub again: bool,
+    /// The look that it is part of.
+    pub(super) look: u64,
+}
+
+/// What a leader answered. `None` if there is no such stream.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    Look(Looked),
+    Mark(Option<MarkReading>),
+    ReadBack(ReadBack),
+    LogState(Option<(LogState, Leader)>),
+    LogMessage(Option<LogReading>),
+}

@@ -1,0 +1,197 @@
+//! Leaders for tests: two streams of effects and a log, held in memory, which answer what an inspection asks.
+
+use crate::checkpoint::{Checkpoint, Mark};
+use crate::chunk::SeqNo;
+use crate::doubt::{Leader, Leaders, Place};
+use crate::effect::{Found, Kind, ReadBack, Subject};
+use crate::identity::{LogReading, LogState, MarkReading, MessageMark};
+use crate::inspection::{Question, Reply};
+use crate::row::{Row, UnixNanos};
+use crate::stream_id::StreamId;
+use crate::sum::{Sum, Value};
+use crate::summer::Summer;
+use crate::transaction::Transaction;
+use std::collections::BTreeMap;
+
+/// The log's message at a position, and a stream's at a sequence, is stamped ten times that.
+fn time_of(sequence: u64) -> UnixNanos {
+    UnixNanos::try_from(sequence * 10).unwrap()
+}
+
+pub fn id(n: u64) -> StreamId {
+    StreamId::new(u128::from(n).to_be_bytes())
+}
+
+pub fn sum(n: u64) -> Sum {
+    Sum { id: id(n), seq_no: SeqNo::FIRST, value: Value([0; 20]) }
+}
+
+pub fn place(sequence: u64, n: u64) -> Place<Subject> {
+    Place { sequence, key: Subject::Final(id(n)) }
+}
+
+pub fn mark(sequence: u64) -> Mark {
+    Mark { created: 1, sequence, time: time_of(sequence) }
+}
+
+pub fn leader(name: &str) -> Leader {
+    Leader { name: Some(name.to_owned()), since: None, created: 1 }
+}
+
+pub fn leaders(name: &str) -> Leaders {
+    let leader = Some(leader(name));
+    Leaders { sums: leader.clone(), rejects: leader.clone(), log: leader }
+}
+
+pub fn checkpoint(position: u64) -> Checkpoint {
+    Checkpoint { position, message_time: time_of(position), ..Checkpoint::start_of(1) }
+}
+
+/// A transaction through a position in which these streams have ended.
+pub fn transaction(number: u64, position: u64, finals: &[u64]) -> Box<Transaction<Summer>> {
+    let row = |Sum { id, seq_no, value }: Sum| (id, Row::Completed { seq_no, value, changed_at: 0 });
+    let mut transaction: Transaction<Summer> = Transaction {
+        number,
+        rows: finals.iter().map(|n| row(sum(*n))).collect(),
+        collected: Vec::new(),
+        checkpoint: checkpoint(position),
+        tally: Default::default(),
+    };
+    transaction.tally.own.completed = finals.len() as u64;
+    Box::new(transaction)
+}
+
+/// A stream of effects, as its leader knows it.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub exists: bool,
+    pub leader: Leader,
+    /// Another leader is elected after each of so many looks.
+    pub elections: usize,
+    pub first: u64,
+    pub last: u64,
+    pub messages: BTreeMap<u64, Subject>,
+    /// When what replaced a message was stored, if not when that was.
+    replaced: BTreeMap<u64, UnixNanos>,
+}
+
+impl Kept {
+    fn new() -> Self {
+        let (messages, replaced) = (BTreeMap::new(), BTreeMap::new());
+        Self { exists: true, leader: leader("a"), elections: 0, first: 1, last: 0, messages, replaced }
+    }
+
+    /// Stores one more message: its sequence.
+    pub fn store(&mut self, subject: Subject) -> u64 {
+        self.last += 1;
+        self.messages.insert(self.last, subject);
+        self.last
+    }
+
+    pub fn find(&self, subject: &Subject) -> Option<u64> {
+        self.messages.iter().find(|(_, found)| *found == subject).map(|(sequence, _)| *sequence)
+    }
+
+    /// Everything behind a sequence is lost, and its sequences are given again.
+    pub fn lose_behind(&mut self, last: u64) {
+        self.last = last;
+        for sequence in self.messages.split_off(&(last + 1)).into_keys() {
+            *self.replaced.entry(sequence).or_insert(time_of(sequence)) += 1;
+        }
+    }
+
+    fn time(&self, sequence: u64) -> UnixNanos {
+        self.replaced.get(&sequence).copied().unwrap_or(time_of(sequence))
+    }
+
+    pub fn elect(&mut self) {
+        self.leader.since = Some(self.leader.since.unwrap_or(0) + 1);
+    }
+
+    fn look(&mut self, place: &Place<Subject>) -> Option<(Found, Leader)> {
+        let found = match self.messages.get(&place.sequence) {
+            Some(subject) if *subject == place.key => {
+                Found::There(Mark { time: self.time(place.sequence), ..mark(place.sequence) })
+            }
+            None if self.first > place.sequence => Found::Expired,
+            _ => Found::Forgotten,
+        };
+        let leader = self.leader.clone();
+        if let Some(left) = self.elections.checked_sub(1) {
+            self.elections = left;
+            self.elect();
+        }
+        self.exists.then_some((found, leader))
+    }
+
+    fn mark(&self, mark: &Mark) -> Option<MarkReading> {
+        let at_mark = self.messages.get(&mark.sequence);
+        let at_mark = at_mark.map(|_| MessageMark { position: mark.sequence, time: self.time(mark.sequence) });
+        self.exists.then_some(MarkReading { state: log_state(self.first, self.last), at_mark })
+    }
+}
+
+pub fn log_state(first: u64, last: u64) -> LogState {
+    LogState { created: 1, first, first_time: time_of(first), last, last_time: time_of(last) }
+}
+
+#[derive(Clone, Debug)]
+pub struct World {
+    pub sums: Kept,
+    pub rejects: Kept,
+    /// The log, unless it is gone.
+    pub log: Option<(LogState, Leader)>,
+    /// What it has at the position that is asked for.
+    pub at_position: Option<MessageMark>,
+    /// Finals that say something else.
+    pub others: Vec<StreamId>,
+    /// Questions whose message is missed once, though it is there.
+    pub missed: Vec<Question>,
+}
+
+impl World {
+    /// With a log that ends at a position.
+    pub fn new(last: u64) -> Self {
+        Self {
+            sums: Kept::new(),
+            rejects: Kept::new(),
+            log: Some((log_state(1, last), leader("a"))),
+            at_position: Some(MessageMark { position: last, time: time_of(last) }),
+            others: Vec::new(),
+            missed: Vec::new(),
+        }
+    }
+
+    pub fn kept(&mut self, kind: Kind) -> &mut Kept {
+        match kind {
+            Kind::Sums => &mut self.sums,
+            Kind::Rejects => &mut self.rejects,
+        }
+    }
+
+    pub fn reply(&mut self, question: &Question) -> Reply {
+        let missed = self.missed.iter().position(|missed| missed == question);
+        let is_missed = missed.map(|n| self.missed.remove(n)).is_some();
+        let read_back = |kept: &Kept, subject: &Subject| match kept.find(subject) {
+            Some(sequence) if !is_missed => ReadBack::Same(sequence),
+            _ => ReadBack::Nothing,
+        };
+        match question {
+            Question::Look(place) => {
+                let looked = self.kept(place.key.kind()).look(place);
+                Reply::Look(looked.map(|(found, leader)| (if is_missed { Found::Forgotten } else { found }, leader)))
+            }
+            Question::Mark(kind, mark) => Reply::Mark(self.kept(*kind).mark(mark)),
+            Question::Final(sum) if self.others.contains(&sum.id) => Reply::ReadBack(ReadBack::Another),
+            Question::Final(sum) => Reply::ReadBack(read_back(&self.sums, &Subject::Final(sum.id))),
+            Question::Reject(subject) => Reply::ReadBack(read_back(&self.rejects, &Subject::Reject(subject.clone()))),
+            Question::LogState => Reply::LogState(self.log.clone()),
+            Question::LogMessage(_) => {
+                let log = self.log.as_ref();
+                let reading =
+                    log.map(|(state, _)| LogReading { state: *state, at_position: self.at_position, next: None });
+                Reply::LogMessage(reading)
+            }
+        }
+    }
+}
