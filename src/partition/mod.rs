@@ -1,7 +1,7 @@
 //! The partition worker: the only place where log, fold and store meet.
 //!
 //! One line per transaction: pull, fold, publish finals and rejects, each confirmed, then commit sums and checkpoint
-//! together. This file is the first half, pull and fold; [`committer`] is the second. They are two tasks, so that
+//! together. A `session` is the first half, pull and fold; [`committer`] is the second. They are two tasks, so that
 //! folding goes on while a commit is on its way to disk.
 //!
 //! A crash anywhere replays from the checkpoint and arrives at the same place. So does everything that is doubtful: the
@@ -18,6 +18,7 @@ mod opening;
 pub mod republish;
 pub mod restore;
 mod retention;
+mod session;
 mod situation;
 pub mod stores;
 
@@ -26,37 +27,30 @@ use crate::bus::backoff;
 use crate::bus::connect::Connection;
 use crate::bus::log::LogReader;
 use crate::bus::snapshots::Snapshots;
-use crate::bus::source::{Log, Lost, Source};
+use crate::bus::source::Log;
 use crate::bus::topology::Topology;
-use crate::checkpoint::{Checkpoint, Position};
+use crate::checkpoint::Position;
 use crate::effect::ConflictingFinal;
 use crate::identity::doubt::Doubt;
-use crate::identity::{Verdict, judge, rfc3339};
+use crate::identity::{Verdict, rfc3339};
 use crate::joined::joined;
 use crate::row::UnixNanos;
-use crate::shutdown;
 use crate::standing::Standing;
 use crate::store::{Owner, Store, StoreError};
 use crate::summer::Summer;
-use crate::table::{Share, Table};
-use crate::throttle::{Throttle, ThrottleByCause};
-use crate::transaction::{Batch, Folded};
+use crate::table::Share;
+use crate::throttle::ThrottleByCause;
 use archive::Archive;
-use committer::{CommitError, Committed, Work};
 use counters::Counters;
 use damage::Aside;
-use futures_util::future::{BoxFuture, FutureExt};
+use session::Ended;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use stores::Stores;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-/// How often the message at the committed position is compared with the one that was folded.
-const IDENTITY_CHECK: Duration = Duration::from_secs(5);
 
 /// While the log is ahead, a transaction may last this many times `checkpoint_interval`. Who catches up changes the same rows
 /// again and again, and each commit writes all of them.
@@ -74,9 +68,6 @@ const LAST_SNAPSHOT: Duration = Duration::from_secs(9);
 
 /// What all partitions of a process meet at once, or one of them with each batch, is said once.
 static REOPENINGS: ThrottleByCause = ThrottleByCause::new();
-static UNANSWERED: ThrottleByCause = ThrottleByCause::new();
-static REJECTED: ThrottleByCause = ThrottleByCause::new();
-static LOSSES: Throttle = Throttle::new();
 
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -194,43 +185,6 @@ pub struct Partition {
 struct Refusal {
     since: UnixNanos,
     why: PartitionError,
-}
-
-/// How a session ended without a reason to give up.
-enum Ended {
-    Stopped,
-    /// To be opened again: why, and whether the pauses begin anew.
-    Lost {
-        why: String,
-        progressed: bool,
-    },
-}
-
-/// How the work of a session is over.
-enum Over {
-    Stopped,
-    /// The few batches that were to be read one by one are folded.
-    Read,
-    Lost(String),
-}
-
-/// A session's working parts.
-struct Session {
-    table: Table<Summer>,
-    source: Source,
-    /// Whether the source reads messages one by one.
-    one_by_one: bool,
-    work: mpsc::Sender<Work>,
-    committed: watch::Receiver<Committed>,
-    committer: JoinHandle<Result<(), CommitError>>,
-    cancel: CancellationToken,
-    /// Bytes of batches in the open transaction, and when the first of them was folded.
-    open_bytes: usize,
-    opened_at: Instant,
-    /// The transaction that is sealed and not committed yet.
-    sealed: Option<u64>,
-    /// The position that did not come when it was next.
-    skipped: Option<Position>,
 }
 
 impl Partition {
@@ -409,252 +363,6 @@ impl Partition {
             }
         }
     }
-
-    /// From one opening of the log to the next.
-    async fn session(&mut self, stop: &CancellationToken) -> Result<Ended, PartitionError> {
-        let mut connects = self.log.connects();
-        connects.mark_unchanged();
-        if let Some(beyond) = self.doubt.wanted_beyond() {
-            let restored = tokio::select! {
-                () = stop.cancelled() => return Ok(Ended::Stopped),
-                // Seen to its end whatever the connections do: nothing else may change the store meanwhile.
-                restored = self.restore(beyond) => restored?,
-            };
-            match restored {
-                Ok(()) => self.doubt.has_searched(),
-                Err(why) => return Ok(Ended::Lost { why, progressed: false }),
-            }
-        }
-        let opening = tokio::select! {
-            () = stop.cancelled() => return Ok(Ended::Stopped),
-            // What was asked on the old connection is never answered: asking again is quicker than waiting for that.
-            _ = connects.changed() => {
-                return Ok(Ended::Lost { why: Lost::Reconnected.to_string(), progressed: true });
-            }
-            opening = self.open() => opening?,
-        };
-        let mut session = match opening {
-            Ok(session) => session,
-            Err(why) => return Ok(Ended::Lost { why, progressed: false }),
-        };
-        self.refuse_no_more();
-        let began = session.committed.borrow().transaction;
-        let over = self.work(&mut session, stop).await;
-        self.doubt.ended(session.skipped);
-        let position = session.table.position();
-        let last = match over {
-            // What was read one by one has to be committed, or it would be to read again.
-            Ok(Over::Stopped | Over::Read) => self.drain(session).await,
-            Ok(Over::Lost(_)) if session.one_by_one || self.doubt.is_before_hole() => self.drain(session).await,
-            Ok(Over::Lost(_)) | Err(_) => self.abandon(session).await,
-        };
-        if let Err(CommitError::Conflict(conflict)) = last {
-            return Err(PartitionError::Conflict { partition: self.partition, conflict });
-        }
-        match (over?, last) {
-            (_, Err(CommitError::Store(error))) => Err(error.into()),
-            (_, Err(CommitError::Conflict(_))) => unreachable!("returned above"),
-            (Over::Stopped, last) => {
-                let uncommitted = match last {
-                    Ok(committed) => position - committed.checkpoint.position,
-                    Err(error) => {
-                        tracing::warn!(log = self.log.name(), "{error}");
-                        position - self.store.checkpoint()?.map_or(0, |checkpoint| checkpoint.position)
-                    }
-                };
-                if uncommitted > 0 {
-                    tracing::warn!(
-                        log = self.log.name(),
-                        uncommitted,
-                        "stopped before the last batches were committed: they will be folded again"
-                    );
-                }
-                Ok(Ended::Stopped)
-            }
-            (Over::Read | Over::Lost(_), Err(error @ CommitError::Doubt(_))) => {
-                Ok(Ended::Lost { why: error.to_string(), progressed: false })
-            }
-            (over, Ok(committed)) => {
-                let why = match over {
-                    Over::Lost(why) => why,
-                    Over::Stopped | Over::Read => Lost::EndOfReading.to_string(),
-                };
-                let progressed = committed.transaction > began;
-                // What is read one by one stays so until it has got somewhere: others may break the connection too.
-                self.fruitless = if progressed { 0 } else { self.fruitless.saturating_add(1) };
-                Ok(Ended::Lost { why, progressed })
-            }
-        }
-    }
-
-    /// Pulls and folds until told to stop, or until the log has to be opened again.
-    async fn work(&self, session: &mut Session, stop: &CancellationToken) -> Result<Over, PartitionError> {
-        let mut next_check = Instant::now() + IDENTITY_CHECK;
-        let mut check: Option<BoxFuture<'_, Result<Result<(), String>, String>>> = None;
-        loop {
-            let full = session.open_bytes >= self.config.checkpoint_bytes || session.table.is_crowded();
-            let may_seal = session.sealed.is_none() && session.table.open_batches() > 0;
-            let ahead = session.source.pending() > 0;
-            let longest = if full { Duration::ZERO } else { self.config.longest(session.open_bytes, ahead) };
-            let seal_at = session.opened_at + longest;
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(Over::Stopped),
-                // The committer ends by itself only where it can't go on; `drain` and `abandon` say why.
-                () = session.work.closed() => return Ok(Over::Lost("committing has ended".to_owned())),
-                _ = session.committed.changed() => {
-                    let Committed { transaction, checkpoint, size, .. } = *session.committed.borrow_and_update();
-                    if session.sealed == Some(transaction) {
-                        session.sealed = None;
-                    }
-                    session.table.committed(transaction);
-                    let committed_at = Some(std::time::Instant::now());
-                    self.standing.send_replace(Standing { committed_at, ..Standing::of(&checkpoint, size.rows, size.bytes) });
-                }
-                permit = async { sleep_until(seal_at).await; session.work.reserve().await }, if may_seal => {
-                    let Ok(permit) = permit else { continue };
-                    let committed = session.committed.borrow().clone();
-                    let (last, expired) = (committed.transaction, &committed.expired);
-                    if let Some(transaction) = session.table.seal(last, expired) {
-                        session.sealed = Some(transaction.number);
-                        session.open_bytes = 0;
-                        permit.send(Work::Seal(Box::new(transaction)));
-                    }
-                }
-                seen = async { check.as_mut().expect("guarded").await }, if check.is_some() => {
-                    check = None;
-                    next_check = Instant::now() + IDENTITY_CHECK;
-                    match seen {
-                        Ok(Ok(())) => {}
-                        Ok(Err(why)) => return Ok(Over::Lost(why)),
-                        Err(cause) => {
-                            if let Some(times) = UNANSWERED.count(&cause) {
-                                tracing::warn!(log = self.log.name(), cause, times, "no answer to an identity check");
-                            }
-                        }
-                    }
-                }
-                () = sleep_until(next_check), if check.is_none() => {
-                    let checkpoint = session.committed.borrow().checkpoint;
-                    check = Some(self.look_again(checkpoint).boxed());
-                }
-                // A place for the effects first: a batch that was pulled is folded at once.
-                pulled = pull(&session.work, &mut session.source), if !full => {
-                    let Some((permit, batch)) = pulled else { continue };
-                    let batch = match batch {
-                        Ok(batch) => batch,
-                        Err(Lost::EndOfReading) => return Ok(Over::Read),
-                        Err(lost) => {
-                            if let Lost::OutOfSequence { expected, .. } = lost {
-                                session.skipped = Some(expected);
-                            }
-                            return Ok(Over::Lost(lost.to_string()));
-                        }
-                    };
-                    if session.table.open_batches() == 0 {
-                        session.opened_at = Instant::now();
-                    }
-                    session.open_bytes += batch.payload.len();
-                    let folded = self.fold(&mut session.table, &batch).await?;
-                    if !folded.outputs.is_empty() || folded.rejected.is_some() {
-                        permit.send(Work::Effects { finals: folded.outputs, rejected: folded.rejected });
-                    }
-                }
-            }
-        }
-    }
-
-    /// Compares log, `sums` and `rejects` with what the store knows of them. The outer error is no answer, the inner one what is wrong.
-    async fn look_again(&self, checkpoint: Checkpoint) -> Result<Result<(), String>, String> {
-        let reading = self.log.reader().reading(&checkpoint, None).await.map_err(|cause| cause.to_string())?;
-        let Some(reading) = reading else { return Ok(Err("there is no such stream".to_owned())) };
-        match judge(&checkpoint, &reading) {
-            Ok(()) if reading.state.created != checkpoint.log_created => {
-                Ok(Err("the log was brought back from a backup".to_owned()))
-            }
-            Ok(()) => {
-                self.note_deleted(&checkpoint, &reading);
-                Ok(self.judge_effects(&checkpoint).await?.map_err(|verdict| verdict.to_string()))
-            }
-            Err(verdict) => Ok(Err(verdict.to_string())),
-        }
-    }
-
-    /// Folds a batch, and says what is wrong with it.
-    async fn fold(&self, table: &mut Table<Summer>, batch: &Batch) -> Result<Folded<Summer>, PartitionError> {
-        let folded = table.consume(&self.store, batch).await?;
-        self.counters.batches.add(1);
-        let partition = self.partition;
-        if let Some(loss) = &folded.loss {
-            let (position, loss) = (batch.position, loss.clone());
-            if self.config.halt {
-                return Err(PartitionError::Loss { partition, position, loss });
-            }
-            if let Some(losses) = LOSSES.add(folded.tally.losses) {
-                tracing::error!(
-                    partition,
-                    position,
-                    loss,
-                    losses,
-                    "something was lost, and what it belongs to will get no final"
-                );
-            }
-        }
-        if let Some(rejected) = &folded.rejected {
-            let reasons = rejected.rejections.reasons();
-            if let Some(chunks) = REJECTED.add(&reasons, folded.tally.rejected) {
-                tracing::warn!(partition, position = batch.position, chunks, reasons, "rejected chunks");
-            }
-        }
-        Ok(folded)
-    }
-
-    /// Seals what is folded and waits until it is committed, or until the time to stop is over.
-    async fn drain(&self, mut session: Session) -> Result<Committed, CommitError> {
-        let deadline = Instant::now() + shutdown::DRAIN;
-        let last = session.committed.borrow().transaction;
-        let transaction = session.table.seal(last, &[]);
-        let Session { work, committer, cancel, committed, .. } = session;
-        let finish = async {
-            if let Some(transaction) = transaction {
-                // Where the committer has ended, its own result says why.
-                work.send(Work::Seal(Box::new(transaction))).await.ok();
-            }
-            drop(work);
-        };
-        if timeout_at(deadline, finish).await.is_err() {
-            cancel.cancel();
-        }
-        let mut committer = committer;
-        let result = match timeout_at(deadline, &mut committer).await {
-            Ok(result) => result,
-            Err(_) => {
-                cancel.cancel();
-                committer.await
-            }
-        };
-        joined(result)?;
-        Ok(committed.borrow().clone())
-    }
-
-    /// Drops what is not committed. A commit that is on its way to disk is waited for.
-    async fn abandon(&self, session: Session) -> Result<Committed, CommitError> {
-        let Session { work, committer, cancel, committed, source, .. } = session;
-        cancel.cancel();
-        drop((work, source));
-        joined(committer.await)?;
-        Ok(committed.borrow().clone())
-    }
-}
-
-/// Waits for a place to put a batch's effects, then for the batch. `None` where committing has ended. Cancel-safe.
-async fn pull<'a>(
-    work: &'a mpsc::Sender<Work>,
-    source: &mut Source,
-) -> Option<(mpsc::Permit<'a, Work>, Result<Batch, Lost>)> {
-    let permit = work.reserve().await.ok()?;
-    let batch = source.next().await;
-    Some((permit, batch))
 }
 
 #[cfg(test)]
