@@ -1,5 +1,7 @@
 //! A run: chunks go out, finals come back, and the ledger compares. What the chunker and `sum` have in common.
 
+mod bad_endings;
+
 use crate::bus::backoff;
 use crate::bus::connect::{Connection, Denied};
 use crate::bus::lanes::{LaneEntries, LaneError, Lanes, Patience};
@@ -17,6 +19,7 @@ use crate::throttle::Throttle;
 use crate::unopened::Unopened;
 use crate::verify::{BatchPlace, Copies, Ending, Final, Ledger, Seen};
 use crate::workload::Workload;
+use bad_endings::BadEndings;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, VecDeque};
@@ -32,9 +35,6 @@ const OBSERVATIONS: Duration = Duration::from_millis(10);
 
 /// A final that has been waited for as long is warned of.
 const WORTH_A_WARNING: Duration = Duration::from_secs(1);
-
-/// Streams that ended badly and are named one by one; of others, now and then, how many there are.
-const MOST_NAMED: u32 = 20;
 
 /// The shortest time between warnings of delayed finals.
 const WARNINGS: Duration = Duration::from_secs(1);
@@ -449,29 +449,4 @@ fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttle>) -> BoxF
         unreachable!("the pauses never end")
     }
     .boxed()
-}
-
-/// Says which streams have ended otherwise than verified: each of the first, and of others how many.
-#[derive(Default)]
-struct BadEndings {
-    named: u32,
-    others: Throttle,
-}
-
-impl BadEndings {
-    fn note(&mut self, id: StreamId, ending: Ending) {
-        let what = match ending {
-            Ending::Verified => return,
-            Ending::Late => "late: the right final, but stored after the deadline",
-            Ending::Missing => "missing: no final within twice the deadline",
-            Ending::Mismatched => "mismatched: the final is not what was sent",
-            Ending::Duplicate => "duplicate: sums holds two finals of one stream",
-        };
-        if self.named < MOST_NAMED {
-            self.named += 1;
-            tracing::error!(stream = %id, "{what}");
-        } else if let Some(streams) = self.others.count() {
-            tracing::error!(streams, stream = %id, "{what}. It is one of so many that ended badly and are not named");
-        }
-    }
 }
