@@ -121,9 +121,9 @@ pub async fn run(
             workload: None,
         };
         let run = connection.unless_denied(Run::start(&connection, &topology, options)).await??;
-        Ok::<_, SumError>((connection, topology, run))
+        Ok::<_, SumError>((topology, run))
     };
-    let (connection, topology, run) = tokio::select! {
+    let (topology, run) = tokio::select! {
         () = stop.cancelled() => return Err(SumError::Interrupted),
         started = starting => started?,
     };
@@ -140,5 +140,5 @@ pub async fn run(
     };
     let feed = feed::feed(names, matches!(task, Task::Check(_)), stdin_closed, files);
     let summing = Summing::new(run, desk, feed, Results::new(task, charset), deadline, charset);
-    Ok(summing.drive(connection, &topology.names, out, &stop).await)
+    Ok(summing.drive(nats.clone(), &topology.names, out, &stop).await)
 }

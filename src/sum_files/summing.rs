@@ -1,6 +1,6 @@
 //! Files on their way through the pipeline: begun in order, ended in any, and told of in order again.
 
-use crate::bus::connect::Connection;
+use crate::bus::connect;
 use crate::bus::names::Names;
 use crate::bus::standing;
 use crate::joined::joined;
@@ -98,12 +98,12 @@ impl Summing {
     /// Sums everything, and writes the results to `out`.
     pub async fn drive(
         mut self,
-        connection: Connection,
+        nats: connect::Config,
         names: &Names,
         out: &mut impl Write,
         stop: &CancellationToken,
     ) -> Outcome {
-        let failure = match self.sum(&connection, names, out, stop).await {
+        let failure = match self.sum(&nats, names, out, stop).await {
             Ok(()) => self.run.catch_up().await.err().map(SumError::from),
             Err(failure) => Some(failure),
         };
@@ -116,7 +116,7 @@ impl Summing {
 
     async fn sum(
         &mut self,
-        connection: &Connection,
+        nats: &connect::Config,
         names: &Names,
         out: &mut impl Write,
         stop: &CancellationToken,
@@ -132,7 +132,7 @@ impl Summing {
                 Some(read) = self.readers.join_next() => self.read(joined(read)),
                 step = self.run.step() => match step? {
                     Step::Ended { id, ending, sum } => self.ended(id, ending, sum),
-                    Step::Tick => self.see_that_finals_come(connection, names).await?,
+                    Step::Tick => self.see_that_finals_come(nats, names).await?,
                     Step::Nothing => {}
                 },
             }
@@ -203,14 +203,14 @@ impl Summing {
     }
 
     /// Asks who folds when a final stays out for long, and gives up when it does for longer than the deadline.
-    async fn see_that_finals_come(&mut self, connection: &Connection, names: &Names) -> Result<(), SumError> {
+    async fn see_that_finals_come(&mut self, nats: &connect::Config, names: &Names) -> Result<(), SumError> {
         let (longest, files) = {
             let ledger = lock(&self.desk.ledger);
             (ledger.longest_wait(self.run.began().elapsed()), ledger.awaited())
         };
         let Some((id, longest)) = longest else { return Ok(()) };
         if longest > self.deadline.0 {
-            let why = why_none_come(connection, names, &self.awaited_from()).await;
+            let why = why_none_come(nats, names, &self.awaited_from()).await;
             let why = why.unwrap_or_else(|| "see by `stream-sum status` how far each partition is".to_owned());
             let entry = id.nth_of_run(self.run.prefix).and_then(|n| self.nth(n)).map(|begun| &begun.entry);
             let name = if let Some(Entry::File(file)) = entry { file.name.as_bytes().to_vec() } else { Vec::new() };
@@ -219,9 +219,9 @@ impl Summing {
         }
         if longest > LONG && Instant::now() >= self.next_question {
             self.next_question = Instant::now() + QUESTIONS;
-            let (connection, names, partitions) = (connection.clone(), names.clone(), self.awaited_from());
+            let (nats, names, partitions) = (nats.clone(), names.clone(), self.awaited_from());
             tokio::spawn(async move {
-                if let Some(why) = why_none_come(&connection, &names, &partitions).await {
+                if let Some(why) = why_none_come(&nats, &names, &partitions).await {
                     tracing::warn!("finals stay out: {why}");
                 }
             });
@@ -238,9 +238,12 @@ impl Summing {
 }
 
 /// Asks the workers why nothing comes of these partitions; `None` where they don't know of a reason.
-async fn why_none_come(connection: &Connection, names: &Names, partitions: &BTreeSet<u32>) -> Option<String> {
+async fn why_none_come(nats: &connect::Config, names: &Names, partitions: &BTreeSet<u32>) -> Option<String> {
     // Nobody is known by name: whoever is there has to answer within this time.
-    match standing::ask(connection, names, BTreeSet::new(), ANSWERS, ANSWERS).await {
+    // On a connection of its own: whoever may not ask this may still sum.
+    let connecting = tokio::time::timeout(ANSWERS, connect::connect_another(nats, "sum status"));
+    let connection = connecting.await.ok()?.ok()?;
+    match standing::ask(&connection, names, BTreeSet::new(), ANSWERS, ANSWERS).await {
         Ok(told) => unfolded::explain(partitions, &told),
         Err(cause) => {
             tracing::debug!(%cause, "no answer about who folds");

@@ -190,6 +190,21 @@ fn a_subject_that_the_server_refuses_is_named_by_whoever_can_not_go_on() {
 }
 
 #[test]
+fn whoever_may_not_ask_workers_may_still_sum() {
+    let server = server_with("permissions: { publish: { deny: [\"summers.>\"] } }");
+    apply_as_operator(&server);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a");
+    fs::write(&file, "a").unwrap();
+    let summing = as_me(&server, "sum").arg(&file).spawn();
+    // It asks who folds, and is refused; then somebody does.
+    wait_for("a refusal", || summing.stderr_so_far().contains("publish to summers."));
+    let data = folder.path().join("data");
+    let _summer = Program::new("summer --data-dir").arg(&data).env("NATS_URL", &url(&server, "op:op")).spawn();
+    assert!(summing.wait().expect(0).stdout().starts_with("86f7e437faa5a7fce15d1ddcb9eaeaea377667b8"));
+}
+
+#[test]
 fn a_summer_that_may_not_publish_finals_says_so_in_its_status_until_it_may() {
     let server = server_with("permissions: { publish: { deny: [\"sums.>\"] } }");
     apply_as_operator(&server);
