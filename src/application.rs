@@ -8,6 +8,7 @@
 use crate::checkpoint::Position;
 use crate::key::Key;
 use crate::row::LogTime;
+use crate::words::Words;
 use std::fmt;
 
 /// A deterministic fold of a partitioned log, and what it puts out.
@@ -16,6 +17,10 @@ pub trait Application: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// The table of rows in a store's file.
     const ROWS: &'static str = "rows";
+    /// What things are called.
+    const WORDS: Words = Words::DEFAULT;
+    /// How a batch that is sent again is known.
+    const INPUT: Input = Input::Stamped;
 
     /// What rows are found by.
     type Key: Key;
@@ -23,8 +28,8 @@ pub trait Application: Sized + Send + Sync + 'static {
     type Row: Row;
     /// One record, borrowed from its message.
     type Record<'a>: Send;
-    /// What goes out, once a subject.
-    type Output: Clone + fmt::Debug + PartialEq + Send + Sync + 'static;
+    /// What goes out, once a subject. [`Never`] if nothing does.
+    type Output: Output;
     /// Why a record is not folded.
     type Reason: Copy + Into<&'static str>;
     /// What the application counts.
@@ -68,6 +73,62 @@ pub trait Application: Sized + Send + Sync + 'static {
     /// What is lost, in words, if this refusal proves that something is.
     fn loss(&self, _reason: Self::Reason, _record: &Self::Record<'_>) -> Option<String> {
         None
+    }
+}
+
+/// How a batch that is sent again is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Each batch carries its producer's [stamp](crate::stamp::Stamp).
+    Stamped,
+    /// Records number themselves: the application knows what comes again.
+    Own,
+}
+
+/// What is put out: one message of the outputs' stream, which takes one message a subject.
+pub trait Output: Clone + fmt::Debug + PartialEq + Send + Sync + 'static {
+    /// Appends what follows the subject of all outputs. It is the output's identity: whatever is put out under it again must be
+    /// the same.
+    fn subject(&self, subject: &mut String);
+
+    /// Appends the payload.
+    fn encode(&self, payload: &mut Vec<u8>);
+
+    /// Whether the message found at its subject says the same.
+    fn agrees(&self, found: &[u8]) -> bool {
+        let mut payload = Vec::new();
+        self.encode(&mut payload);
+        payload == found
+    }
+
+    /// What it says, in words: the subject of a sentence, as in `account 7 has 12 left`.
+    fn claim(&self) -> String {
+        format!("{self:?}")
+    }
+
+    /// What a message found at its subject says, in words.
+    fn found(found: &[u8]) -> String {
+        format!("{:?}", String::from_utf8_lossy(found))
+    }
+}
+
+/// There is none: for an application that puts nothing out, or refuses nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Never {}
+
+impl Output for Never {
+    fn subject(&self, _: &mut String) {
+        match *self {}
+    }
+
+    fn encode(&self, _: &mut Vec<u8>) {
+        match *self {}
+    }
+}
+
+impl From<Never> for &'static str {
+    fn from(never: Never) -> Self {
+        match never {}
     }
 }
 

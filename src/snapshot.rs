@@ -223,7 +223,7 @@ fn damaged(error: io::Error) -> SnapshotError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::application::{Cx, Slot, Undecodable};
+    use crate::application::{Cx, Never, Slot, Undecodable};
     use crate::chunk::{Chunk, SeqNo};
     use crate::row::Row;
     use crate::store::Store;
@@ -313,8 +313,8 @@ mod tests {
         type Key = String;
         type Row = u64;
         type Record<'a> = &'a str;
-        type Output = ();
-        type Reason = &'static str;
+        type Output = Never;
+        type Reason = Never;
         type Tally = ();
 
         fn records<'a>(&self, _: &'a [u8]) -> impl Iterator<Item = Result<&'a str, Undecodable>> {
@@ -325,7 +325,7 @@ mod tests {
             word
         }
 
-        fn fold(&self, _: Slot<'_, u64>, _: &&str, _: &mut Cx<'_, Self>) -> Result<(), &'static str> {
+        fn fold(&self, _: Slot<'_, u64>, _: &&str, _: &mut Cx<'_, Self>) -> Result<(), Never> {
             Ok(())
         }
     }

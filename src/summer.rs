@@ -14,12 +14,15 @@
 //! An expired row is no row but for the word in a reject, and a forgotten one is none at all. This is all that is special
 //! about summing: the [machine](crate::application) around it would do the same for any other deterministic fold.
 
-use crate::application::{self, Application, Cx, Slot, Undecodable};
+mod output;
+
+use crate::application::{self, Application, Cx, Input, Slot, Undecodable};
 use crate::chunk::{Chunk, SeqNo};
 use crate::codec;
 use crate::row::{Expiry, LogTime, Row};
 use crate::stream_id::StreamId;
 use crate::sum::{RunningSum, Sum};
+use crate::words::Words;
 
 /// On what every fold of a system must agree; it stands in the logs' metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,29 @@ pub struct Rules {
 
 /// One message moves the log's clock by this part of `expiry.idle` at the most.
 const LONGEST_STEP: LogTime = 8;
+
+/// What stream-sum calls things.
+pub const WORDS: Words = Words {
+    logs: "chunks",
+    outputs: "sums",
+    rejects: "rejects",
+    state: "stream-sum-state",
+    members: "stream-sum-members",
+    worker: "summer",
+    record: "chunk",
+    records: "chunks",
+    key: "stream",
+    keys: "streams",
+    output: "final",
+    output_plural: "finals",
+    conflict: "ConflictingFinal",
+    outputs_forgot: "SumsForgot",
+    apply: "stream-sum topology apply",
+    on_violation: "summer.on_violation",
+    worker_name: "--worker",
+    data_dir: "--data-dir",
+    accept: "--accept",
+};
 
 /// The fold of chunks to sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +125,9 @@ impl application::Tally for Tally {
 impl Application for Summer {
     const NAME: &'static str = "stream-sum";
     const ROWS: &'static str = "streams";
+    const WORDS: Words = WORDS;
+    /// `SeqNo` numbers every chunk.
+    const INPUT: Input = Input::Own;
 
     type Key = StreamId;
     type Row = Row;

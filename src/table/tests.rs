@@ -1,7 +1,7 @@
 //! The table under a small application: counters that expire.
 
 use super::*;
-use crate::application;
+use crate::application::{self, Output};
 use crate::row::LogTime;
 use bytes::Bytes;
 
@@ -28,6 +28,16 @@ impl application::Row for Count {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (times, at) = bytes.split_first_chunk()?;
         Some(Self { times: u64::from_le_bytes(*times), at: LogTime::from_le_bytes(at.try_into().ok()?) })
+    }
+}
+
+impl Output for u64 {
+    fn subject(&self, subject: &mut String) {
+        subject.push_str(&self.to_string());
+    }
+
+    fn encode(&self, payload: &mut Vec<u8>) {
+        payload.push(*self as u8);
     }
 }
 

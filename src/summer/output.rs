@@ -1,0 +1,36 @@
+//! A final, as the machine puts it out.
+
+use crate::application::Output;
+use crate::codec;
+use crate::stream_id::RUN_PREFIX_BYTES;
+use crate::sum::Sum;
+use std::fmt::Write;
+
+impl Output for Sum {
+    /// The ID of the stream, split so that a run can be filtered for.
+    fn subject(&self, subject: &mut String) {
+        let hex = self.id.to_string();
+        let (run, rest) = hex.split_at(2 * RUN_PREFIX_BYTES);
+        write!(subject, "{run}.{rest}").expect("a string takes all");
+    }
+
+    fn encode(&self, payload: &mut Vec<u8>) {
+        payload.extend_from_slice(&codec::encode_final(self));
+    }
+
+    /// By what it says: the same number may be written in more bytes.
+    fn agrees(&self, found: &[u8]) -> bool {
+        codec::decode_final(found).is_ok_and(|found| found == *self)
+    }
+
+    fn claim(&self) -> String {
+        format!("stream {} was summed to {} through chunk {}", self.id, self.value, self.seq_no)
+    }
+
+    fn found(found: &[u8]) -> String {
+        match codec::decode_final(found) {
+            Ok(sum) => format!("{} through chunk {}", sum.value, sum.seq_no),
+            Err(error) => format!("something that is no final ({error})"),
+        }
+    }
+}

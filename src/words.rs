@@ -1,0 +1,63 @@
+//! `Words`: what things are called, to people and to JetStream.
+
+/// What the machine calls things in one application. All of it is static: a sentence is read aloud once, and stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// JetStream streams and subjects, under the prefix of a system: `<logs>-<partition>` and `<logs>.<partition>`, ...
+    pub logs: &'static str,
+    /// ... `<outputs>` and `<outputs>.>`, ...
+    pub outputs: &'static str,
+    /// ... `<rejects>` and `<rejects>.>`, ...
+    pub rejects: &'static str,
+    /// ... the object store of snapshots, ...
+    pub state: &'static str,
+    /// ... and the key-value bucket of presence.
+    pub members: &'static str,
+    /// A worker: its durable consumers are `<worker>-<name>`, and it answers on `<worker>s.standing`.
+    pub worker: &'static str,
+    /// A record, and several.
+    pub record: &'static str,
+    pub records: &'static str,
+    /// What rows are kept of: one, and several.
+    pub key: &'static str,
+    pub keys: &'static str,
+    /// What is put out: one, and several.
+    pub output: &'static str,
+    pub output_plural: &'static str,
+    /// The names of two findings: an output that contradicts one already published, and outputs that their stream has lost.
+    pub conflict: &'static str,
+    pub outputs_forgot: &'static str,
+    /// The command that makes the JetStream objects.
+    pub apply: &'static str,
+    /// What the operator has to set to change what violations do, and to tell workers apart.
+    pub on_violation: &'static str,
+    pub worker_name: &'static str,
+    pub data_dir: &'static str,
+    /// How a loss is accepted, before the loss and its partition.
+    pub accept: &'static str,
+}
+
+impl Words {
+    /// For an application that has no words of its own.
+    pub const DEFAULT: Self = Self {
+        logs: "log",
+        outputs: "out",
+        rejects: "rejects",
+        state: "state",
+        members: "members",
+        worker: "worker",
+        record: "record",
+        records: "records",
+        key: "key",
+        keys: "keys",
+        output: "output",
+        output_plural: "outputs",
+        conflict: "ConflictingOutput",
+        outputs_forgot: "OutputsForgot",
+        apply: "System::apply",
+        on_violation: "on_violation",
+        worker_name: "worker",
+        data_dir: "data_dir",
+        accept: "accept",
+    };
+}
