@@ -65,6 +65,12 @@ pub trait Application: Sized + Send + Sync + 'static {
         self.is_expired(row, now)
     }
 
+    /// What the row has put out, and when, for as long as it remembers: it is put out again if the stream of outputs has
+    /// forgotten it.
+    fn was_put_out(&self, _key: &Self::Key, _row: &Self::Row) -> Option<(Self::Output, LogTime)> {
+        None
+    }
+
     /// Whether the row counts as under way.
     fn is_live(&self, _row: &Self::Row) -> bool {
         true

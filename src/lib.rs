@@ -24,7 +24,7 @@
 //! 7. [`generate_and_verify_streams`] is the other side: the [`Ledger`](verify::Ledger) of a [`Run`](run::Run) says how
 //!    each stream has ended.
 //!
-//! No timer, lease, dedupe window or ack decides correctness. [`worker::run`] is a whole worker, to be started within any
+//! No timer, lease, dedupe window or ack decides correctness. [`summing::run`] is a whole worker, to be started within any
 //! service: `examples/embed.rs` does.
 //!
 //! # The modules, from the ground up
@@ -34,7 +34,7 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 5 | [`cli`], [`config`]; [`up`], the roles together |
-//! | 4 | the roles: [`worker`], [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share |
+//! | 4 | the roles: [`summing`], a [`worker`] that sums, [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share |
 //! | 3 | [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS |
 //! | 1 | [`store`]: everything that is said to redb; [`table`]: rows in memory |
@@ -64,6 +64,9 @@ pub mod key;
 pub mod stamp;
 pub mod words;
 
+#[cfg(test)]
+mod sample;
+
 pub mod store;
 
 pub mod snapshot;
@@ -80,6 +83,7 @@ pub mod standing;
 
 pub mod partition;
 
+pub mod summing;
 pub mod worker;
 
 pub mod ahead;

@@ -14,6 +14,7 @@
 //! An expired row is no row but for the word in a reject, and a forgotten one is none at all. This is all that is special
 //! about summing: the [machine](crate::application) around it would do the same for any other deterministic fold.
 
+pub mod held;
 mod output;
 
 use crate::application::{self, Application, Cx, Input, Slot, Undecodable};
@@ -56,6 +57,12 @@ pub const WORDS: Words = Words {
     worker_name: "--worker",
     data_dir: "--data-dir",
     accept: "--accept",
+    has_put_out: "completed",
+    lost: "something was lost, and what it belongs to will get no final",
+    // A chunk can't be told from one that is sent again long after its stream's end unless the beginning of its stream was
+    // folded.
+    after_a_loss: "later chunks of the streams that have lost some are in rejects: as `gap`, then `broken`, where the \
+                   beginning of the stream was folded, and as `unknown` where it was not",
 };
 
 /// The fold of chunks to sums.
@@ -212,6 +219,10 @@ impl Application for Summer {
 
     fn is_forgotten(&self, row: &Row, now: LogTime) -> bool {
         row.is_forgotten(now, self.rules.expiry)
+    }
+
+    fn was_put_out(&self, id: &StreamId, row: &Row) -> Option<(Sum, LogTime)> {
+        Some((row.final_sum(*id)?, row.changed_at()))
     }
 
     #[inline]

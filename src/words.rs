@@ -35,6 +35,12 @@ pub struct Words {
     pub data_dir: &'static str,
     /// How a loss is accepted, before the loss and its partition.
     pub accept: &'static str,
+    /// What keys have done whose rows [were put out](crate::application::Application::was_put_out), as in `keys that completed
+    /// yesterday`.
+    pub has_put_out: &'static str,
+    /// What is said if records prove that something was lost, and where to look for what an accepted loss leaves behind.
+    pub lost: &'static str,
+    pub after_a_loss: &'static str,
 }
 
 impl Words {
@@ -59,5 +65,8 @@ impl Words {
         worker_name: "worker",
         data_dir: "data_dir",
         accept: "accept",
+        has_put_out: "put something out",
+        lost: "something was lost",
+        after_a_loss: "what nobody had folded is missing from the rows of its keys",
     };
 }

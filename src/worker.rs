@@ -1,6 +1,7 @@
-//! The worker: runs a summer over the partitions that it is given until it is told to stop.
+//! The worker: folds the partitions that it is given until it is told to stop.
 
 use crate::accept::Acceptance;
+use crate::application::Application;
 use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
 use crate::bus::connections::Connections;
@@ -8,14 +9,13 @@ use crate::bus::life::Life;
 use crate::bus::snapshots::Snapshots;
 use crate::bus::source::{Log, pull_bytes};
 use crate::bus::standing;
-use crate::bus::topology::{self, TopologyError};
+use crate::bus::topology::{self, Topology, TopologyError};
 use crate::joined::joined;
 use crate::partition::counters::Counters;
 use crate::partition::stores::Stores;
 use crate::partition::{self, Partition, PartitionError, Shared};
 use crate::standing::WorkerStanding;
 use crate::store::{self, StoreError};
-use crate::summer::Summer;
 use crate::values::{Size, Span, parsed, serde_as_text};
 use futures_util::future::{BoxFuture, FutureExt, join, join_all, select_all};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -179,20 +179,21 @@ pub enum WorkerError {
 
 /// Folds partitions until `stop`, or until one of them can't go on: then all stop, and the first reason is returned. One
 /// whose log is refused closes alone, for as long as another folds. `accept` are losses that the operator knows of, none as a rule.
-pub async fn run(
+pub async fn run<A: Application>(
     config: &Config,
     nats: &connect::Config,
     topology: &topology::Config,
     accept: &[Acceptance],
+    application: impl FnOnce(&Topology) -> A,
+    counters: &Arc<Counters<A>>,
     stop: CancellationToken,
 ) -> Result<(), WorkerError> {
     for Acceptance { loss, partition } in accept {
         tracing::info!(%loss, partition, "told to accept a loss: it is accepted, and recorded, once it is found and has stood");
     }
-    let counters = Arc::new(Counters::default());
     let Started { partitions, beside } = tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        started = start(config, nats, topology, accept, &counters) => started?,
+        started = start(config, nats, topology, accept, application, counters) => started?,
     };
     let mut running = JoinSet::new();
     let stop_all = stop.child_token();
@@ -218,7 +219,6 @@ pub async fn run(
         }
     }
     beside.abort();
-    counters.report("stopped");
     first_error.map_or(Ok(()), |error| Err(error.into()))
 }
 
@@ -245,20 +245,21 @@ const INTERRUPTED: Duration = Duration::from_secs(600);
 const SWEEPS: Duration = Duration::from_secs(3600);
 
 /// What a worker consists of, ready to run.
-struct Started {
-    partitions: Vec<Partition>,
+struct Started<A: Application> {
+    partitions: Vec<Partition<A>>,
     /// Tells how far they are to whoever asks, and sweeps up behind snapshots.
     beside: BoxFuture<'static, ()>,
 }
 
 /// Everything up to the first pull.
-async fn start(
+async fn start<A: Application>(
     config: &Config,
     nats: &connect::Config,
     topology: &topology::Config,
     accept: &[Acceptance],
-    counters: &Arc<Counters>,
-) -> Result<Started, WorkerError> {
+    application: impl FnOnce(&Topology) -> A,
+    counters: &Arc<Counters<A>>,
+) -> Result<Started<A>, WorkerError> {
     let connection = connect::connect(nats, "summer").await?;
     let admin = Admin::new(&connection, topology, nats.shown_addresses());
     let topology = connection.unless_denied(admin.check()).await??;
@@ -275,7 +276,7 @@ async fn start(
     let connections = Connections::open(connection.clone(), nats, partitions.len(), most).await?;
     let stores = Stores::new(topology.clone(), config.data_dir.clone(), config.cache_bytes.0, partitions.len());
     let shared = Shared {
-        summer: Arc::new(Summer::new(topology.rules())),
+        application: Arc::new(application(&topology)),
         topology: topology.clone(),
         stores,
         config: partition::Config {
@@ -290,7 +291,7 @@ async fn start(
         counters: counters.clone(),
     };
     let snapshots = shared.snapshots.clone();
-    let opened = open(&connections, shared, &partitions, &worker, accept).await?;
+    let opened = open(&connections, &shared, &partitions, &worker, accept).await?;
     tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "summing");
     let standings: Vec<_> = opened.iter().map(|partition| (partition.number(), partition.standing())).collect();
     let publishing = connection.clone();
@@ -343,13 +344,13 @@ fn choose(set: &PartitionSet, partitions: u32) -> Result<BTreeSet<u32>, WorkerEr
 }
 
 /// Opens the stores, and says which connection each partition is pulled on.
-async fn open(
+async fn open<A: Application>(
     connections: &Connections,
-    shared: Shared,
+    shared: &Shared<A>,
     partitions: &BTreeSet<u32>,
     worker: &str,
     accept: &[Acceptance],
-) -> Result<Vec<Partition>, WorkerError> {
+) -> Result<Vec<Partition<A>>, WorkerError> {
     let max_payload = shared.connection.client.server_info().max_payload;
     let mut opened = Vec::with_capacity(partitions.len());
     let life = Arc::new(Life::default());
@@ -365,7 +366,7 @@ async fn open(
     join_all(opened.iter_mut().map(|(_, _, log)| log.rise())).await;
     let workers = opened.into_iter().map(|(partition, store, log)| {
         let accepts = accept.iter().filter(|accept| accept.partition == partition).map(|accept| accept.loss).collect();
-        Partition::new(partition, shared.clone(), Arc::new(store), log, accepts)
+        Partition::new(partition, shared, Arc::new(store), log, accepts)
     });
     Ok(workers.collect::<Result<_, _>>()?)
 }

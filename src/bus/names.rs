@@ -1,5 +1,6 @@
 //! Names: what everything is called in JetStream.
 
+use crate::application::Output;
 use crate::checkpoint::Position;
 use crate::row::UnixNanos;
 use crate::stream_id::{RUN_PREFIX_BYTES, RunPrefix, StreamId};
@@ -51,6 +52,13 @@ impl Names {
         let hex = id.to_string();
         let (run, rest) = hex.split_at(2 * RUN_PREFIX_BYTES);
         self.subject(&format!("{FINAL_SUMS_STREAM}.{run}.{rest}"))
+    }
+
+    /// The subject of what is put out.
+    pub fn output_subject(&self, output: &impl Output) -> String {
+        let mut subject = self.subject(&format!("{FINAL_SUMS_STREAM}."));
+        output.subject(&mut subject);
+        subject
     }
 
     /// The finals of one run.

@@ -18,9 +18,9 @@ use crate::config::{Config, Override, Sources};
 use crate::get;
 use crate::shutdown;
 use crate::stream_id::{RunPrefix, StreamId};
+use crate::summing;
 use crate::telemetry::{self, Format};
 use crate::up::keeper;
-use crate::worker;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -326,7 +326,7 @@ impl Cli {
             Command::Summer(args) => {
                 // The name of a folder need not be text, as values of the configuration are.
                 config.summer.data_dir = args.data_dir.unwrap_or(config.summer.data_dir);
-                worker::run(&config.summer, &config.nats, &config.topology, &args.accept, stop).await?;
+                summing::run(&config.summer, &config.nats, &config.topology, &args.accept, stop).await?;
                 Ok(Exit::Done)
             }
             Command::Chunker(args) => commands::chunk(&config, args, stop).await,

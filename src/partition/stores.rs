@@ -1,8 +1,8 @@
 //! The stores of one worker: where they are, whose they are, and how much memory each may take.
 
+use crate::application::Application;
 use crate::bus::topology::Topology;
 use crate::store::{Owner, Store, StoreError};
-use crate::summer::Summer;
 use std::path::PathBuf;
 
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ impl Stores {
     }
 
     /// Opens the store of a partition, or makes it. One that is damaged is set aside.
-    pub fn open(&self, partition: u32) -> Result<Store<Summer>, StoreError> {
+    pub fn open<A: Application>(&self, partition: u32) -> Result<Store<A>, StoreError> {
         let cache_bytes = usize::try_from(self.page_bytes).unwrap_or(usize::MAX);
         Store::open_or_replace(&self.data_dir, &self.owner(partition), cache_bytes)
     }
