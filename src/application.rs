@@ -7,7 +7,7 @@
 
 use crate::checkpoint::Position;
 use crate::key::Key;
-use crate::row::LogTime;
+use crate::row::{LogTime, UnixNanos};
 use crate::words::Words;
 use std::fmt;
 
@@ -217,6 +217,8 @@ pub struct Cx<'a, A: Application> {
     pub position: Position,
     pub tally: &'a mut A::Tally,
     outputs: &'a mut Vec<A::Output>,
+    /// The partition, and when its log was created that the store began with.
+    log: (u32, UnixNanos),
 }
 
 impl<'a, A: Application> Cx<'a, A> {
@@ -225,14 +227,40 @@ impl<'a, A: Application> Cx<'a, A> {
         position: Position,
         tally: &'a mut A::Tally,
         outputs: &'a mut Vec<A::Output>,
+        log: (u32, UnixNanos),
     ) -> Self {
-        Self { now, position, tally, outputs }
+        Self { now, position, tally, outputs, log }
+    }
+
+    /// The place of the next output: a name that no other output of the system has, and that every replay gives it again. For
+    /// outputs that are not once a key.
+    pub fn place(&self) -> Place {
+        let (partition, log_born) = self.log;
+        Place { partition, log_born, position: self.position, nth: self.outputs.len() as u64 }
     }
 
     /// Has something published, before the row is committed.
     #[inline]
     pub fn put_out(&mut self, output: A::Output) {
         self.outputs.push(output);
+    }
+}
+
+/// Where something was put out. As part of a subject: `<partition>.<log born>.<position>.<nth>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    pub partition: u32,
+    /// When the log was created that the store began with.
+    pub log_born: UnixNanos,
+    pub position: Position,
+    /// Which output of its batch it is, counted from 0.
+    pub nth: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, log_born, position, nth } = self;
+        write!(f, "{partition}.{log_born}.{position}.{nth}")
     }
 }
 
