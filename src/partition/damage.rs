@@ -36,6 +36,7 @@ impl<A: Application> Partition<A> {
             stores.open(partition)
         });
         self.store = Arc::new(joined(replacing.await)?);
+        self.shown.send_replace(self.store.clone());
         (self.doubt, self.fruitless) = (Doubt::new(0), 0);
         Ok(())
     }

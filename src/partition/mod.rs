@@ -156,6 +156,8 @@ pub struct Partition<A: Application> {
     stores: Stores,
     config: Config,
     store: Arc<Store<A>>,
+    /// The same, for whoever reads it beside folding.
+    shown: watch::Sender<Arc<Store<A>>>,
     /// On a connection for pulling: what is pulled must not hold up what is published.
     log: Log,
     connection: Connection,
@@ -205,6 +207,7 @@ impl<A: Application> Partition<A> {
             topology: shared.topology.clone(),
             stores: shared.stores.clone(),
             config: shared.config,
+            shown: watch::Sender::new(store.clone()),
             store,
             snapshots: shared.snapshots.clone(),
             turns: shared.turns.clone(),
@@ -233,6 +236,11 @@ impl<A: Application> Partition<A> {
     /// How far it is, for whoever wants to know.
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
+    }
+
+    /// Its store, and each that takes its place.
+    pub fn stores(&self) -> watch::Receiver<Arc<Store<A>>> {
+        self.shown.subscribe()
     }
 
     /// Whether its log is refused at the moment.

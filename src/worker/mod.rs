@@ -1,5 +1,12 @@
 //! The worker: folds the partitions that it is given until it is told to stop.
 
+pub mod ask;
+mod name;
+mod set;
+
+pub use name::WorkerName;
+pub use set::{OnViolation, PartitionSet};
+
 use crate::accept::Acceptance;
 use crate::application::Application;
 use crate::bus::admin::Admin;
@@ -16,15 +23,11 @@ use crate::partition::stores::Stores;
 use crate::partition::{self, Partition, PartitionError, Shared};
 use crate::standing::WorkerStanding;
 use crate::store::{self, StoreError};
-use crate::values::{Size, Span, parsed, serde_as_text};
+use crate::values::{Size, Span, parsed};
 use futures_util::future::{BoxFuture, FutureExt, join, join_all, select_all};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fmt;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
@@ -55,105 +58,6 @@ pub struct Config {
     /// How old a snapshot must be before its log is purged up to it.
     pub purge_delay: Span,
 }
-
-/// The name of a worker; empty where it is to be made from the host's name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WorkerName(String);
-
-impl FromStr for WorkerName {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        let valid = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        if valid { Ok(Self(text.to_owned())) } else { Err("up to 64 characters of A-Z a-z 0-9 _ -") }
-    }
-}
-
-impl fmt::Display for WorkerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Which partitions a summer folds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PartitionSet {
-    All,
-    Some(BTreeSet<u32>),
-}
-
-/// More partitions than any account holds streams.
-const MOST_PARTITIONS: u32 = 65_536;
-
-impl FromStr for PartitionSet {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        const EXPECTED: &str = "all, or a list of partitions such as 0-3,6";
-        if text == "all" {
-            return Ok(Self::All);
-        }
-        let mut set = BTreeSet::new();
-        for part in text.split(',') {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n < MOST_PARTITIONS).ok_or(EXPECTED);
-            let (first, last) = (number(first)?, number(last)?);
-            if first > last {
-                return Err(EXPECTED);
-            }
-            set.extend(first..=last);
-        }
-        Ok(Self::Some(set))
-    }
-}
-
-impl fmt::Display for PartitionSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Some(set) = self else { return f.write_str("all") };
-        let mut ranges: Vec<(u32, u32)> = Vec::new();
-        for n in set {
-            match ranges.last_mut() {
-                Some((_, last)) if *last + 1 == *n => *last = *n,
-                _ => ranges.push((*n, *n)),
-            }
-        }
-        let text: Vec<_> = ranges
-            .into_iter()
-            .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
-            .collect();
-        f.write_str(&text.join(","))
-    }
-}
-
-/// What to do on proven loss, or on a final that contradicts one already published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnViolation {
-    Reject,
-    Halt,
-}
-
-impl FromStr for OnViolation {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        match text {
-            "reject" => Ok(Self::Reject),
-            "halt" => Ok(Self::Halt),
-            _ => Err("reject or halt"),
-        }
-    }
-}
-
-impl fmt::Display for OnViolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Reject => "reject",
-            Self::Halt => "halt",
-        })
-    }
-}
-
-serde_as_text!(WorkerName, PartitionSet, OnViolation);
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -268,7 +172,7 @@ async fn start<A: Application>(
     }
     let partitions = choose(&config.partitions, topology.partitions)?;
     store::create_data_dir(&config.data_dir)?;
-    let worker = worker_name(config)?;
+    let worker = name::worker_name(&config.worker, &config.data_dir)?;
     if let Some(other) = accept.iter().find(|accept| !partitions.contains(&accept.partition)) {
         return Err(WorkerError::NothingToAccept { partition: other.partition });
     }
@@ -371,56 +275,13 @@ async fn open<A: Application>(
     Ok(workers.collect::<Result<_, _>>()?)
 }
 
-/// The configured name, or the host's with 8 hex characters that are drawn once and kept in the data folder: two
-/// workers of one host with folders of their own never share a name.
-fn worker_name(config: &Config) -> Result<String, StoreError> {
-    if !config.worker.0.is_empty() {
-        return Ok(config.worker.0.clone());
-    }
-    let path = config.data_dir.join("worker-id");
-    let refuse = |source| StoreError::Folder { path: path.clone(), source };
-    let kept = || match fs::read(&path) {
-        Ok(bytes) => {
-            let id = worker_id(&bytes);
-            if id.is_none() {
-                tracing::error!(path = %path.display(), "the worker's id is damaged: it is drawn again, and the worker has another name");
-            }
-            Ok(id)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(refuse(error)),
-    };
-    let suffix = match kept()? {
-        Some(suffix) => suffix,
-        None => {
-            let drawn = hex::encode(rand::random::<[u8; 4]>());
-            put(&path, &drawn).map_err(refuse)?;
-            // Of two processes that drew at once, the last to write has decided.
-            kept()?.unwrap_or(drawn)
-        }
-    };
-    let host: String = gethostname::gethostname()
-        .to_string_lossy()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' })
-        .take(48)
-        .collect();
-    Ok(format!("{host}-{suffix}"))
-}
-
-/// What a file holds that the id of a worker was put into, where that is what it holds.
-fn worker_id(bytes: &[u8]) -> Option<String> {
-    let text = str::from_utf8(bytes).ok()?.trim();
-    let is_id = text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    is_id.then(|| text.to_owned())
-}
-
-/// Writes a small file whole or not at all.
-fn put(path: &Path, text: &str) -> io::Result<()> {
-    let fresh = path.with_extension(std::process::id().to_string());
-    fs::write(&fresh, text)?;
-    fs::rename(&fresh, path)
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_beyond_the_last_is_refused() {
+        assert!(choose(&"0-7".parse().unwrap(), 8).is_ok());
+        assert!(matches!(choose(&"8".parse().unwrap(), 8), Err(WorkerError::NoSuchPartition { partition: 8, .. })));
+    }
+}
