@@ -9,12 +9,17 @@ use crate::checkpoint::Position;
 use crate::key::Key;
 use crate::row::{LogTime, UnixNanos};
 use crate::words::Words;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A deterministic fold of a partitioned log, and what it puts out.
-pub trait Application: Sized + Send + Sync + 'static {
-    /// What everything of it is called: the first word of its snapshots.
+pub trait Application: Clone + Send + Sync + 'static {
+    /// What everything of it is called: keys of metadata begin with it, connections, and the first bytes of its snapshots.
     const NAME: &'static str;
+    /// The version of what producers write and of the fold. Every process of a system must have the same.
+    const FORMAT: u32 = 1;
+    /// Older formats that this version takes over: it raises them when the JetStream objects are made again.
+    const OLDER_FORMATS: &'static [u32] = &[];
     /// The table of rows in a store's file.
     const ROWS: &'static str = "rows";
     /// What things are called.
@@ -49,6 +54,24 @@ pub trait Application: Sized + Send + Sync + 'static {
         cx: &mut Cx<'_, Self>,
     ) -> Result<(), Self::Reason>;
 
+    /// On what every process must agree, beside the format and the number of partitions: names and values. They are written to
+    /// the metadata of the logs when those are made.
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// The same application, with the facts of the logs, whatever this process was told: the error is the name of one that can't
+    /// be read.
+    fn agreed(self, _facts: &Facts) -> Result<Self, &'static str> {
+        Ok(self)
+    }
+
+    /// The most bytes of one record. Every server must take messages that are larger by
+    /// [some](crate::bus::topology::PAYLOAD_HEADROOM).
+    fn largest_record(&self) -> usize {
+        256 << 10
+    }
+
     /// How far one message moves the log's clock at the most, whatever its timestamp says.
     fn longest_step(&self) -> LogTime {
         LogTime::MAX
@@ -81,6 +104,9 @@ pub trait Application: Sized + Send + Sync + 'static {
         None
     }
 }
+
+/// On what the processes of a system agree, by name.
+pub type Facts = BTreeMap<String, String>;
 
 /// How a batch that is sent again is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

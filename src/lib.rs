@@ -72,8 +72,10 @@ pub mod store;
 
 pub mod snapshot;
 
+pub mod final_names;
 pub mod summer;
 pub mod table;
+pub mod topology_section;
 
 pub mod inspection;
 pub mod line;
@@ -121,9 +123,9 @@ pub mod telemetry;
 pub mod throttle;
 pub mod values;
 
-pub use bus::names::FINAL_SUMS_STREAM;
 pub use chunk::Chunk;
 pub use chunker::{ChunkerConfig, generate_and_verify_streams};
+pub use final_names::FINAL_SUMS_STREAM;
 pub use stream_id::StreamId;
 pub use sum::Sum;
 pub use summer::Summer;

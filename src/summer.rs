@@ -17,13 +17,15 @@
 pub mod held;
 mod output;
 
-use crate::application::{self, Application, Cx, Input, Slot, Undecodable};
+use crate::application::{self, Application, Cx, Facts, Input, Slot, Undecodable};
 use crate::chunk::{Chunk, SeqNo};
 use crate::codec;
 use crate::row::{Expiry, LogTime, Row};
 use crate::stream_id::StreamId;
 use crate::sum::{RunningSum, Sum};
+use crate::values::{Size, Span};
 use crate::words::Words;
+use std::time::Duration;
 
 /// On what every fold of a system must agree; it stands in the logs' metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,20 @@ pub struct Rules {
     /// The most data, in bytes, that one chunk may hold.
     pub max_chunk_bytes: usize,
     pub expiry: Expiry,
+}
+
+/// The rules' names in the logs' metadata.
+pub const MAX_CHUNK_BYTES: &str = "max-chunk-bytes";
+pub const IDLE_EXPIRY: &str = "idle-expiry";
+pub const COMPLETED_EXPIRY: &str = "completed-expiry";
+
+/// A time of the configuration in nanoseconds, and back.
+pub fn nanos(span: Span) -> LogTime {
+    LogTime::try_from(span.0.as_nanos()).unwrap_or(LogTime::MAX)
+}
+
+fn span(nanos: LogTime) -> Span {
+    Span(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
 }
 
 /// One message moves the log's clock by this part of `expiry.idle` at the most.
@@ -52,10 +68,18 @@ pub const WORDS: Words = Words {
     output_plural: "finals",
     conflict: "ConflictingFinal",
     outputs_forgot: "SumsForgot",
+    result: "sum",
+    outputs_described: "the final of every stream, once a subject",
     apply: "stream-sum topology apply",
+    adopt: "stream-sum topology apply --adopt",
+    force: "--force",
+    largest_record: "topology.max_chunk_bytes",
+    outputs_max_bytes: "topology.sums_max_bytes",
     on_violation: "summer.on_violation",
     worker_name: "--worker",
     data_dir: "--data-dir",
+    partitions: "summer.partitions",
+    folding: "summing",
     accept: "--accept",
     has_put_out: "completed",
     lost: "something was lost, and what it belongs to will get no final",
@@ -131,6 +155,9 @@ impl application::Tally for Tally {
 
 impl Application for Summer {
     const NAME: &'static str = "stream-sum";
+    const FORMAT: u32 = 2;
+    /// The wire format of 1 is the same, and its log time was another.
+    const OLDER_FORMATS: &'static [u32] = &[1];
     const ROWS: &'static str = "streams";
     const WORDS: Words = WORDS;
     /// `SeqNo` numbers every chunk.
@@ -206,6 +233,27 @@ impl Application for Summer {
         cx.tally.completed += 1;
         cx.put_out(Sum { id: chunk.id, seq_no, value });
         Ok(())
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let Rules { max_chunk_bytes, expiry } = self.rules;
+        vec![
+            (MAX_CHUNK_BYTES, Size(max_chunk_bytes as u64).to_string()),
+            (IDLE_EXPIRY, span(expiry.idle).to_string()),
+            (COMPLETED_EXPIRY, span(expiry.completed).to_string()),
+        ]
+    }
+
+    fn agreed(self, facts: &Facts) -> Result<Self, &'static str> {
+        let said = |key: &'static str| facts.get(key).map_or("", String::as_str);
+        let time = |key| said(key).parse::<Span>().map(nanos).map_err(|_| key);
+        let max_chunk_bytes = said(MAX_CHUNK_BYTES).parse::<Size>().map_err(|_| MAX_CHUNK_BYTES)?.bytes();
+        let expiry = Expiry { idle: time(IDLE_EXPIRY)?, completed: time(COMPLETED_EXPIRY)? };
+        Ok(Self::new(Rules { max_chunk_bytes, expiry }))
+    }
+
+    fn largest_record(&self) -> usize {
+        self.rules.max_chunk_bytes
     }
 
     fn longest_step(&self) -> LogTime {

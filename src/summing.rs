@@ -2,9 +2,9 @@
 
 use crate::accept::Acceptance;
 use crate::bus::connect;
-use crate::bus::topology::{self, Topology};
 use crate::partition::counters::Counters;
 use crate::summer::Summer;
+use crate::topology_section;
 use crate::worker::{self, WorkerError};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 pub async fn run(
     config: &worker::Config,
     nats: &connect::Config,
-    topology: &topology::Config,
+    topology: &topology_section::Config,
     accept: &[Acceptance],
     stop: CancellationToken,
 ) -> Result<(), WorkerError> {
     let counters = Arc::new(Counters::default());
-    let summer = |topology: &Topology| Summer::new(topology.rules());
-    let result = worker::run(config, nats, topology, accept, summer, &counters, stop).await;
+    let (machine, summer) = (topology.machine(), topology.summer());
+    let result = worker::run(config, nats, &machine, accept, summer, &counters, stop).await;
     // What kept it from starting says all there is to say.
     if matches!(result, Ok(()) | Err(WorkerError::Partition(_))) {
         report(&counters);

@@ -17,6 +17,7 @@ use stream_sum::bus::source::{Log, Opened, pull_bytes, sources_per_connection};
 use stream_sum::checkpoint::Checkpoint;
 use stream_sum::chunk::SeqNo;
 use stream_sum::codec;
+use stream_sum::final_names::FinalNames;
 use stream_sum::row::Expiry;
 use stream_sum::sum::{Sum, Value};
 use stream_sum::summer::held::fold_held;

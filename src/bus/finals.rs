@@ -45,7 +45,7 @@ pub struct Effects<A> {
 
 impl<A: Application> Effects<A> {
     pub fn new(connection: Connection, names: Names, partition: u32, log_born: UnixNanos) -> Self {
-        let (outputs, rejects) = (names.sums(), names.rejects());
+        let (outputs, rejects) = (names.outputs(), names.rejects());
         Self { connection, names, outputs, rejects, partition, log_born, of: PhantomData }
     }
 

@@ -26,9 +26,9 @@ use crate::application::Application;
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
 use crate::bus::log::LogReader;
+use crate::bus::names::Names;
 use crate::bus::snapshots::Snapshots;
 use crate::bus::source::Log;
-use crate::bus::topology::Topology;
 use crate::checkpoint::Position;
 use crate::effect::Conflict;
 use crate::identity::doubt::Doubt;
@@ -137,7 +137,9 @@ impl PartitionError {
 /// What the partitions of one worker share.
 pub struct Shared<A: Application> {
     pub application: Arc<A>,
-    pub topology: Topology,
+    pub names: Names,
+    /// Partitions of the system.
+    pub partitions: u32,
     pub stores: Stores,
     pub config: Config,
     /// For what is published and asked.
@@ -152,7 +154,8 @@ pub struct Shared<A: Application> {
 pub struct Partition<A: Application> {
     partition: u32,
     application: Arc<A>,
-    topology: Topology,
+    names: Names,
+    partitions: u32,
     stores: Stores,
     config: Config,
     store: Arc<Store<A>>,
@@ -204,7 +207,8 @@ impl<A: Application> Partition<A> {
             partition,
             owner: shared.stores.owner(partition),
             application: shared.application.clone(),
-            topology: shared.topology.clone(),
+            names: shared.names.clone(),
+            partitions: shared.partitions,
             stores: shared.stores.clone(),
             config: shared.config,
             shown: watch::Sender::new(store.clone()),
@@ -230,7 +234,7 @@ impl<A: Application> Partition<A> {
     }
 
     fn share(&self) -> Share {
-        Share { partition: self.partition, partitions: self.topology.partitions }
+        Share { partition: self.partition, partitions: self.partitions }
     }
 
     /// How far it is, for whoever wants to know.
@@ -307,7 +311,7 @@ impl<A: Application> Partition<A> {
         let archive = Archive::new(
             self.owner.clone(),
             self.store.clone(),
-            LogReader::new(self.connection.clone(), &self.topology.names, self.partition),
+            LogReader::new(self.connection.clone(), &self.names, self.partition),
             self.snapshots.clone(),
             self.turns.clone(),
             self.config.purge_delay,

@@ -109,7 +109,7 @@ impl<A: Application> Partition<A> {
         let effects = self.effects(&checkpoint);
         let committer = Committer {
             connection: self.connection.clone(),
-            log: LogReader::new(self.connection.clone(), &self.topology.names, self.partition),
+            log: LogReader::new(self.connection.clone(), &self.names, self.partition),
             effects: Arc::new(effects),
             store: self.store.clone(),
             halt: self.config.halt,
@@ -215,7 +215,7 @@ impl<A: Application> Partition<A> {
     }
 
     fn effects(&self, checkpoint: &Checkpoint) -> Effects<A> {
-        let names = self.topology.names.clone();
+        let names = self.names.clone();
         Effects::new(self.connection.clone(), names, self.partition, checkpoint.log_born)
     }
 
@@ -262,7 +262,7 @@ impl<A: Application> Partition<A> {
             Ruling::Accept => {
                 let after = verdict.accepted(checkpoint, state);
                 self.record(verdict.to_string(), checkpoint, &after)?;
-                let rejects = self.topology.names.rejects_of(self.partition);
+                let rejects = self.names.rejects_of(self.partition);
                 tracing::warn!(log = self.log.name(), rejects, "{}", A::WORDS.after_a_loss);
                 self.accepts.retain(|loss| Some(*loss) != verdict.flag());
                 Ok(Ok(after))

@@ -16,7 +16,7 @@ use crate::bus::life::Life;
 use crate::bus::snapshots::Snapshots;
 use crate::bus::source::{Log, pull_bytes};
 use crate::bus::standing;
-use crate::bus::topology::{self, Topology, TopologyError};
+use crate::bus::topology::{self, TopologyError};
 use crate::joined::joined;
 use crate::partition::counters::Counters;
 use crate::partition::stores::Stores;
@@ -24,6 +24,7 @@ use crate::partition::{self, Partition, PartitionError, Shared};
 use crate::standing::WorkerStanding;
 use crate::store::{self, StoreError};
 use crate::values::{Size, Span, parsed};
+use crate::words::Words;
 use futures_util::future::{BoxFuture, FutureExt, join, join_all, select_all};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -66,15 +67,16 @@ pub enum WorkerError {
     #[error(transparent)]
     Topology(#[from] TopologyError),
     #[error(
-        "the stream {name} takes more than one message a subject, so finals could be there twice: remove it and run `stream-sum topology apply`"
+        "the stream {name} takes more than one message a subject, so {} could be there twice: remove it and run `{}`",
+        words.output_plural, words.apply
     )]
-    NotOnceOnly { name: String },
-    #[error("partition {partition} is none of the {partitions} of this topology (0 to {}): name others in summer.partitions", partitions - 1)]
-    NoSuchPartition { partition: u32, partitions: u32 },
+    NotOnceOnly { name: String, words: &'static Words },
+    #[error("partition {partition} is none of the {partitions} of this topology (0 to {}): name others in {}", partitions - 1, words.partitions)]
+    NoSuchPartition { partition: u32, partitions: u32, words: &'static Words },
     #[error(
-        "partition {partition} is none of this worker's, so there is nothing to accept for it: name one that is with --accept"
+        "partition {partition} is none of this worker's, so there is nothing to accept for it: name one that is with {}", words.accept
     )]
-    NothingToAccept { partition: u32 },
+    NothingToAccept { partition: u32, words: &'static Words },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -88,7 +90,7 @@ pub async fn run<A: Application>(
     nats: &connect::Config,
     topology: &topology::Config,
     accept: &[Acceptance],
-    application: impl FnOnce(&Topology) -> A,
+    application: A,
     counters: &Arc<Counters<A>>,
     stop: CancellationToken,
 ) -> Result<(), WorkerError> {
@@ -161,27 +163,29 @@ async fn start<A: Application>(
     nats: &connect::Config,
     topology: &topology::Config,
     accept: &[Acceptance],
-    application: impl FnOnce(&Topology) -> A,
+    application: A,
     counters: &Arc<Counters<A>>,
 ) -> Result<Started<A>, WorkerError> {
-    let connection = connect::connect(nats, "summer").await?;
-    let admin = Admin::new(&connection, topology, nats.shown_addresses());
+    let words = &A::WORDS;
+    let connection = connect::connect(nats, &format!("{} {}", A::NAME, words.worker)).await?;
+    let admin = Admin::new(&connection, topology.clone(), application, nats.shown_addresses());
     let topology = connection.unless_denied(admin.check()).await??;
     if !topology.once_only {
-        return Err(WorkerError::NotOnceOnly { name: topology.names.sums() });
+        return Err(WorkerError::NotOnceOnly { name: topology.names.outputs(), words });
     }
-    let partitions = choose(&config.partitions, topology.partitions)?;
+    let partitions = choose(&config.partitions, topology.partitions, words)?;
     store::create_data_dir(&config.data_dir)?;
     let worker = name::worker_name(&config.worker, &config.data_dir)?;
     if let Some(other) = accept.iter().find(|accept| !partitions.contains(&accept.partition)) {
-        return Err(WorkerError::NothingToAccept { partition: other.partition });
+        return Err(WorkerError::NothingToAccept { partition: other.partition, words });
     }
     let most = Some(config.connections).filter(|most| *most > 0);
-    let connections = Connections::open(connection.clone(), nats, partitions.len(), most).await?;
-    let stores = Stores::new(topology.clone(), config.data_dir.clone(), config.cache_bytes.0, partitions.len());
+    let connections = Connections::open::<A>(connection.clone(), nats, partitions.len(), most).await?;
+    let stores = Stores::new(&topology, config.data_dir.clone(), config.cache_bytes.0, partitions.len());
     let shared = Shared {
-        application: Arc::new(application(&topology)),
-        topology: topology.clone(),
+        application: Arc::new(topology.application.clone()),
+        names: topology.names.clone(),
+        partitions: topology.partitions,
         stores,
         config: partition::Config {
             checkpoint_interval: config.checkpoint_interval.0,
@@ -196,7 +200,7 @@ async fn start<A: Application>(
     };
     let snapshots = shared.snapshots.clone();
     let opened = open(&connections, &shared, &partitions, &worker, accept).await?;
-    tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "summing");
+    tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "{}", words.folding);
     let standings: Vec<_> = opened.iter().map(|partition| (partition.number(), partition.standing())).collect();
     let publishing = connection.clone();
     let answering = async move {
@@ -237,11 +241,11 @@ async fn sweep(snapshots: &Snapshots) {
     }
 }
 
-fn choose(set: &PartitionSet, partitions: u32) -> Result<BTreeSet<u32>, WorkerError> {
+fn choose(set: &PartitionSet, partitions: u32, words: &'static Words) -> Result<BTreeSet<u32>, WorkerError> {
     match set {
         PartitionSet::All => Ok((0..partitions).collect()),
         PartitionSet::Some(set) => match set.iter().find(|n| **n >= partitions) {
-            Some(partition) => Err(WorkerError::NoSuchPartition { partition: *partition, partitions }),
+            Some(partition) => Err(WorkerError::NoSuchPartition { partition: *partition, partitions, words }),
             None => Ok(set.clone()),
         },
     }
@@ -263,7 +267,7 @@ async fn open<A: Application>(
         let stores = shared.stores.clone();
         let opening = tokio::task::spawn_blocking(move || stores.open(partition));
         let store = joined(opening.await)?;
-        let names = &shared.topology.names;
+        let names = &shared.names;
         let log = Log::new(pulling.clone(), names, partition, worker, pull_bytes(max_payload, sharing), life.clone());
         opened.push((partition, store, log));
     }
@@ -281,7 +285,10 @@ mod tests {
 
     #[test]
     fn a_partition_beyond_the_last_is_refused() {
-        assert!(choose(&"0-7".parse().unwrap(), 8).is_ok());
-        assert!(matches!(choose(&"8".parse().unwrap(), 8), Err(WorkerError::NoSuchPartition { partition: 8, .. })));
+        assert!(choose(&"0-7".parse().unwrap(), 8, &Words::DEFAULT).is_ok());
+        assert!(matches!(
+            choose(&"8".parse().unwrap(), 8, &Words::DEFAULT),
+            Err(WorkerError::NoSuchPartition { partition: 8, .. })
+        ));
     }
 }

@@ -16,6 +16,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use stream_sum::bus::names::Names;
+use stream_sum::final_names::{FinalNames, names};
 use stream_sum::local_server::LocalServer;
 use stream_sum::nats_server;
 use stream_sum::stream_id::StreamId;
@@ -46,7 +47,7 @@ impl Server {
 
     /// `extra` is appended to the configuration file.
     pub fn with_config(extra: &str) -> Self {
-        Self::with(Some(&Names::new("").mapping(8)), extra)
+        Self::with(Some(&names("").mapping(8)), extra)
     }
 
     /// `mapping` is the account mapping for clients that can't hash.
