@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use stream_sum::accept::Accepted;
-use stream_sum::bus::names::Names;
 use stream_sum::checkpoint::{Checkpoint, Mark};
 use stream_sum::chunk::{Chunk, SeqNo};
 use stream_sum::final_names::{FinalNames, names};

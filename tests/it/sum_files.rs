@@ -10,9 +10,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use stream_sum::bus::names::Names;
 use stream_sum::codec;
-use stream_sum::final_names::{FinalNames, names};
+use stream_sum::final_names::names;
 use stream_sum::standing::{PartitionStanding, WorkerStanding};
 
 fn sha1sum(folder: &Path, names: &[OsString]) -> Vec<u8> {

@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use stream_sum::bus::names::Names;
 use stream_sum::final_names::{FinalNames, names};
 use stream_sum::local_server::LocalServer;
 use stream_sum::nats_server;

@@ -3,7 +3,6 @@
 use crate::support::{Program, Server, apply, id_in, parse_log, summer, total};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use std::time::Duration;
-use stream_sum::bus::names::Names;
 use stream_sum::config::{Config, Sources};
 use stream_sum::final_names::{FinalNames, names};
 use stream_sum::local_server::mapping_file;

@@ -8,7 +8,6 @@ use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use std::fs;
 use std::path::Path;
-use stream_sum::bus::names::Names;
 use stream_sum::chunk::SeqNo;
 use stream_sum::codec;
 use stream_sum::final_names::{FinalNames, names};
