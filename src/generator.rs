@@ -1,11 +1,11 @@
 //! The threads of the chunker that make chunks: of streams that take turns, for lanes that have room, by a schedule or as fast
 //! as it goes.
 
-use crate::bus::lanes::{Closed, LaneEntries};
-use crate::bus::outbox::Outbox;
 use crate::interleaved::{Interleaved, Turn};
 use crate::presence::Moment;
+use crate::run::lanes::{Closed, LaneEntries};
 use crate::run::lock;
+use crate::run::outbox::Outbox;
 use crate::unopened::Drawn;
 use crate::verify::Ledger;
 use crate::workload::Workload;

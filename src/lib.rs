@@ -9,7 +9,7 @@
 //! 1. A stream of content has a [`StreamId`]; its content travels as [`Chunk`]s,
 //!    numbered from 1, the last of them empty. [`codec`] is how they look on the wire, and [`workload`] makes them up.
 //! 2. Each partition has a JetStream stream of its own, its *partition log*, so its positions are dense: the next batch
-//!    is always `position + 1`. [`bus::lanes`] fills the logs, one batch in flight on each; [`bus::source`] reads one.
+//!    is always `position + 1`. [`run::lanes`] fills the logs, one batch in flight on each; [`bus::source`] reads one.
 //! 3. A [`Summer`] says what a chunk does to the [`Row`](row::Row) of its stream. It is an [`Application`](application::Application):
 //!    pure, so every replay of the log decides the same. Its [`Table`](table::Table) holds rows, and folds one batch after the other.
 //! 4. A [`Store`](store::Store) is `fold(log[..=position])`, one redb file a partition. Rows and
@@ -90,6 +90,7 @@ pub mod summing;
 pub mod worker;
 
 pub mod environment;
+pub mod publisher;
 pub mod system;
 
 pub mod ahead;

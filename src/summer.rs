@@ -78,6 +78,7 @@ pub const WORDS: Words = Words {
     on_violation: "summer.on_violation",
     worker_name: "--worker",
     data_dir: "--data-dir",
+    batch_bytes: "chunker.batch_bytes",
     partitions: "summer.partitions",
     folding: "summing",
     accept: "--accept",

@@ -43,6 +43,7 @@ pub struct Words {
     pub on_violation: &'static str,
     pub worker_name: &'static str,
     pub data_dir: &'static str,
+    pub batch_bytes: &'static str,
     pub partitions: &'static str,
     /// What a worker says when it begins.
     pub folding: &'static str,
@@ -85,6 +86,7 @@ impl Words {
         on_violation: "on_violation",
         worker_name: "worker",
         data_dir: "data_dir",
+        batch_bytes: "publisher.batch_bytes",
         partitions: "worker.partitions",
         folding: "folding",
         accept: "accept",

@@ -2,8 +2,7 @@
 //!
 //! [`connect`], [`connections`], [`topology`] and its [`admin`] come first, with what it may change ([`plan`]) and what it never does ([`shape`]), and
 //! [`names`] for all that is named. A summer reads its logs through
-//! [`source`] and publishes through [`finals`]; a run fills the logs through [`lanes`], of several at once with an [`outbox`], hears back through [`watch`], and asks leaders
-//! what they say of [`run_finals`]. [`snapshots`] keeps what stores hold, as it is [`listed`]. Through [`standing`] workers are asked how far they are.
+//! [`source`] and publishes through [`finals`]. [`snapshots`] keeps what stores hold, as it is [`listed`]. Through [`standing`] workers are asked how far they are.
 //! Under them lie [`publish`], which knows what a refusal means, [`acks`], which gathers acknowledgements, [`pull`], which gets
 //! the messages of one consumer, and [`read`], which asks leaders only.
 
@@ -20,11 +19,6 @@ pub mod log;
 pub mod source;
 
 pub mod finals;
-mod lane;
-pub mod lanes;
-pub mod outbox;
-pub mod run_finals;
-pub mod watch;
 
 pub mod listed;
 pub mod snapshots;

@@ -22,6 +22,8 @@ pub enum Refusal {
     Full(String),
     /// Larger than the server takes.
     TooLarge,
+    /// The subject's last message is another than the one that was expected.
+    WrongLast,
     /// No answer, or one that may pass: the message may be stored or not.
     Unknown(String),
 }
@@ -46,6 +48,7 @@ pub fn refusal(error: &PublishError) -> Refusal {
     let said = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>()).map(ToString::to_string);
     match said {
         Some(said) if says_taken(&said) => Refusal::SubjectTaken,
+        Some(said) if said.contains("wrong last sequence") => Refusal::WrongLast,
         Some(said) if FULL.iter().any(|full| said.contains(full)) => Refusal::Full(said),
         Some(said) => Refusal::Unknown(said),
         None => Refusal::Unknown(error.to_string()),

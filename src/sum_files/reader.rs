@@ -1,7 +1,7 @@
 //! One file, read on a thread of its own and handed on in chunks.
 
-use crate::bus::lanes::{Closed, LaneEntries};
 use crate::chunk::{Chunk, SeqNo};
+use crate::run::lanes::{Closed, LaneEntries};
 use crate::run::lock;
 use crate::stream_id::StreamId;
 use crate::sum::{RunningSum, Sum, Value};

@@ -1,18 +1,24 @@
 //! A run: chunks go out, finals come back, and the ledger compares. What the chunker and `sum` have in common.
 
 mod bad_endings;
+mod lane;
+pub mod lanes;
+pub mod outbox;
+pub mod run_finals;
+pub mod watch;
 
 use crate::bus::backoff;
 use crate::bus::connect::{Connection, Denied};
-use crate::bus::lanes::{LaneEntries, LaneError, Lanes, Patience};
 use crate::bus::read::NoAnswer;
-use crate::bus::run_finals::RunFinals;
 use crate::bus::topology::{REJECT_HEADROOM, Topology};
-use crate::bus::watch::{self, Arrival, WatchError, Watching};
 use crate::ladder::Delayed;
 use crate::presence::{Contact, Moment, SILENCE};
+use crate::publisher::delivery::{DeliveryError, Patience};
 use crate::report::Report;
 use crate::row::UnixNanos;
+use crate::run::lanes::{LaneEntries, Lanes};
+use crate::run::run_finals::RunFinals;
+use crate::run::watch::{Arrival, WatchError, Watching};
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::sum::Sum;
 use crate::summer::Summer;
@@ -55,7 +61,7 @@ pub enum RunError {
     #[error("sums holds finals of the run {0} already: name another with --run, or let one be drawn")]
     RunTaken(RunPrefix),
     #[error(transparent)]
-    Lane(#[from] LaneError),
+    Lane(#[from] DeliveryError),
     #[error("{0}")]
     Denied(Denied),
 }

@@ -1,9 +1,9 @@
 //! `Outbox`: chunks that one thread is about to hand in, to whichever lane has room.
 
-use crate::bus::lane::{Block, Closed, Emptied};
-use crate::bus::lanes::LaneEntries;
 use crate::chunk::Chunk;
 use crate::codec::CHUNK_OVERHEAD;
+use crate::run::lane::{Block, Closed, Emptied};
+use crate::run::lanes::LaneEntries;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -125,9 +125,9 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::lane::{Lane, Standstill};
     use crate::chunk::SeqNo;
     use crate::report::Reason;
+    use crate::run::lane::{Lane, Standstill};
     use crate::stream_id::StreamId;
     use std::sync::Arc;
     use std::time::Instant;
