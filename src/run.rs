@@ -1,8 +1,8 @@
 //! A run: chunks go out, finals come back, and the ledger compares. What the chunker and `sum` have in common.
 
 mod bad_endings;
+mod question;
 
-use crate::bus::backoff;
 use crate::bus::connect::{Connection, Denied};
 use crate::bus::lanes::{LaneEntries, LaneError, Lanes, Patience};
 use crate::bus::read::NoAnswer;
@@ -12,16 +12,16 @@ use crate::bus::watch::{self, Arrival, WatchError, Watching};
 use crate::ladder::Delayed;
 use crate::presence::{Contact, Moment, SILENCE};
 use crate::report::Report;
-use crate::row::UnixNanos;
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::sum::Sum;
 use crate::throttle::Throttle;
 use crate::unopened::Unopened;
-use crate::verify::{BatchPlace, Copies, Ending, Final, Ledger, Seen};
+use crate::verify::{Ending, Ledger, Seen};
 use crate::workload::Workload;
 use bad_endings::BadEndings;
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use question::{Answer, Question, ask};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -83,24 +83,6 @@ pub enum Step {
     Tick,
     /// Nothing of note.
     Nothing,
-}
-
-/// A question to a leader, answered.
-enum Answer {
-    Copies(StreamId, Copies),
-    Overdue(StreamId, Option<Final>),
-    Closing(BatchPlace, Option<UnixNanos>),
-}
-
-/// A question to a leader.
-#[derive(Clone, Copy)]
-enum Question {
-    /// How many finals a stream has.
-    Copies(StreamId),
-    /// The final of a stream that is overdue.
-    Overdue(StreamId),
-    /// When a batch with closing chunks was stored.
-    Closing(BatchPlace),
 }
 
 /// What a step waits for.
@@ -426,27 +408,4 @@ async fn choose(
             (true, None) => {}
         }
     }
-}
-
-/// Asks the leader until it answers.
-fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttle>) -> BoxFuture<'static, Answer> {
-    async move {
-        for pause in backoff::reopening() {
-            let answer = match question {
-                Question::Copies(id) => finals.copies(id).await.map(|copies| Answer::Copies(id, copies)),
-                Question::Overdue(id) => finals.last(id).await.map(|found| Answer::Overdue(id, found)),
-                Question::Closing(batch) => finals.stored_at(batch).await.map(|at| Answer::Closing(batch, at)),
-            };
-            match answer {
-                Ok(answer) => return answer,
-                Err(cause) if complaints.is_due() => {
-                    tracing::warn!(%cause, "no answer about a final: asking again")
-                }
-                Err(_) => {}
-            }
-            tokio::time::sleep(pause).await;
-        }
-        unreachable!("the pauses never end")
-    }
-    .boxed()
 }

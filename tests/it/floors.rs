@@ -216,7 +216,7 @@ fn leaves(text: &str) -> Vec<Module> {
     let mut rest = text;
     loop {
         let word = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
-        if !word.is_empty() && !(word == "self" && !path.is_empty()) {
+        if !word.is_empty() && (word != "self" || path.is_empty()) {
             path.push(word.to_owned());
         }
         rest = &rest[word.len()..];
