@@ -38,11 +38,16 @@ fn no_module_imports_from_a_floor_above_its_own() {
             if source.module.is_empty() || is_test(&source.module) {
                 continue;
             }
+            let arrows = arrows(house.name, source);
             let Some(floor) = floor_of(house, &source.module) else {
+                // A folder whose modules stand on floors of their own needs none, as long as it names nothing itself.
+                if arrows.is_empty() && house.floors.keys().any(|module| module.starts_with(&source.module)) {
+                    continue;
+                }
                 wrong.push(format!("{path} has no floor: list its module in the table of lib.rs"));
                 continue;
             };
-            for (line, name, target) in arrows(house.name, source) {
+            for (line, name, target) in arrows {
                 let above = houses[..depth].iter().any(|above| above.name == name);
                 let inside = name == house.name && floor_of(house, &target).is_some_and(|there| there > floor);
                 if above || inside {
