@@ -4,9 +4,9 @@
 
 use std::error::Error;
 use stream_sum::StreamId;
-use stream_sum::bus::names::Names;
 use stream_sum::config::{Config, Sources};
-use stream_sum::{get, shutdown, worker};
+use stream_sum::final_names::names;
+use stream_sum::{get, shutdown, summing};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -19,7 +19,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // The summer folds beside the service until it is told to stop. It commits before it returns.
     let stop = shutdown::on_signals()?;
-    let summing = worker::run(&config.summer, &config.nats, &config.topology, &[], stop);
+    let summing = summing::run(&config.summer, &config.nats, &config.topology, &[], stop);
     let serving = async {
         loop {
             match listener.accept().await {
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Answers each line, which is the ID of a stream.
 async fn serve(connection: TcpStream, config: Config) {
-    let names = Names::new(&config.topology.prefix);
+    let names = names(&config.topology.prefix);
     let (read, mut write) = connection.into_split();
     let mut lines = BufReader::new(read).lines();
     while let Ok(Some(line)) = lines.next_line().await {

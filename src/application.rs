@@ -7,14 +7,19 @@
 
 use crate::checkpoint::Position;
 use crate::key::Key;
-use crate::row::LogTime;
+use crate::row::{LogTime, UnixNanos};
 use crate::words::Words;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A deterministic fold of a partitioned log, and what it puts out.
-pub trait Application: Sized + Send + Sync + 'static {
-    /// What everything of it is called: the first word of its snapshots.
+pub trait Application: Clone + Send + Sync + 'static {
+    /// What everything of it is called: keys of metadata begin with it, connections, and the first bytes of its snapshots.
     const NAME: &'static str;
+    /// The version of what producers write and of the fold. Every process of a system must have the same.
+    const FORMAT: u32 = 1;
+    /// Older formats that this version takes over: it raises them when the JetStream objects are made again.
+    const OLDER_FORMATS: &'static [u32] = &[];
     /// The table of rows in a store's file.
     const ROWS: &'static str = "rows";
     /// What things are called.
@@ -49,6 +54,24 @@ pub trait Application: Sized + Send + Sync + 'static {
         cx: &mut Cx<'_, Self>,
     ) -> Result<(), Self::Reason>;
 
+    /// On what every process must agree, beside the format and the number of partitions: names and values. They are written to
+    /// the metadata of the logs when those are made.
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// The same application, with the facts of the logs, whatever this process was told: the error is the name of one that can't
+    /// be read.
+    fn agreed(self, _facts: &Facts) -> Result<Self, &'static str> {
+        Ok(self)
+    }
+
+    /// The most bytes of one record. Every server must take messages that are larger by
+    /// [some](crate::bus::topology::PAYLOAD_HEADROOM).
+    fn largest_record(&self) -> usize {
+        256 << 10
+    }
+
     /// How far one message moves the log's clock at the most, whatever its timestamp says.
     fn longest_step(&self) -> LogTime {
         LogTime::MAX
@@ -65,6 +88,12 @@ pub trait Application: Sized + Send + Sync + 'static {
         self.is_expired(row, now)
     }
 
+    /// What the row has put out, and when, for as long as it remembers: it is put out again if the stream of outputs has
+    /// forgotten it.
+    fn was_put_out(&self, _key: &Self::Key, _row: &Self::Row) -> Option<(Self::Output, LogTime)> {
+        None
+    }
+
     /// Whether the row counts as under way.
     fn is_live(&self, _row: &Self::Row) -> bool {
         true
@@ -75,6 +104,9 @@ pub trait Application: Sized + Send + Sync + 'static {
         None
     }
 }
+
+/// On what the processes of a system agree, by name.
+pub type Facts = BTreeMap<String, String>;
 
 /// How a batch that is sent again is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +243,8 @@ pub struct Cx<'a, A: Application> {
     pub position: Position,
     pub tally: &'a mut A::Tally,
     outputs: &'a mut Vec<A::Output>,
+    /// The partition, and when its log was created that the store began with.
+    log: (u32, UnixNanos),
 }
 
 impl<'a, A: Application> Cx<'a, A> {
@@ -219,14 +253,40 @@ impl<'a, A: Application> Cx<'a, A> {
         position: Position,
         tally: &'a mut A::Tally,
         outputs: &'a mut Vec<A::Output>,
+        log: (u32, UnixNanos),
     ) -> Self {
-        Self { now, position, tally, outputs }
+        Self { now, position, tally, outputs, log }
+    }
+
+    /// The place of the next output: a name that no other output of the system has, and that every replay gives it again. For
+    /// outputs that are not once a key.
+    pub fn place(&self) -> Place {
+        let (partition, log_born) = self.log;
+        Place { partition, log_born, position: self.position, nth: self.outputs.len() as u64 }
     }
 
     /// Has something published, before the row is committed.
     #[inline]
     pub fn put_out(&mut self, output: A::Output) {
         self.outputs.push(output);
+    }
+}
+
+/// Where something was put out. As part of a subject: `<partition>.<log born>.<position>.<nth>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    pub partition: u32,
+    /// When the log was created that the store began with.
+    pub log_born: UnixNanos,
+    pub position: Position,
+    /// Which output of its batch it is, counted from 0.
+    pub nth: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, log_born, position, nth } = self;
+        write!(f, "{partition}.{log_born}.{position}.{nth}")
     }
 }
 

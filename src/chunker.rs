@@ -1,13 +1,13 @@
 //! The chunker: generates streams, publishes them interleaved, and verifies that each comes back as one right final.
 
-use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
-use crate::bus::topology::{self, TopologyError};
+use crate::bus::topology::TopologyError;
 use crate::generator::Generation;
 use crate::joined::joined;
 use crate::report::{Facts, Report};
 use crate::run::{self, Run, RunError};
 use crate::stream_id::RunPrefix;
+use crate::topology_section;
 use crate::values::{Size, Span, parsed};
 use crate::workload::Workload;
 use serde::{Deserialize, Serialize};
@@ -96,7 +96,7 @@ pub async fn generate_and_verify_streams(
     config: &ChunkerConfig,
     choices: Choices,
     nats: &connect::Config,
-    topology: &topology::Config,
+    topology: &topology_section::Config,
     reports: &watch::Sender<Report>,
     stop: CancellationToken,
 ) -> Result<Outcome, ChunkerError> {
@@ -104,11 +104,12 @@ pub async fn generate_and_verify_streams(
     let seed = choices.seed.unwrap_or_else(draw_seed);
     let workload = Workload { seed, chunks: config.chunks, chunk_bytes: config.chunk_bytes };
     let starting = async {
-        let connection = connect::connect(nats, "chunker").await?;
-        let admin = Admin::new(&connection, topology, nats.shown_addresses());
+        let connection = connect::connect(nats, "stream-sum chunker").await?;
+        let admin = topology.admin(&connection, nats.shown_addresses());
         let topology = connection.unless_denied(admin.check()).await??;
-        if config.chunk_bytes > topology.max_chunk_bytes {
-            let (chunk_bytes, most) = (config.chunk_bytes, topology.max_chunk_bytes);
+        let rules = topology.application.rules();
+        if config.chunk_bytes > rules.max_chunk_bytes {
+            let (chunk_bytes, most) = (config.chunk_bytes, rules.max_chunk_bytes);
             return Err(ChunkerError::ChunkTooLarge { chunk_bytes, most });
         }
         if !topology.once_only {

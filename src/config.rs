@@ -9,6 +9,7 @@ use crate::bus::topology;
 use crate::chunker::ChunkerConfig;
 use crate::context::{self, ContextError};
 use crate::telemetry;
+use crate::topology_section;
 use crate::values::redact_url;
 use crate::worker;
 use figment::error::Kind;
@@ -37,7 +38,7 @@ const DEFAULT_LAYER: &str = "the defaults";
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub nats: connect::Config,
-    pub topology: topology::Config,
+    pub topology: topology_section::Config,
     pub chunker: ChunkerConfig,
     pub summer: worker::Config,
     pub log: telemetry::Config,
@@ -164,7 +165,7 @@ impl Config {
             config = extract(&figment)?;
             config.nats.of_every_client = true;
         }
-        for key in topology::Config::KEYS {
+        for (key, _) in topology_section::Config::KEYS {
             let from = figment.find_metadata(&format!("topology.{key}"));
             if from.is_some_and(|metadata| metadata.name != DEFAULT_LAYER) {
                 config.topology.stated.insert(key.to_owned());

@@ -28,10 +28,19 @@ pub const SILENCE: Duration = Duration::from_millis(100);
 const MOST_WITNESSES: usize = 64;
 
 /// Where a message of a stream was confirmed. `K` tells whose it is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place<K> {
     pub sequence: u64,
     pub key: K,
+}
+
+impl<K> Place<K> {
+    /// Takes this in the place of what was the furthest so far, if it lies further on.
+    pub fn further(self, furthest: &mut Option<Self>) {
+        if furthest.as_ref().is_none_or(|furthest| furthest.sequence < self.sequence) {
+            *furthest = Some(self);
+        }
+    }
 }
 
 /// Who leads a stream, as far as it says.
@@ -45,7 +54,7 @@ pub struct Leader {
 /// Who leads the streams of a partition, as far as they have said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leaders {
-    pub sums: Option<Leader>,
+    pub outputs: Option<Leader>,
     pub rejects: Option<Leader>,
     pub log: Option<Leader>,
 }
@@ -97,7 +106,7 @@ pub struct Trail<K> {
     sign: Option<Sign>,
 }
 
-impl<K: Clone + Ord> Trail<K> {
+impl<K: Clone> Trail<K> {
     pub fn led_by(leader: Option<Leader>) -> Self {
         Self { leader, furthest: None, at: None, witnesses: Vec::new(), sign: None }
     }
@@ -120,14 +129,14 @@ impl<K: Clone + Ord> Trail<K> {
         // What is lost is an end: where the furthest is there, so is all that came before it.
         if silence
             && let Some(furthest) = &self.furthest
-            && self.witnesses.last() != Some(furthest)
+            && self.witnesses.last().is_none_or(|last| last.sequence != furthest.sequence)
         {
             match self.witnesses.len() < MOST_WITNESSES {
                 true => self.witnesses.push(furthest.clone()),
                 false => self.doubt(Sign::Silences),
             }
         }
-        self.furthest = self.furthest.take().max(Some(place));
+        place.further(&mut self.furthest);
     }
 
     /// Something speaks against all of it: the first sign stays.

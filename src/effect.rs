@@ -1,4 +1,4 @@
-//! `Effect`: what a fold asks of the world, one message of `sums` or `rejects`, and what can become of it.
+//! `Effect`: what a fold asks of the world, one message of the outputs' stream or of that of rejects, and what can become of it.
 //!
 //! All of it is pure: [`bus::finals`](crate::bus::finals) publishes effects and asks for them.
 
@@ -6,54 +6,51 @@ use crate::checkpoint::Mark;
 use crate::doubt::{Leader, Place};
 use crate::identity::{Forgot, Verdict};
 use crate::reject::RejectedBatch;
-use crate::stream_id::StreamId;
-use crate::sum::Sum;
-use std::fmt;
+use crate::words::Words;
 
 /// What is to be published, once a subject.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
-    Final(Sum),
+pub enum Effect<O> {
+    Output(O),
     Reject(RejectedBatch),
 }
 
 /// The streams that effects go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    Sums,
+    Outputs,
     Rejects,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Sums => "sums",
-            Self::Rejects => "rejects",
-        })
-    }
-}
-
 impl Kind {
+    /// What the stream is called.
+    pub fn said(self, words: &Words) -> &'static str {
+        match self {
+            Self::Outputs => words.outputs,
+            Self::Rejects => words.rejects,
+        }
+    }
+
     /// The verdict on a stream of this kind.
     pub fn forgot(self, forgot: Forgot) -> Verdict {
         match self {
-            Self::Sums => Verdict::SumsForgot(forgot),
+            Self::Outputs => Verdict::SumsForgot(forgot),
             Self::Rejects => Verdict::RejectsForgot(forgot),
         }
     }
 }
 
 /// What tells the message of an effect from all others: its subject, or what that is made of.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Subject {
-    Final(StreamId),
+#[derive(Clone, Debug, PartialEq)]
+pub enum Subject<O> {
+    Output(O),
     Reject(String),
 }
 
-impl Subject {
+impl<O> Subject<O> {
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Final(_) => Kind::Sums,
+            Self::Output(_) => Kind::Outputs,
             Self::Reject(_) => Kind::Rejects,
         }
     }
@@ -71,7 +68,7 @@ pub enum Answer {
 }
 
 /// An effect that is out, for as long as its stream forgets nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Confirmed<K> {
     pub place: Place<K>,
     /// It was there before: an earlier fold, or another worker, has published it.
@@ -80,30 +77,30 @@ pub struct Confirmed<K> {
     pub differs: bool,
 }
 
-/// A final that contradicts one already published: one content, two sums.
+/// An output that contradicts one already published: one input, two results.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "ConflictingFinal: stream {} was summed to {} through chunk {}, but {subject} at sequence {sequence} says {found}",
-    ours.id, ours.value, ours.seq_no
-)]
-pub struct ConflictingFinal {
-    pub ours: Sum,
+#[error("{name}: {ours}, but {subject} at sequence {sequence} says {found}")]
+pub struct Conflict {
+    /// What the application calls it.
+    pub name: &'static str,
+    /// What the fold has put out, in words, and what stands there.
+    pub ours: String,
     pub subject: String,
     pub sequence: u64,
     pub found: String,
 }
 
 /// What became of an effect that was published until the leader showed a message at its subject.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Final(Result<Confirmed<StreamId>, Box<ConflictingFinal>>),
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome<O> {
+    Output(Result<Confirmed<O>, Box<Conflict>>),
     Reject(Confirmed<String>),
 }
 
-impl Outcome {
+impl<O> Outcome<O> {
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Final(_) => Kind::Sums,
+            Self::Output(_) => Kind::Outputs,
             Self::Reject(_) => Kind::Rejects,
         }
     }

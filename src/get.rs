@@ -4,6 +4,7 @@ use crate::bus::connect::{self, ConnectError, Connection};
 use crate::bus::names::Names;
 use crate::bus::read::{self, NoAnswer, Which};
 use crate::codec::{self, Undecodable};
+use crate::final_names::FinalNames;
 use crate::identity::rfc3339;
 use crate::stream_id::StreamId;
 
@@ -23,7 +24,7 @@ pub enum GetError {
 
 /// One line: digest, ID, sequence number of the closing chunk, and when the final was stored.
 pub async fn run(id: StreamId, nats: &connect::Config, names: &Names) -> Result<String, GetError> {
-    let connection = connect::connect(nats, "get").await?;
+    let connection = connect::connect(nats, "stream-sum get").await?;
     connection.unless_denied(find(&connection, id, nats, names)).await?
 }
 
@@ -34,10 +35,10 @@ async fn find(
     names: &Names,
 ) -> Result<String, GetError> {
     let subject = names.final_subject(id);
-    if read::stream(&connection.jetstream, &names.sums()).await?.is_none() {
-        return Err(GetError::NoSums { name: names.sums(), servers: nats.shown_addresses() });
+    if read::stream(&connection.jetstream, &names.outputs()).await?.is_none() {
+        return Err(GetError::NoSums { name: names.outputs(), servers: nats.shown_addresses() });
     }
-    let found = read::message(&connection.jetstream, &names.sums(), Which::LastOf(&subject)).await?;
+    let found = read::message(&connection.jetstream, &names.outputs(), Which::LastOf(&subject)).await?;
     let message = found.ok_or(GetError::None(id))?;
     let sum = codec::decode_final(&message.payload).map_err(|cause| GetError::NoFinal { id, cause })?;
     let at = rfc3339(message.time);

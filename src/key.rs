@@ -67,3 +67,55 @@ impl Key for u64 {
         partition_of_token(key.to_string().as_bytes(), partitions)
     }
 }
+
+impl<const N: usize> Key for [u8; N] {
+    type Ref = [u8; N];
+    type Stored = &'static [u8; N];
+
+    fn stored(key: &[u8; N]) -> &[u8; N] {
+        key
+    }
+
+    fn loaded(stored: &[u8; N]) -> Self {
+        *stored
+    }
+
+    /// As hexadecimal digits.
+    fn partition(key: &[u8; N], partitions: u32) -> u32 {
+        partition_of_token(hex::encode(key).as_bytes(), partitions)
+    }
+}
+
+impl Key for Vec<u8> {
+    type Ref = [u8];
+    type Stored = &'static [u8];
+
+    fn stored(key: &[u8]) -> &[u8] {
+        key
+    }
+
+    fn loaded(stored: &[u8]) -> Self {
+        stored.to_vec()
+    }
+
+    /// As hexadecimal digits.
+    fn partition(key: &[u8], partitions: u32) -> u32 {
+        partition_of_token(hex::encode(key).as_bytes(), partitions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_goes_where_the_server_s_mapping_sends_its_token() {
+        // What `{{partition(10,1)}}` of nats-server makes of these tokens.
+        for (token, partition) in [("foo", 3), ("baz", 0), ("qux", 9)] {
+            assert_eq!(String::partition(token, 10), partition, "{token}");
+        }
+        assert_eq!(u64::partition(&42, 10), String::partition("42", 10));
+        assert_eq!(<[u8; 2]>::partition(&[0xab, 1], 10), String::partition("ab01", 10));
+        assert_eq!(Vec::<u8>::partition(&[0xab, 1], 10), String::partition("ab01", 10));
+    }
+}

@@ -24,7 +24,7 @@
 //! 7. [`generate_and_verify_streams`] is the other side: the [`Ledger`](verify::Ledger) of a [`Run`](run::Run) says how
 //!    each stream has ended.
 //!
-//! No timer, lease, dedupe window or ack decides correctness. [`worker::run`] is a whole worker, to be started within any
+//! No timer, lease, dedupe window or ack decides correctness. [`summing::run`] is a whole worker, to be started within any
 //! service: `examples/embed.rs` does.
 //!
 //! # The modules, from the ground up
@@ -34,11 +34,11 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 5 | [`cli`], [`config`], [`context`], [`progress`]; [`up`], the roles together |
-//! | 4 | the roles: [`worker`], [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share |
+//! | 4 | the roles: [`summing`], a [`worker`] that sums, [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share |
 //! | 3 | [`partition`] |
-//! | 2 | [`bus`]: everything that is said to NATS |
+//! | 2 | [`bus`]: everything that is said to NATS; [`topology_section`]: what of it is configured |
 //! | 1 | [`store`]: everything that is said to redb; [`snapshot`], a store as a stream of bytes; [`table`]: rows in memory |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`mod@time`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`effect`], [`reject`], [`key`], [`words`], [`stamp`], [`application`], [`transaction`], [`summer`], [`mod@line`], [`inspection`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`mod@time`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`effect`], [`reject`], [`key`], [`packed`], [`words`], [`stamp`], [`application`], [`transaction`], [`summer`], [`final_names`], [`mod@line`], [`inspection`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
 //! | side | [`telemetry`], [`throttle`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
@@ -62,15 +62,21 @@ pub mod transaction;
 
 pub mod application;
 pub mod key;
+pub mod packed;
 pub mod stamp;
 pub mod words;
+
+#[cfg(test)]
+mod sample;
 
 pub mod store;
 
 pub mod snapshot;
 
+pub mod final_names;
 pub mod summer;
 pub mod table;
+pub mod topology_section;
 
 pub mod inspection;
 pub mod line;
@@ -81,6 +87,7 @@ pub mod standing;
 
 pub mod partition;
 
+pub mod summing;
 pub mod worker;
 
 pub mod ahead;
@@ -117,9 +124,9 @@ pub mod telemetry;
 pub mod throttle;
 pub mod values;
 
-pub use bus::names::FINAL_SUMS_STREAM;
 pub use chunk::Chunk;
 pub use chunker::{ChunkerConfig, generate_and_verify_streams};
+pub use final_names::FINAL_SUMS_STREAM;
 pub use stream_id::StreamId;
 pub use sum::Sum;
 pub use summer::Summer;

@@ -14,6 +14,7 @@ use crate::presence::{Contact, Moment, SILENCE};
 use crate::report::Report;
 use crate::stream_id::{RunPrefix, StreamId};
 use crate::sum::Sum;
+use crate::summer::Summer;
 use crate::throttle::Throttle;
 use crate::unopened::Unopened;
 use crate::verify::{Ending, Ledger, Seen};
@@ -119,7 +120,11 @@ pub struct Run {
 }
 
 impl Run {
-    pub async fn start(connection: &Connection, topology: &Topology, options: Options) -> Result<Self, RunError> {
+    pub async fn start(
+        connection: &Connection,
+        topology: &Topology<Summer>,
+        options: Options,
+    ) -> Result<Self, RunError> {
         let (prefix, finals) = choose(connection, topology, options.run).await?;
         let may_pass = |error: &WatchError| !matches!(error, WatchError::NoSums);
         let watching = connection.ask_at_start(|| watch::watch(finals.clone()), may_pass).await?;
@@ -396,7 +401,7 @@ pub fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
 
 async fn choose(
     connection: &Connection,
-    topology: &Topology,
+    topology: &Topology<Summer>,
     given: Option<RunPrefix>,
 ) -> Result<(RunPrefix, RunFinals), RunError> {
     loop {

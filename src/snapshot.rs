@@ -305,6 +305,7 @@ mod tests {
     }
 
     /// Words and how often each was said.
+    #[derive(Clone)]
     struct Words;
 
     impl Application for Words {

@@ -14,15 +14,18 @@
 //! An expired row is no row but for the word in a reject, and a forgotten one is none at all. This is all that is special
 //! about summing: the [machine](crate::application) around it would do the same for any other deterministic fold.
 
+pub mod held;
 mod output;
 
-use crate::application::{self, Application, Cx, Input, Slot, Undecodable};
+use crate::application::{self, Application, Cx, Facts, Input, Slot, Undecodable};
 use crate::chunk::{Chunk, SeqNo};
 use crate::codec;
 use crate::row::{Expiry, LogTime, Row};
 use crate::stream_id::StreamId;
 use crate::sum::{RunningSum, Sum};
+use crate::values::{Size, Span};
 use crate::words::Words;
+use std::time::Duration;
 
 /// On what every fold of a system must agree; it stands in the logs' metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,20 @@ pub struct Rules {
     /// The most data, in bytes, that one chunk may hold.
     pub max_chunk_bytes: usize,
     pub expiry: Expiry,
+}
+
+/// The rules' names in the logs' metadata.
+pub const MAX_CHUNK_BYTES: &str = "max-chunk-bytes";
+pub const IDLE_EXPIRY: &str = "idle-expiry";
+pub const COMPLETED_EXPIRY: &str = "completed-expiry";
+
+/// A time of the configuration in nanoseconds, and back.
+pub fn nanos(span: Span) -> LogTime {
+    LogTime::try_from(span.0.as_nanos()).unwrap_or(LogTime::MAX)
+}
+
+fn span(nanos: LogTime) -> Span {
+    Span(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
 }
 
 /// One message moves the log's clock by this part of `expiry.idle` at the most.
@@ -51,11 +68,25 @@ pub const WORDS: Words = Words {
     output_plural: "finals",
     conflict: "ConflictingFinal",
     outputs_forgot: "SumsForgot",
+    result: "sum",
+    outputs_described: "the final of every stream, once a subject",
     apply: "stream-sum topology apply",
+    adopt: "stream-sum topology apply --adopt",
+    force: "--force",
+    largest_record: "topology.max_chunk_bytes",
+    outputs_max_bytes: "topology.sums_max_bytes",
     on_violation: "summer.on_violation",
     worker_name: "--worker",
     data_dir: "--data-dir",
+    partitions: "summer.partitions",
+    folding: "summing",
     accept: "--accept",
+    has_put_out: "completed",
+    lost: "something was lost, and what it belongs to will get no final",
+    // A chunk can't be told from one that is sent again long after its stream's end unless the beginning of its stream was
+    // folded.
+    after_a_loss: "later chunks of the streams that have lost some are in rejects: as `gap`, then `broken`, where the \
+                   beginning of the stream was folded, and as `unknown` where it was not",
 };
 
 /// The fold of chunks to sums.
@@ -124,6 +155,9 @@ impl application::Tally for Tally {
 
 impl Application for Summer {
     const NAME: &'static str = "stream-sum";
+    const FORMAT: u32 = 2;
+    /// The wire format of 1 is the same, and its log time was another.
+    const OLDER_FORMATS: &'static [u32] = &[1];
     const ROWS: &'static str = "streams";
     const WORDS: Words = WORDS;
     /// `SeqNo` numbers every chunk.
@@ -201,6 +235,27 @@ impl Application for Summer {
         Ok(())
     }
 
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let Rules { max_chunk_bytes, expiry } = self.rules;
+        vec![
+            (MAX_CHUNK_BYTES, Size(max_chunk_bytes as u64).to_string()),
+            (IDLE_EXPIRY, span(expiry.idle).to_string()),
+            (COMPLETED_EXPIRY, span(expiry.completed).to_string()),
+        ]
+    }
+
+    fn agreed(self, facts: &Facts) -> Result<Self, &'static str> {
+        let said = |key: &'static str| facts.get(key).map_or("", String::as_str);
+        let time = |key| said(key).parse::<Span>().map(nanos).map_err(|_| key);
+        let max_chunk_bytes = said(MAX_CHUNK_BYTES).parse::<Size>().map_err(|_| MAX_CHUNK_BYTES)?.bytes();
+        let expiry = Expiry { idle: time(IDLE_EXPIRY)?, completed: time(COMPLETED_EXPIRY)? };
+        Ok(Self::new(Rules { max_chunk_bytes, expiry }))
+    }
+
+    fn largest_record(&self) -> usize {
+        self.rules.max_chunk_bytes
+    }
+
     fn longest_step(&self) -> LogTime {
         self.rules.expiry.idle / LONGEST_STEP
     }
@@ -212,6 +267,10 @@ impl Application for Summer {
 
     fn is_forgotten(&self, row: &Row, now: LogTime) -> bool {
         row.is_forgotten(now, self.rules.expiry)
+    }
+
+    fn was_put_out(&self, id: &StreamId, row: &Row) -> Option<(Sum, LogTime)> {
+        Some((row.final_sum(*id)?, row.changed_at()))
     }
 
     #[inline]

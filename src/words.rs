@@ -27,14 +27,33 @@ pub struct Words {
     /// The names of two findings: an output that contradicts one already published, and outputs that their stream has lost.
     pub conflict: &'static str,
     pub outputs_forgot: &'static str,
-    /// The command that makes the JetStream objects.
+    /// What every output was computed as: `sum`.
+    pub result: &'static str,
+    /// What the stream of outputs holds.
+    pub outputs_described: &'static str,
+    /// How the JetStream objects are made, how metadata that a tool has dropped is put back, and how a change is made that loses
+    /// something.
     pub apply: &'static str,
+    pub adopt: &'static str,
+    pub force: &'static str,
+    /// What sets the most bytes of a record, and of the stream of outputs.
+    pub largest_record: &'static str,
+    pub outputs_max_bytes: &'static str,
     /// What the operator has to set to change what violations do, and to tell workers apart.
     pub on_violation: &'static str,
     pub worker_name: &'static str,
     pub data_dir: &'static str,
+    pub partitions: &'static str,
+    /// What a worker says when it begins.
+    pub folding: &'static str,
     /// How a loss is accepted, before the loss and its partition.
     pub accept: &'static str,
+    /// What keys have done whose rows [were put out](crate::application::Application::was_put_out), as in `keys that completed
+    /// yesterday`.
+    pub has_put_out: &'static str,
+    /// What is said if records prove that something was lost, and where to look for what an accepted loss leaves behind.
+    pub lost: &'static str,
+    pub after_a_loss: &'static str,
 }
 
 impl Words {
@@ -54,10 +73,21 @@ impl Words {
         output_plural: "outputs",
         conflict: "ConflictingOutput",
         outputs_forgot: "OutputsForgot",
+        result: "result",
+        outputs_described: "what is put out, once a subject",
         apply: "System::apply",
+        adopt: "System::apply_with",
+        force: "Allowed::force",
+        largest_record: "Application::largest_record",
+        outputs_max_bytes: "topology.outputs_max_bytes",
         on_violation: "on_violation",
         worker_name: "worker",
         data_dir: "data_dir",
+        partitions: "worker.partitions",
+        folding: "folding",
         accept: "accept",
+        has_put_out: "put something out",
+        lost: "something was lost",
+        after_a_loss: "what nobody had folded is missing from the rows of its keys",
     };
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use hdrhistogram::Histogram;
 use std::time::{Duration, Instant};
+use stream_sum::final_names::FinalNames;
 use stream_sum::stream_id::{RunPrefix, StreamId};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -42,7 +43,7 @@ pub async fn floor(stack: &Stack, batch_bytes: usize, rate: u64, seconds: u64) -
     let step = usize::try_from(partitions).expect("few");
 
     let watching = stack.connect().await.jetstream;
-    let sums = watching.get_stream(stack.names.sums()).await.expect("sums");
+    let sums = watching.get_stream(stack.names.outputs()).await.expect("sums");
     let config = consumer::pull::OrderedConfig {
         filter_subject: stack.names.finals_of_run(run),
         deliver_policy: consumer::DeliverPolicy::New,

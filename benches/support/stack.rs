@@ -12,6 +12,7 @@ use stream_sum::bus::names::Names;
 use stream_sum::bus::standing;
 use stream_sum::chunk::SeqNo;
 use stream_sum::config::{Config, Sources};
+use stream_sum::final_names::{FinalNames, names};
 use stream_sum::local_server::LocalServer;
 use stream_sum::standing::PartitionStanding;
 use stream_sum::stream_id::StreamId;
@@ -93,7 +94,7 @@ impl Stack {
         let connection = connect(&url).await;
         let jetstream = connection.jetstream.clone();
         let version = connection.client.server_info().version;
-        let names = Names::new("");
+        let names = names("");
         let stack =
             Self { folder, url, names, partitions, jetstream, version, server, connection, log_max_bytes, probes: 0 };
         let mut apply = stack.program(&format!("topology apply --partitions {partitions}"));
@@ -184,12 +185,12 @@ impl Stack {
 
     /// Forgets all finals.
     pub async fn purge_sums(&self) {
-        let sums = self.jetstream.get_stream(self.names.sums()).await.expect("sums");
+        let sums = self.jetstream.get_stream(self.names.outputs()).await.expect("sums");
         sums.purge().await.expect("a purge");
     }
 
     pub async fn finals(&self) -> u64 {
-        let sums = self.jetstream.get_stream(self.names.sums()).await.expect("sums");
+        let sums = self.jetstream.get_stream(self.names.outputs()).await.expect("sums");
         sums.get_info().await.expect("an answer").state.messages
     }
 
@@ -210,7 +211,7 @@ impl Stack {
             ack.await.expect("an ack");
             finals.push(self.names.final_subject(id));
         }
-        let sums = self.jetstream.get_stream(self.names.sums()).await.expect("sums");
+        let sums = self.jetstream.get_stream(self.names.outputs()).await.expect("sums");
         for subject in finals {
             while sums.get_last_raw_message_by_subject(&subject).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -230,5 +231,5 @@ impl Stack {
 async fn connect(url: &str) -> Connection {
     let servers = ("nats.servers", url.to_owned());
     let config = Config::load(Sources { flags: vec![servers], ..Sources::default() }).expect("the defaults");
-    connect::connect(&config.nats, "bench").await.expect("a connection")
+    connect::connect(&config.nats, "stream-sum bench").await.expect("a connection")
 }

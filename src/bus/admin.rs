@@ -1,15 +1,13 @@
 //! Making, checking and showing the JetStream objects of one system.
 
+use crate::application::{Application, Facts};
 use crate::bus::connect::Connection;
+use crate::bus::names::Names;
 use crate::bus::plan;
 use crate::bus::read;
 use crate::bus::shape::{self, Deviation};
-use crate::bus::topology::{
-    COMPLETED_EXPIRY_KEY, Config, FORMAT, FORMAT_KEY, IDLE_EXPIRY_KEY, LEAST_HEADROOM, MAX_CHUNK_BYTES_KEY,
-    OLDER_FORMAT, PARTITIONS_KEY, PAYLOAD_HEADROOM, Topology, TopologyError,
-};
-use crate::row::{Expiry, UnixNanos};
-use crate::values::{Size, Span};
+use crate::bus::topology::{Config, FORMAT, LEAST_HEADROOM, PARTITIONS, PAYLOAD_HEADROOM, Topology, TopologyError};
+use crate::values::Size;
 use async_nats::jetstream::context::{CreateStreamErrorKind, UpdateStreamErrorKind};
 use async_nats::jetstream::stream::{self, Info};
 use async_nats::jetstream::{self, ErrorCode};
@@ -20,7 +18,7 @@ use time::OffsetDateTime;
 /// What the operator allows `topology apply` besides.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allowed {
-    /// To lose copies, finals, or room.
+    /// To lose copies, outputs, or room.
     pub force: bool,
     /// To put back metadata that somebody's tool has dropped.
     pub adopt: bool,
@@ -51,49 +49,77 @@ impl fmt::Display for Change {
 }
 
 /// The admin and the checker of one system's JetStream objects.
-pub struct Admin<'a> {
+pub struct Admin<'a, A> {
     connection: &'a Connection,
-    config: &'a Config,
+    config: Config,
+    application: A,
+    names: Names,
     /// As they may be shown.
     servers: String,
 }
 
-impl<'a> Admin<'a> {
-    pub fn new(connection: &'a Connection, config: &'a Config, servers: String) -> Self {
-        Self { connection, config, servers }
+/// A configuration, and the facts of the application, as far as this process knows them.
+#[derive(Clone)]
+struct System {
+    config: Config,
+    facts: Facts,
+}
+
+impl<'a, A: Application> Admin<'a, A> {
+    pub fn new(connection: &'a Connection, config: Config, application: A, servers: String) -> Self {
+        let names = Names::of::<A>(&config.prefix);
+        Self { connection, config, application, names, servers }
+    }
+
+    fn streams(&self, system: &System) -> Vec<stream::Config> {
+        system.config.streams::<A>(&self.names, &system.facts)
+    }
+
+    /// The facts as this process has them.
+    fn facts(&self) -> Facts {
+        self.application.facts().into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// The application with the facts of a log.
+    fn agreed(&self, facts: &Facts, log: &stream::Config) -> Result<A, TopologyError> {
+        self.application.clone().agreed(facts).map_err(|key| {
+            let found = facts.get(key).cloned().unwrap_or_default();
+            TopologyError::Unreadable { key: self.names.key(key), name: log.name.clone(), found }
+        })
     }
 
     /// Makes what is missing, and changes the limits that somebody has named. Never changes what the fold reads.
     pub async fn apply(&self, allowed: Allowed) -> Result<Vec<Change>, TopologyError> {
-        let system = self.system().await?;
+        let (system, application) = self.system().await?;
+        self.check_payload(&application)?;
         let max_payload = self.connection.client.server_info().max_payload;
-        self.check_payload(system.max_chunk_bytes.bytes())?;
         // Everything is looked at before anything is changed: a refusal leaves all as it was.
         let (mut steps, mut losses) = (Vec::new(), Vec::new());
         let now = read::unix_nanos(OffsetDateTime::now_utc());
-        for mut wanted in system.streams() {
-            let named = system.named(&wanted.name);
+        for mut wanted in self.streams(&system) {
+            let named = system.config.named(&self.names, &wanted.name);
             let Some(found) = self.find(&wanted.name).await? else {
                 let size = plan::largest_message(wanted.max_bytes).filter(|size| named.is_log && *size < max_payload);
                 wanted.max_message_size = size.map_or(-1, |size| i32::try_from(size).unwrap_or(i32::MAX));
                 steps.push(Step::Create(wanted));
                 continue;
             };
-            self.check_unchangeable(&found.config, &wanted, &system, allowed.adopt)?;
-            let change = plan::change(&found.config, &found.state, &wanted, &named, max_payload, now);
+            self.check_unchangeable(&found.config, &wanted, &system, &application, allowed.adopt)?;
+            let change = plan::change(&self.names, &found.config, &found.state, &wanted, &named, max_payload, now);
             losses.extend(change.losses.iter().map(|loss| format!("{} would lose {loss}", wanted.name)));
             steps.push(Step::Change(change));
         }
         // A log beyond the last would mean that the system was made with more partitions.
-        let beyond = system.names().log(system.partitions);
+        let partitions = system.config.partitions;
+        let beyond = self.names.log(partitions);
         if let Some(found) = self.find(&beyond).await?
-            && found.config.metadata.contains_key(FORMAT_KEY)
+            && found.config.metadata.contains_key(&self.names.key(FORMAT))
         {
-            let says = found.config.metadata.get(PARTITIONS_KEY).cloned().unwrap_or_default();
-            return Err(self.disagrees("topology.partitions", beyond, system.partitions.to_string(), says));
+            let says = found.config.metadata.get(&self.names.key(PARTITIONS)).cloned().unwrap_or_default();
+            return Err(self.disagrees(PARTITIONS, beyond, partitions.to_string(), says));
         }
         if !losses.is_empty() && !allowed.force {
-            return Err(TopologyError::Lossy { changes: losses.join("; ") });
+            return Err(TopologyError::Lossy { changes: losses.join("; "), words: &A::WORDS });
         }
         let mut changes = Vec::new();
         for step in steps {
@@ -106,13 +132,13 @@ impl<'a> Admin<'a> {
     }
 
     /// This configuration, and for what nobody has stated what the streams say that are there.
-    async fn system(&self) -> Result<Config, TopologyError> {
-        let mut system = self.config.clone();
-        let names = system.names();
+    async fn system(&self) -> Result<(System, A), TopologyError> {
+        let mut system = System { config: self.config.clone(), facts: self.facts() };
+        let partitions_key = self.names.key(PARTITIONS);
         let mut logs = Vec::new();
-        for partition in 0..system.partitions {
-            let Some(found) = self.find(&names.log(partition)).await? else { continue };
-            let says = found.config.metadata.contains_key(PARTITIONS_KEY);
+        for partition in 0..self.config.partitions {
+            let Some(found) = self.find(&self.names.log(partition)).await? else { continue };
+            let says = found.config.metadata.contains_key(&partitions_key);
             logs.push(found.config);
             // One that says all there is to know is enough.
             if says {
@@ -120,135 +146,105 @@ impl<'a> Admin<'a> {
             }
         }
         let unstated = |key: &str| !self.config.is_stated(key);
-        let Some(log) = logs.last() else { return Ok(system) };
-        if log.metadata.contains_key(PARTITIONS_KEY) {
-            if unstated("partitions") {
-                system.partitions = self.fact(log, PARTITIONS_KEY)?;
+        let Some(log) = logs.last() else { return Ok((system, self.application.clone())) };
+        let mut application = self.application.clone();
+        if log.metadata.contains_key(&partitions_key) {
+            if unstated(PARTITIONS) {
+                system.config.partitions = self.partitions(log)?;
             }
-            if unstated("max_chunk_bytes") {
-                system.max_chunk_bytes = self.fact(log, MAX_CHUNK_BYTES_KEY)?;
+            let facts: Vec<_> = system.facts.keys().filter(|key| unstated(key)).cloned().collect();
+            for key in facts {
+                let said = self.fact(log, &key)?.clone();
+                system.facts.insert(key, said);
             }
-            if unstated("idle_expiry") {
-                system.idle_expiry = self.fact(log, IDLE_EXPIRY_KEY)?;
-            }
-            if unstated("completed_expiry") {
-                system.completed_expiry = self.fact(log, COMPLETED_EXPIRY_KEY)?;
-            }
-        } else if unstated("partitions") {
+            application = self.agreed(&system.facts, log)?;
+        } else if unstated(PARTITIONS) {
             // None of them says it any more: there are as many as there are.
-            system.partitions = u32::try_from(logs.len()).expect("a number of partitions");
+            system.config.partitions = u32::try_from(logs.len()).expect("a number of partitions");
         }
         if unstated("replicas") {
-            system.replicas = log.num_replicas;
+            system.config.replicas = log.num_replicas;
         }
         if let (true, Ok(most)) = (unstated("log_max_bytes"), u64::try_from(log.max_bytes)) {
-            system.log_max_bytes = Size(most);
+            system.config.log_max_bytes = Size(most);
         }
-        Ok(system)
+        Ok((system, application))
     }
 
     /// What the logs say, where nothing that was set here says otherwise.
-    pub async fn check(&self) -> Result<Topology, TopologyError> {
-        let names = self.config.names();
+    pub async fn check(&self) -> Result<Topology<A>, TopologyError> {
+        let names = &self.names;
         let first = match self.find(&names.log(0)).await? {
             None if self
-                .find(&names.sums())
+                .find(&names.outputs())
                 .await?
-                .is_some_and(|sums| sums.config.metadata.contains_key(FORMAT_KEY)) =>
+                .is_some_and(|outputs| outputs.config.metadata.contains_key(&names.key(FORMAT))) =>
             {
                 return Err(self.log_gone(0));
             }
             None => return Err(self.missing(names.log(0))),
             Some(first) => first.config,
         };
-        check_format(&first)?;
-        let partitions: u32 = self.fact(&first, PARTITIONS_KEY)?;
+        self.check_format(&first)?;
+        let partitions = self.partitions(&first)?;
         let logs = try_join_all((0..partitions).map(|partition| {
             let name = names.log(partition);
             async move { self.find(&name).await?.ok_or_else(|| self.log_gone(partition)) }
         }))
         .await?;
-        let said = Config {
-            partitions,
-            max_chunk_bytes: self.fact(&first, MAX_CHUNK_BYTES_KEY)?,
-            idle_expiry: self.fact(&first, IDLE_EXPIRY_KEY)?,
-            completed_expiry: self.fact(&first, COMPLETED_EXPIRY_KEY)?,
-            ..self.config.clone()
-        };
-        let stated = |key: &str| self.config.stated.contains(key);
-        let mine = self.config;
-        for (key, differs, wanted, found) in [
-            ("partitions", mine.partitions != said.partitions, mine.partitions.to_string(), partitions.to_string()),
-            (
-                "max_chunk_bytes",
-                mine.max_chunk_bytes != said.max_chunk_bytes,
-                mine.max_chunk_bytes.to_string(),
-                said.max_chunk_bytes.to_string(),
-            ),
-            (
-                "idle_expiry",
-                mine.idle_expiry != said.idle_expiry,
-                mine.idle_expiry.to_string(),
-                said.idle_expiry.to_string(),
-            ),
-            (
-                "completed_expiry",
-                mine.completed_expiry != said.completed_expiry,
-                mine.completed_expiry.to_string(),
-                said.completed_expiry.to_string(),
-            ),
-        ] {
-            if differs && stated(key) {
-                let key = said_key(key);
-                return Err(self.disagrees(key, names.log(0), wanted, found));
+        let mine = self.facts();
+        let mut facts = Facts::new();
+        for key in mine.keys() {
+            facts.insert(key.clone(), self.fact(&first, key)?.clone());
+        }
+        let application = self.agreed(&facts, &first)?;
+        let found = [(PARTITIONS, partitions.to_string())];
+        let found =
+            found.iter().map(|(key, found)| (*key, found)).chain(facts.iter().map(|(key, found)| (&**key, found)));
+        for (key, found) in found {
+            let wanted = mine.get(key).cloned().unwrap_or_else(|| self.config.partitions.to_string());
+            if wanted != *found && self.config.is_stated(key) {
+                return Err(self.disagrees(key, names.log(0), wanted, found.clone()));
             }
         }
-        let mut wanted = said.streams();
+        let said = System { config: Config { partitions, ..self.config.clone() }, facts };
+        let mut wanted = self.streams(&said);
         let mut beside = wanted.split_off(logs.len());
         // Presence is no condition of anything.
         beside.retain(|wanted| wanted.name != format!("KV_{}", names.members_bucket()));
         for (found, wanted) in logs.iter().zip(&wanted) {
-            check_format(&found.config)?;
-            self.check_unchangeable(&found.config, wanted, &said, false)?;
+            self.check_format(&found.config)?;
+            self.check_unchangeable(&found.config, wanted, &said, &application, false)?;
         }
         let mut once_only = true;
         for wanted in &beside {
             let found = self.find(&wanted.name).await?.ok_or_else(|| self.missing(wanted.name.clone()))?;
-            check_format(&found.config)?;
-            if wanted.name == names.sums() {
+            self.check_format(&found.config)?;
+            if wanted.name == names.outputs() {
                 // Whoever reads may do so all the same; whoever writes is told, and decides.
                 once_only = shape::once_a_subject(&found.config);
                 if !once_only {
                     continue;
                 }
             }
-            self.check_unchangeable(&found.config, wanted, &said, false)?;
+            self.check_unchangeable(&found.config, wanted, &said, &application, false)?;
         }
         let largest = logs.iter().flat_map(|log| {
             let limited = usize::try_from(log.config.max_message_size).ok().filter(|size| *size > 0);
             [plan::largest_message(log.config.max_bytes), limited]
         });
         let max_message_bytes = largest.flatten().min();
-        let max_chunk_bytes = said.max_chunk_bytes.bytes();
-        self.check_payload(max_chunk_bytes)?;
-        Ok(Topology {
-            names,
-            partitions,
-            replicas: first.num_replicas,
-            max_chunk_bytes,
-            max_message_bytes,
-            expiry: Expiry { idle: nanos(said.idle_expiry), completed: nanos(said.completed_expiry) },
-            once_only,
-        })
+        self.check_payload(&application)?;
+        let (names, replicas) = (names.clone(), first.num_replicas);
+        Ok(Topology { names, partitions, replicas, max_message_bytes, once_only, application })
     }
 
     /// Every stream of the system, as it is.
-    pub async fn show(&self) -> Result<(Topology, Vec<Info>), TopologyError> {
+    pub async fn show(&self) -> Result<(Topology<A>, Vec<Info>), TopologyError> {
         let topology = self.check().await?;
         let config = Config { partitions: topology.partitions, ..self.config.clone() };
         let streams = try_join_all(
-            config
-                .streams()
+            self.streams(&System { config, facts: self.facts() })
                 .into_iter()
                 .map(|wanted| async move { self.find(&wanted.name).await?.ok_or_else(|| self.missing(wanted.name)) }),
         )
@@ -264,21 +260,52 @@ impl<'a> Admin<'a> {
     }
 
     fn missing(&self, name: String) -> TopologyError {
-        TopologyError::Missing { name, servers: self.servers.clone() }
+        TopologyError::Missing { name, servers: self.servers.clone(), words: &A::WORDS }
     }
 
     fn log_gone(&self, partition: u32) -> TopologyError {
-        TopologyError::LogGone { name: self.config.names().log(partition), servers: self.servers.clone(), partition }
+        let (name, servers) = (self.names.log(partition), self.servers.clone());
+        TopologyError::LogGone { name, servers, partition, words: &A::WORDS }
     }
 
-    fn fact<T: std::str::FromStr>(&self, log: &stream::Config, key: &'static str) -> Result<T, TopologyError> {
-        let found = log.metadata.get(key).ok_or_else(|| not_ours(log, vec![key.to_owned()]))?;
-        found.parse().map_err(|_| TopologyError::Unreadable { key, name: log.name.clone(), found: found.clone() })
+    /// What a log says of a fact.
+    fn fact<'l>(&self, log: &'l stream::Config, key: &str) -> Result<&'l String, TopologyError> {
+        let key = self.names.key(key);
+        log.metadata.get(&key).ok_or_else(|| self.not_ours(log, vec![key]))
     }
 
-    fn check_payload(&self, max_chunk_bytes: usize) -> Result<(), TopologyError> {
+    fn partitions(&self, log: &stream::Config) -> Result<u32, TopologyError> {
+        let found = self.fact(log, PARTITIONS)?;
+        let unreadable = |_| TopologyError::Unreadable {
+            key: self.names.key(PARTITIONS),
+            name: log.name.clone(),
+            found: found.clone(),
+        };
+        found.parse().map_err(unreadable)
+    }
+
+    fn not_ours(&self, found: &stream::Config, missing: Vec<String>) -> TopologyError {
+        let (name, missing) = (found.name.clone(), missing.join(", "));
+        TopologyError::NotOurs { name, missing, application: A::NAME, words: &A::WORDS }
+    }
+
+    fn check_format(&self, found: &stream::Config) -> Result<(), TopologyError> {
+        let (name, format) = (found.name.clone(), A::FORMAT);
+        let Some(said) = found.metadata.get(&self.names.key(FORMAT)) else {
+            return Err(self.not_ours(found, vec![self.names.key(FORMAT)]));
+        };
+        match said.parse::<u32>() {
+            Ok(found) if found == format => Ok(()),
+            Ok(found) if A::OLDER_FORMATS.contains(&found) => {
+                Err(TopologyError::Older { name, found, format, words: &A::WORDS })
+            }
+            _ => Err(TopologyError::Newer { name, found: said.clone() }),
+        }
+    }
+
+    fn check_payload(&self, application: &A) -> Result<(), TopologyError> {
         let found = self.connection.client.server_info().max_payload;
-        let needed = max_chunk_bytes + PAYLOAD_HEADROOM;
+        let needed = application.largest_record() + PAYLOAD_HEADROOM;
         if found >= needed {
             return Ok(());
         }
@@ -286,6 +313,7 @@ impl<'a> Admin<'a> {
             servers: self.servers.clone(),
             found: Size(found as u64),
             needed: Size(needed as u64),
+            words: &A::WORDS,
         })
     }
 
@@ -294,27 +322,29 @@ impl<'a> Admin<'a> {
         &self,
         found: &stream::Config,
         wanted: &stream::Config,
-        system: &Config,
+        system: &System,
+        application: &A,
         adopt: bool,
     ) -> Result<(), TopologyError> {
         let name = || found.name.clone();
         let missing = plan::missing(found, wanted);
         if !missing.is_empty() && !adopt {
-            return Err(not_ours(found, missing));
+            return Err(self.not_ours(found, missing));
         }
         // An older one is raised, and a missing one is put back.
-        if let Err(error @ TopologyError::Newer { .. }) = check_format(found) {
+        if let Err(error @ TopologyError::Newer { .. }) = self.check_format(found) {
             return Err(error);
         }
-        for key in [PARTITIONS_KEY, MAX_CHUNK_BYTES_KEY, IDLE_EXPIRY_KEY, COMPLETED_EXPIRY_KEY] {
-            if let (Some(found), Some(wanted)) = (found.metadata.get(key), wanted.metadata.get(key))
+        for key in [PARTITIONS].into_iter().chain(system.facts.keys().map(String::as_str)) {
+            let full = self.names.key(key);
+            if let (Some(found), Some(wanted)) = (found.metadata.get(&full), wanted.metadata.get(&full))
                 && found != wanted
             {
-                return Err(self.disagrees(said_key(key), name(), wanted.clone(), found.clone()));
+                return Err(self.disagrees(key, name(), wanted.clone(), found.clone()));
             }
         }
-        let needed = match system.named(&found.name).is_log {
-            true => system.max_chunk_bytes.bytes() + LEAST_HEADROOM,
+        let needed = match system.config.named(&self.names, &found.name).is_log {
+            true => application.largest_record() + LEAST_HEADROOM,
             false => self.connection.client.server_info().max_payload,
         };
         match shape::deviation(found, wanted, needed) {
@@ -323,8 +353,10 @@ impl<'a> Admin<'a> {
         }
     }
 
-    fn disagrees(&self, key: &'static str, name: String, wanted: String, found: String) -> TopologyError {
-        TopologyError::Disagrees { key, name, wanted, found }
+    fn disagrees(&self, key: &str, name: String, wanted: String, found: String) -> TopologyError {
+        // What the operator sets it with.
+        let key = format!("topology.{}", key.replace('-', "_"));
+        TopologyError::Disagrees { key, name, wanted, found, words: &A::WORDS }
     }
 
     async fn create(&self, wanted: stream::Config) -> Result<Change, TopologyError> {
@@ -365,6 +397,7 @@ impl<'a> Admin<'a> {
                 servers: self.servers.clone(),
                 bytes: Size(wanted.max_bytes.max(0) as u64),
                 cause: error.to_string(),
+                words: &A::WORDS,
             };
         }
         self.refused_as(wanted, error.to_string())
@@ -373,33 +406,4 @@ impl<'a> Admin<'a> {
     fn refused_as(&self, wanted: &stream::Config, cause: String) -> TopologyError {
         TopologyError::Refused { name: wanted.name.clone(), servers: self.servers.clone(), cause }
     }
-}
-
-fn check_format(found: &stream::Config) -> Result<(), TopologyError> {
-    let name = found.name.clone();
-    match found.metadata.get(FORMAT_KEY).map(String::as_str) {
-        Some(FORMAT) => Ok(()),
-        Some(OLDER_FORMAT) => Err(TopologyError::Older { name }),
-        Some(other) => Err(TopologyError::Newer { name, found: other.to_owned() }),
-        None => Err(not_ours(found, vec![FORMAT_KEY.to_owned()])),
-    }
-}
-
-fn not_ours(found: &stream::Config, missing: Vec<String>) -> TopologyError {
-    TopologyError::NotOurs { name: found.name.clone(), missing: missing.join(", ") }
-}
-
-/// The configuration key that stands behind a key of the metadata.
-fn said_key(key: &str) -> &'static str {
-    match key {
-        PARTITIONS_KEY | "partitions" => "topology.partitions",
-        MAX_CHUNK_BYTES_KEY | "max_chunk_bytes" => "topology.max_chunk_bytes",
-        IDLE_EXPIRY_KEY | "idle_expiry" => "topology.idle_expiry",
-        COMPLETED_EXPIRY_KEY | "completed_expiry" => "topology.completed_expiry",
-        _ => FORMAT_KEY,
-    }
-}
-
-fn nanos(span: Span) -> UnixNanos {
-    UnixNanos::try_from(span.0.as_nanos()).unwrap_or(UnixNanos::MAX)
 }

@@ -1,5 +1,6 @@
 //! The connections of one worker. A server may give fewer than serve a worker best: then they are shared.
 
+use crate::application::Application;
 use crate::bus::connect::{self, ConnectError, Connection};
 use crate::bus::source::sources_per_connection;
 
@@ -18,7 +19,7 @@ pub struct Connections {
 
 impl Connections {
     /// Opens what `partitions` are served best by beside `first`, or `most`, or what the server gives.
-    pub async fn open(
+    pub async fn open<A: Application>(
         first: Connection,
         nats: &connect::Config,
         partitions: usize,
@@ -30,8 +31,8 @@ impl Connections {
         let mut snapshots = None;
         for n in 1..wanted {
             // Pulling alone comes first, snapshots then.
-            let name = if n == 2 { "summer snapshots" } else { "summer pull" };
-            match connect::connect_another(nats, name).await {
+            let name = format!("{} {} {}", A::NAME, A::WORDS.worker, if n == 2 { "snapshots" } else { "pull" });
+            match connect::connect_another(nats, &name).await {
                 Ok(connection) if n == 2 => snapshots = Some(connection),
                 Ok(connection) => pulling.push(connection),
                 Err(ConnectError::NoMore { cause, .. }) => {

@@ -1,24 +1,23 @@
-//! Finals and rejects: published once a subject, and confirmed.
+//! Outputs and rejects: published once a subject, and confirmed.
 //!
 //! Confirmed is what the leader has acknowledged, or what was read back from it equal.
 
+use crate::application::{Application, Output};
 use crate::bus::acks::Acks;
 use crate::bus::connect::Connection;
 use crate::bus::names::Names;
 use crate::bus::publish::{Once, Published, publish_once};
 use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
 use crate::checkpoint::Mark;
-use crate::codec;
 use crate::doubt::{Leader, Place};
-use crate::effect::{Confirmed, ConflictingFinal, Found, Kind, Looked, ReadBack};
+use crate::effect::{Confirmed, Conflict, Found, Kind, Looked, ReadBack, Subject};
 use crate::identity::MarkReading;
 use crate::reject::RejectedBatch;
 use crate::row::UnixNanos;
-use crate::stream_id::StreamId;
-use crate::sum::{Sum, Value};
 use async_nats::{HeaderMap, SubscribeError};
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
+use std::marker::PhantomData;
 
 /// The most bytes of the `Reject-Chunks` header.
 const REJECT_CHUNKS_BYTES: usize = 4 << 10;
@@ -33,49 +32,51 @@ pub const REJECT_CHUNKS: &str = "Reject-Chunks";
 pub const REJECT_PAYLOAD: &str = "Reject-Payload";
 
 /// Publishes the effects of one partition's fold.
-pub struct Effects {
+pub struct Effects<A> {
     connection: Connection,
     names: Names,
-    sums: String,
+    outputs: String,
     rejects: String,
     partition: u32,
     /// When the log was created that the store began with.
     log_born: UnixNanos,
+    of: PhantomData<fn() -> A>,
 }
 
-impl Effects {
+impl<A: Application> Effects<A> {
     pub fn new(connection: Connection, names: Names, partition: u32, log_born: UnixNanos) -> Self {
-        let (sums, rejects) = (names.sums(), names.rejects());
-        Self { connection, names, sums, rejects, partition, log_born }
+        let (outputs, rejects) = (names.outputs(), names.rejects());
+        Self { connection, names, outputs, rejects, partition, log_born, of: PhantomData }
     }
 
-    /// Gathers the acknowledgements of finals that are [sent](Effects::send_final).
+    /// Gathers the acknowledgements of outputs that are [sent](Effects::send).
     pub async fn acks<T>(&self) -> Result<Acks<T>, SubscribeError> {
-        Acks::new(self.connection.clone(), self.sums.clone()).await
+        Acks::new(self.connection.clone(), self.outputs.clone()).await
     }
 
-    /// Publishes a final once, if that can be done without waiting; says whether it was. One that is not acknowledged is
-    /// to be [published](Effects::publish_final) for good.
-    pub fn send_final<T>(&self, acks: &mut Acks<T>, sum: &Sum, what: T) -> bool {
-        acks.publish(self.names.final_subject(sum.id), codec::encode_final(sum).into(), what)
+    /// Publishes an output once, if that can be done without waiting; says whether it was. One that is not acknowledged is
+    /// to be [published](Effects::publish_output) for good.
+    pub fn send<T>(&self, acks: &mut Acks<T>, output: &A::Output, what: T) -> bool {
+        acks.publish(self.names.output_subject(output), payload(output), what)
     }
 
-    /// Publishes a final until it is confirmed, and says besides whether a try of it ended unknown.
-    pub async fn publish_final(&self, sum: Sum) -> (Result<Confirmed<StreamId>, ConflictingFinal>, bool) {
-        let subject = self.names.final_subject(sum.id);
-        let payload = Bytes::from(codec::encode_final(&sum));
-        let Published { once, unknown } = publish_once(&self.connection, &self.sums, &subject, None, payload).await;
-        let confirmed = |sequence, already_there| Confirmed {
-            place: Place { sequence, key: sum.id },
-            already_there,
-            differs: false,
-        };
+    /// Publishes an output until it is confirmed, and says besides whether a try of it ended unknown.
+    pub async fn publish_output(&self, output: A::Output) -> (Result<Confirmed<A::Output>, Box<Conflict>>, bool) {
+        let subject = self.names.output_subject(&output);
+        let Published { once, unknown } =
+            publish_once(&self.connection, &self.outputs, &subject, None, payload(&output)).await;
+        let confirmed =
+            |sequence, already_there, key| Confirmed { place: Place { sequence, key }, already_there, differs: false };
         let confirmed = match once {
-            Once::Stored(sequence) => Ok(confirmed(sequence, false)),
-            Once::Found(message) => match codec::decode_final(&message.payload) {
-                Ok(found) if found == sum => Ok(confirmed(message.sequence, true)),
-                found => Err(ConflictingFinal { ours: sum, subject, sequence: message.sequence, found: say(found) }),
-            },
+            Once::Stored(sequence) => Ok(confirmed(sequence, false, output)),
+            Once::Found(message) if output.agrees(&message.payload) => Ok(confirmed(message.sequence, true, output)),
+            Once::Found(message) => Err(Box::new(Conflict {
+                name: A::WORDS.conflict,
+                ours: output.claim(),
+                subject,
+                sequence: message.sequence,
+                found: A::Output::found(&message.payload),
+            })),
         };
         (confirmed, unknown)
     }
@@ -136,14 +137,17 @@ impl Effects {
 
     fn stream(&self, kind: Kind) -> &str {
         match kind {
-            Kind::Sums => &self.sums,
+            Kind::Outputs => &self.outputs,
             Kind::Rejects => &self.rejects,
         }
     }
 
-    /// The subject of a stream's final.
-    pub fn final_subject(&self, id: StreamId) -> String {
-        self.names.final_subject(id)
+    /// The subject that an effect is published under.
+    pub fn subject(&self, subject: &Subject<A::Output>) -> String {
+        match subject {
+            Subject::Output(output) => self.names.output_subject(output),
+            Subject::Reject(subject) => subject.clone(),
+        }
     }
 
     /// What a judgement needs to know about the recorded message; `None` where there is no such stream.
@@ -178,14 +182,12 @@ impl Effects {
         Ok(Some((found, read::leader(&info))))
     }
 
-    /// What the leader has at the subject of a final.
-    pub async fn read_final(&self, sum: Sum) -> Result<ReadBack, NoAnswer> {
-        let subject = self.names.final_subject(sum.id);
-        let found = read::message(&self.connection.jetstream, &self.sums, Which::LastOf(&subject)).await?;
+    /// What the leader has at the subject of an output.
+    pub async fn read_output(&self, output: &A::Output) -> Result<ReadBack, NoAnswer> {
+        let subject = self.names.output_subject(output);
+        let found = read::message(&self.connection.jetstream, &self.outputs, Which::LastOf(&subject)).await?;
         Ok(match found {
-            Some(message) if codec::decode_final(&message.payload).is_ok_and(|found| found == sum) => {
-                ReadBack::Same(message.sequence)
-            }
+            Some(message) if output.agrees(&message.payload) => ReadBack::Same(message.sequence),
             Some(_) => ReadBack::Another,
             None => ReadBack::Nothing,
         })
@@ -198,11 +200,10 @@ impl Effects {
     }
 }
 
-fn say(found: Result<Sum, codec::Undecodable>) -> String {
-    match found {
-        Ok(sum) => format!("{} through chunk {}", sum.value, sum.seq_no),
-        Err(error) => format!("something that is no final ({error})"),
-    }
+fn payload(output: &impl Output) -> Bytes {
+    let mut payload = Vec::with_capacity(64);
+    output.encode(&mut payload);
+    payload.into()
 }
 
 /// A reject as it is published.
@@ -246,7 +247,7 @@ fn reject_message(rejected: &RejectedBatch, max_payload: usize) -> RejectMessage
         return RejectMessage { headers, payload: payload.clone() };
     }
     headers.insert(REJECT_PAYLOAD, "omitted");
-    let sha1 = Value(Sha1::digest(payload).into());
+    let sha1 = hex::encode(Sha1::digest(payload));
     RejectMessage { headers, payload: format!("length={} sha1={sha1}", payload.len()).into() }
 }
 

@@ -1,11 +1,13 @@
 //! Which life of a worker a process is: what tells a restarted worker from its own zombie.
 
+use crate::bus::names::Names;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-const INCARNATION_KEY: &str = "stream-sum.incarnation";
-const NONCE_KEY: &str = "stream-sum.nonce";
+/// Keys of a durable's metadata.
+const INCARNATION: &str = "incarnation";
+const NONCE: &str = "nonce";
 
 /// Which life of a worker a durable belongs to: later ones are higher, and the nonce tells apart what started in one
 /// instant.
@@ -16,16 +18,13 @@ pub struct Incarnation {
 }
 
 impl Incarnation {
-    pub fn of(metadata: &HashMap<String, String>) -> Option<Self> {
-        let number = metadata.get(INCARNATION_KEY)?.parse().ok()?;
-        Some(Self { number, nonce: metadata.get(NONCE_KEY)?.clone() })
+    pub fn of(names: &Names, metadata: &HashMap<String, String>) -> Option<Self> {
+        let number = metadata.get(&names.key(INCARNATION))?.parse().ok()?;
+        Some(Self { number, nonce: metadata.get(&names.key(NONCE))?.clone() })
     }
 
-    pub fn metadata(&self) -> HashMap<String, String> {
-        HashMap::from([
-            (INCARNATION_KEY.to_owned(), self.number.to_string()),
-            (NONCE_KEY.to_owned(), self.nonce.clone()),
-        ])
+    pub fn metadata(&self, names: &Names) -> HashMap<String, String> {
+        HashMap::from([(names.key(INCARNATION), self.number.to_string()), (names.key(NONCE), self.nonce.clone())])
     }
 }
 
@@ -61,6 +60,7 @@ impl Life {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::Sample;
 
     #[test]
     fn a_starting_process_is_above_whatever_it_finds() {
@@ -69,7 +69,8 @@ mod tests {
         assert!(life.incarnation() < far_ahead);
         life.rise_above(&far_ahead);
         assert!(life.incarnation() > far_ahead);
-        assert_eq!(Incarnation::of(&life.incarnation().metadata()), Some(life.incarnation()));
-        assert_eq!(Incarnation::of(&HashMap::new()), None);
+        let names = Names::of::<Sample>("");
+        assert_eq!(Incarnation::of(&names, &life.incarnation().metadata(&names)), Some(life.incarnation()));
+        assert_eq!(Incarnation::of(&names, &HashMap::new()), None);
     }
 }

@@ -1,6 +1,7 @@
 //! What the bucket says of a snapshot without its being read: its name, and the metadata that was put with it.
 
 use crate::accept::Accepted;
+use crate::bus::names::Names;
 use crate::checkpoint::{Checkpoint, Position};
 use crate::row::UnixNanos;
 use crate::snapshot::FORMAT;
@@ -10,9 +11,9 @@ use std::fmt;
 use std::str::FromStr;
 
 /// The keys of an object's metadata: the format of the snapshot, and, as JSON, the checkpoint and what was accepted before.
-const FORMAT_KEY: &str = "stream-sum.format";
-const CHECKPOINT_KEY: &str = "stream-sum.checkpoint";
-const ACCEPTED_KEY: &str = "stream-sum.accepted";
+const FORMAT_KEY: &str = "format";
+const CHECKPOINT_KEY: &str = "checkpoint";
+const ACCEPTED_KEY: &str = "accepted";
 
 /// `<partition>/<position>/<random>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -85,18 +86,18 @@ impl fmt::Display for Unreadable {
 }
 
 /// The metadata to put with a snapshot.
-pub(super) fn metadata(checkpoint: &Checkpoint, accepted: &[Accepted]) -> HashMap<String, String> {
+pub(super) fn metadata(names: &Names, checkpoint: &Checkpoint, accepted: &[Accepted]) -> HashMap<String, String> {
     let checkpoint = serde_json::to_string(checkpoint).expect("a checkpoint has a JSON form");
     let accepted = serde_json::to_string(accepted).expect("what was accepted has a JSON form");
     let pairs = [(FORMAT_KEY, FORMAT.to_string()), (CHECKPOINT_KEY, checkpoint), (ACCEPTED_KEY, accepted)];
-    pairs.map(|(key, value)| (key.to_owned(), value)).into()
+    pairs.map(|(key, value)| (names.key(key), value)).into()
 }
 
 /// What an object under a snapshot's name is. The inner error: a snapshot, but not one to be read here.
-pub(super) fn told(name: Name, info: ObjectInfo, put_at: UnixNanos) -> Result<Listed, Unreadable> {
+pub(super) fn told(names: &Names, name: Name, info: ObjectInfo, put_at: UnixNanos) -> Result<Listed, Unreadable> {
     let ObjectInfo { metadata, size, chunks: pieces, nuid, .. } = info;
-    let format = metadata.get(FORMAT_KEY);
-    let told = |key: &str| metadata.get(key).map_or("", String::as_str);
+    let format = metadata.get(&names.key(FORMAT_KEY));
+    let told = |key: &str| metadata.get(&names.key(key)).map_or("", String::as_str);
     let checkpoint = serde_json::from_str(told(CHECKPOINT_KEY));
     let accepted = serde_json::from_str(told(ACCEPTED_KEY));
     match (checkpoint, accepted) {
@@ -110,6 +111,7 @@ pub(super) fn told(name: Name, info: ObjectInfo, put_at: UnixNanos) -> Result<Li
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::Sample;
 
     #[test]
     fn names_tell_partition_and_position() {
@@ -123,14 +125,14 @@ mod tests {
 
     #[test]
     fn what_another_version_has_written_is_told_apart() {
-        let name = Name::new(3, 17);
+        let (names, name) = (Names::of::<Sample>(""), Name::new(3, 17));
         let checkpoint = Checkpoint { position: 17, ..Checkpoint::start_of(1) };
         let tell = |metadata: HashMap<String, String>| {
             let info =
                 serde_json::json!({ "name": name.to_string(), "bucket": "b", "nuid": "n", "metadata": metadata });
-            told(name.clone(), serde_json::from_value(info).unwrap(), 5)
+            told(&names, name.clone(), serde_json::from_value(info).unwrap(), 5)
         };
-        let ours = tell(metadata(&checkpoint, &[])).unwrap();
+        let ours = tell(metadata(&names, &checkpoint, &[])).unwrap();
         assert_eq!((ours.name.clone(), ours.checkpoint, ours.put_at), (name.clone(), checkpoint, 5));
         for (key, value, format) in [
             (FORMAT_KEY, Some("999"), Some("999")),
@@ -138,9 +140,9 @@ mod tests {
             (CHECKPOINT_KEY, Some("{}"), Some(FORMAT.to_string().as_str())),
             (ACCEPTED_KEY, None, Some(FORMAT.to_string().as_str())),
         ] {
-            let mut metadata = metadata(&checkpoint, &[]);
-            metadata.remove(key);
-            metadata.extend(value.map(|value| (key.to_owned(), value.to_owned())));
+            let mut metadata = metadata(&names, &checkpoint, &[]);
+            metadata.remove(&names.key(key));
+            metadata.extend(value.map(|value| (names.key(key), value.to_owned())));
             let unreadable = tell(metadata).unwrap_err();
             assert_eq!(unreadable.format.as_deref(), format, "{key} {value:?}");
         }

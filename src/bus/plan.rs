@@ -1,6 +1,7 @@
 //! The plan of `topology apply`: what becomes of one stream, and what goes with it. Only what is named changes.
 
-use crate::bus::topology::{FORMAT_KEY, Named};
+use crate::bus::names::Names;
+use crate::bus::topology::{FORMAT, Named};
 use crate::row::UnixNanos;
 use crate::values::{Size, Span};
 use async_nats::jetstream::stream::{Config, State};
@@ -26,6 +27,7 @@ pub struct Change {
 
 /// `wanted` as this configuration has it, of which only what is `named` counts. `now` in the same time as the stream's.
 pub fn change(
+    names: &Names,
     found: &Config,
     state: &State,
     wanted: &Config,
@@ -43,8 +45,8 @@ pub fn change(
     for (key, value) in &wanted.metadata {
         let shown = found.metadata.get(key).cloned();
         // What the fold reads was compared before: what differs here is an older format, or missing.
-        if shown.as_ref() != Some(value) && (key == FORMAT_KEY || shown.is_none()) {
-            let name = key.strip_prefix("stream-sum.").unwrap_or(key);
+        if shown.as_ref() != Some(value) && (*key == names.key(FORMAT) || shown.is_none()) {
+            let name = key.strip_prefix(&names.key("")).unwrap_or(key);
             note(name, shown.unwrap_or_else(|| "missing".to_owned()), value.clone());
             config.metadata.insert(key.clone(), value.clone());
         }
@@ -110,12 +112,16 @@ pub fn missing(found: &Config, wanted: &Config) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::topology::FORMAT;
+    use crate::sample::Sample;
     use std::collections::HashMap;
     use std::time::Duration;
 
     const PAYLOAD: usize = 1 << 20;
     const HOUR: UnixNanos = 3_600_000_000_000;
+
+    fn names() -> Names {
+        Names::of::<Sample>("")
+    }
 
     fn state(messages: u64, bytes: u64) -> State {
         let times = r#""first_ts":"1970-01-01T00:00:00Z","last_ts":"1970-01-01T00:00:00Z""#;
@@ -131,14 +137,14 @@ mod tests {
     fn only_what_is_named_changes() {
         let (found, wanted) = (stream(3, 1 << 32, 48), stream(1, 1 << 30, 24));
         let held = state(5, 1 << 31);
-        let nothing = change(&found, &held, &wanted, &Named::default(), PAYLOAD, 99 * HOUR);
+        let nothing = change(&names(), &found, &held, &wanted, &Named::default(), PAYLOAD, 99 * HOUR);
         assert_eq!((nothing.config, nothing.what, nothing.losses), (found.clone(), vec![], vec![]));
         for (named, what, losses) in [
             (Named { replicas: true, ..Named::default() }, "replicas 3 -> 1", 1),
             (Named { max_bytes: true, ..Named::default() }, "max_bytes 4GiB -> 1GiB", 1),
             (Named { max_age: true, ..Named::default() }, "max_age 2days -> 1day", 1),
         ] {
-            let change = change(&found, &held, &wanted, &named, PAYLOAD, 30 * HOUR);
+            let change = change(&names(), &found, &held, &wanted, &named, PAYLOAD, 30 * HOUR);
             assert_eq!((change.what, change.losses.len()), (vec![what.to_owned()], losses));
         }
     }
@@ -152,7 +158,7 @@ mod tests {
             (stream(1, 1 << 30, 24), state(5, 1 << 29), 20 * HOUR),
             (stream(1, 1 << 30, 24), state(0, 0), 99 * HOUR),
         ] {
-            let change = change(&found, &held, &wanted, &all, PAYLOAD, now);
+            let change = change(&names(), &found, &held, &wanted, &all, PAYLOAD, now);
             assert_eq!(change.losses, Vec::<String>::new());
             assert!(!change.what.is_empty());
         }
@@ -162,7 +168,7 @@ mod tests {
     fn a_message_of_a_log_leaves_room_for_the_one_that_is_kept() {
         let named = Named { is_log: true, max_bytes: true, ..Named::default() };
         let size = |found: &Config, wanted: i64, named: &Named| {
-            change(found, &state(0, 0), &stream(1, wanted, 0), named, PAYLOAD, 0).config.max_message_size
+            change(&names(), found, &state(0, 0), &stream(1, wanted, 0), named, PAYLOAD, 0).config.max_message_size
         };
         let small = 1280 << 10;
         let half = (640 << 10) - 4096;
@@ -183,16 +189,14 @@ mod tests {
         let facts = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
             pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
         };
-        let wanted = Config {
-            metadata: facts(&[(FORMAT_KEY, FORMAT), ("stream-sum.partitions", "2")]),
-            ..stream(1, 1 << 30, 0)
-        };
+        let wanted =
+            Config { metadata: facts(&[("sample.format", "1"), ("sample.partitions", "2")]), ..stream(1, 1 << 30, 0) };
         let found = Config { metadata: facts(&[("_nats.ver", "2.15.1")]), ..stream(1, 1 << 30, 0) };
-        assert_eq!(missing(&found, &wanted), [FORMAT_KEY, "stream-sum.partitions"]);
-        let change = change(&found, &state(1, 1), &wanted, &Named::default(), PAYLOAD, 0);
+        assert_eq!(missing(&found, &wanted), ["sample.format", "sample.partitions"]);
+        let change = change(&names(), &found, &state(1, 1), &wanted, &Named::default(), PAYLOAD, 0);
         let mut what = change.what;
         what.sort();
-        assert_eq!(what, [format!("format missing -> {FORMAT}"), "partitions missing -> 2".to_owned()]);
+        assert_eq!(what, ["format missing -> 1", "partitions missing -> 2"]);
         assert_eq!(change.config.metadata.len(), 3, "servers add their own");
     }
 }

@@ -4,6 +4,7 @@ use crate::bus::connect::Connection;
 use crate::bus::names::Names;
 use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
 use crate::codec;
+use crate::final_names::FinalNames;
 use crate::identity::MessageMark;
 use crate::row::UnixNanos;
 use crate::stream_id::{RunPrefix, StreamId};
@@ -21,7 +22,7 @@ pub struct RunFinals {
 
 impl RunFinals {
     pub fn new(connection: Connection, names: Names, run: RunPrefix) -> Self {
-        let (sums, filter) = (names.sums(), names.finals_of_run(run));
+        let (sums, filter) = (names.outputs(), names.finals_of_run(run));
         Self { connection, names, sums, filter }
     }
 

@@ -73,12 +73,13 @@ struct Object {
 #[derive(Clone, Debug)]
 pub struct Snapshots {
     connection: Connection,
+    names: Names,
     bucket: String,
 }
 
 impl Snapshots {
     pub fn new(connection: Connection, names: &Names) -> Self {
-        Self { connection, bucket: names.state_bucket() }
+        Self { connection, names: names.clone(), bucket: names.state_bucket() }
     }
 
     fn stream(&self) -> String {
@@ -116,7 +117,7 @@ impl Snapshots {
             if name.partition != partition {
                 continue;
             }
-            match listed::told(name, info, put_at) {
+            match listed::told(&self.names, name, info, put_at) {
                 Ok(listed) => look.listed.push(listed),
                 Err(unreadable) => look.unreadable.push(unreadable),
             }
@@ -147,8 +148,8 @@ impl Snapshots {
     async fn subjects(&self, filter: &str) -> Result<Subjects, NoAnswer> {
         let filter = format!("$O.{}.{filter}", self.bucket);
         let subjects = read::subjects(&self.connection.jetstream, &self.stream(), &filter).await?;
-        let bucket = &self.bucket;
-        let gone = || NoAnswer::new(format!("the object store {bucket} is gone: run `stream-sum topology apply`"));
+        let (bucket, apply) = (&self.bucket, self.names.words().apply);
+        let gone = || NoAnswer::new(format!("the object store {bucket} is gone: run `{apply}`"));
         subjects.ok_or_else(gone)
     }
 
@@ -170,7 +171,7 @@ impl Snapshots {
             description: None,
             chunk_size: Some(PIECE.min(most)),
             headers: None,
-            metadata: listed::metadata(checkpoint, accepted),
+            metadata: listed::metadata(&self.names, checkpoint, accepted),
         };
         let (input, mut output) = duplex(BUFFER);
         // The client makes a piece of whatever it reads at once: as much as one holds, then, and not each small write.

@@ -93,6 +93,7 @@ pub enum Lost {
 /// One partition log as one worker reads it.
 pub struct Log {
     reader: LogReader,
+    names: Names,
     durable: String,
     /// What each pull asks for at least.
     pull_bytes: usize,
@@ -119,6 +120,7 @@ impl Log {
     ) -> Self {
         Self {
             reader: LogReader::new(connection, names, partition),
+            names: names.clone(),
             durable: names.durable(worker),
             pull_bytes,
             life,
@@ -150,7 +152,7 @@ impl Log {
         let Ok(stream) = self.jetstream().get_stream_no_info(self.name()).await else { return };
         match stream.consumer_info(&self.durable).await {
             Ok(info) => {
-                if let Some(other) = Incarnation::of(&info.config.metadata) {
+                if let Some(other) = Incarnation::of(&self.names, &info.config.metadata) {
                     self.life.rise_above(&other);
                 }
                 self.has_risen = true;
@@ -185,7 +187,7 @@ impl Log {
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
-        if let Some(other) = found.as_ref().and_then(|info| Incarnation::of(&info.config.metadata))
+        if let Some(other) = found.as_ref().and_then(|info| Incarnation::of(&self.names, &info.config.metadata))
             && other > self.life.incarnation()
         {
             if self.has_risen {
@@ -210,7 +212,7 @@ impl Log {
             ack_policy: AckPolicy::None,
             replay_policy: ReplayPolicy::Instant,
             inactive_threshold,
-            metadata: incarnation.metadata(),
+            metadata: incarnation.metadata(&self.names),
             ..pull::Config::default()
         };
         // Strict: where another life has made the durable meanwhile, this fails, and the next try reads whose it is.

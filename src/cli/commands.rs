@@ -2,16 +2,17 @@
 
 use crate::bus::admin::Admin;
 use crate::bus::connect;
-use crate::bus::names::Names;
 use crate::bus::topology::TopologyError;
 use crate::chunker::{self, generate_and_verify_streams};
 use crate::config::{Config, Override, variable};
+use crate::final_names::{FinalNames, names};
 use crate::joined::joined;
 use crate::local_server::LocalServer;
 use crate::nats_server;
 use crate::progress;
 use crate::report::{Report, Verdict};
 use crate::status;
+use crate::summer::Summer;
 use crate::telemetry;
 use crate::up::{self, Stack};
 use crate::values::Size;
@@ -157,9 +158,9 @@ pub(super) async fn status(
     watch: bool,
     stop: CancellationToken,
 ) -> Result<Exit, CliError> {
-    let connection = connect::connect(&config.nats, "status").await?;
-    let names = Names::new(&config.topology.prefix);
-    let admin = Admin::new(&connection, &config.topology, config.nats.shown_addresses());
+    let connection = connect::connect(&config.nats, "stream-sum status").await?;
+    let names = names(&config.topology.prefix);
+    let admin = config.topology.admin(&connection, config.nats.shown_addresses());
     let (partitions, missing) = match connection.unless_denied(admin.check()).await? {
         Ok(topology) => (topology.partitions, false),
         // What is there is shown, and what is missing is named beside it.
@@ -216,22 +217,23 @@ pub(super) fn serve(config: &Config, port: Option<u16>, data_dir: &Path) -> CliE
             (here, None) => here.ok_or_else(elsewhere)?,
         };
         let program = nats_server::find(&nats_server::tools())?;
-        let mapping = Names::new(&config.topology.prefix).mapping(config.topology.partitions);
+        let mapping = names(&config.topology.prefix).mapping(config.topology.partitions);
         let server = LocalServer::new(program.clone(), data_dir, Some(address), Some(&mapping), "")?;
         Ok(CliError::NotStarted { program, cause: server.exec() })
     };
     start().unwrap_or_else(|error| error)
 }
 
-pub(super) async fn show(admin: &Admin<'_>) -> Result<String, TopologyError> {
+pub(super) async fn show(admin: &Admin<'_, Summer>) -> Result<String, TopologyError> {
     let (topology, streams) = admin.show().await?;
+    let rules = topology.application.rules();
     let seconds = |nanos: i64| humantime::format_duration(std::time::Duration::from_nanos(nanos.unsigned_abs()));
     let mut text = format!(
         "partitions {}, max_chunk_bytes {}, idle_expiry {}, completed_expiry {}\n{:<32} {:>8} {:>12} {:>10} {:>10} {:>12} {:>12}\n",
         topology.partitions,
-        Size(topology.max_chunk_bytes as u64),
-        seconds(topology.expiry.idle),
-        seconds(topology.expiry.completed),
+        Size(rules.max_chunk_bytes as u64),
+        seconds(rules.expiry.idle),
+        seconds(rules.expiry.completed),
         "stream",
         "replicas",
         "messages",

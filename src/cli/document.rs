@@ -1,9 +1,9 @@
 //! What `--report` writes: how a run stands, beside what it was told to do. Each field is explained in `docs/report.md`.
 
-use crate::bus::topology;
 use crate::chunker::ChunkerConfig;
 use crate::config::Config;
 use crate::report::{Report, Verdict};
+use crate::topology_section;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -21,7 +21,7 @@ pub struct Head {
 #[derive(Clone, Debug, Serialize)]
 struct Settings {
     chunker: ChunkerConfig,
-    topology: topology::Config,
+    topology: topology_section::Config,
 }
 
 #[derive(Debug, Serialize)]

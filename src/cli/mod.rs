@@ -9,18 +9,18 @@ mod sum;
 pub use ending::{CliError, Exit, complain};
 
 use crate::accept::Acceptance;
-use crate::bus::admin::{Admin, Allowed};
+use crate::bus::admin::Allowed;
 use crate::bus::connect;
-use crate::bus::names::Names;
 use crate::chunker::Choices;
 use crate::cli::sum::SumArgs;
 use crate::config::{Config, Override, Sources};
+use crate::final_names::names;
 use crate::get;
 use crate::shutdown;
 use crate::stream_id::{RunPrefix, StreamId};
+use crate::summing;
 use crate::telemetry::{self, Format};
 use crate::up::keeper;
-use crate::worker;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -310,15 +310,15 @@ impl Cli {
         let mut out = io::stdout();
         match self.command {
             Command::Topology(TopologyCommand::Apply { force, adopt, .. }) => {
-                let connection = connect::connect(&config.nats, "topology").await?;
-                let admin = Admin::new(&connection, &config.topology, config.nats.shown_addresses());
+                let connection = connect::connect(&config.nats, "stream-sum topology").await?;
+                let admin = config.topology.admin(&connection, config.nats.shown_addresses());
                 let changes = connection.unless_denied(admin.apply(Allowed { force, adopt })).await??;
                 changes.iter().try_for_each(|change| writeln!(out, "{change}")).map_err(CliError::Output)?;
                 Ok(Exit::Done)
             }
             Command::Topology(TopologyCommand::Show) => {
-                let connection = connect::connect(&config.nats, "topology").await?;
-                let admin = Admin::new(&connection, &config.topology, config.nats.shown_addresses());
+                let connection = connect::connect(&config.nats, "stream-sum topology").await?;
+                let admin = config.topology.admin(&connection, config.nats.shown_addresses());
                 let text = connection.unless_denied(commands::show(&admin)).await??;
                 out.write_all(text.as_bytes()).map_err(CliError::Output)?;
                 Ok(Exit::Done)
@@ -326,7 +326,7 @@ impl Cli {
             Command::Summer(args) => {
                 // The name of a folder need not be text, as values of the configuration are.
                 config.summer.data_dir = args.data_dir.unwrap_or(config.summer.data_dir);
-                worker::run(&config.summer, &config.nats, &config.topology, &args.accept, stop).await?;
+                summing::run(&config.summer, &config.nats, &config.topology, &args.accept, stop).await?;
                 Ok(Exit::Done)
             }
             Command::Chunker(args) => commands::chunk(&config, args, stop).await,
@@ -341,7 +341,7 @@ impl Cli {
             Command::Server { port, data_dir, .. } => Err(commands::serve(&config, port, &data_dir)),
             Command::Sum(args) => sum::sum(&config, args, standard.input_closed, stop).await,
             Command::Get { id } => {
-                let line = get::run(id, &config.nats, &Names::new(&config.topology.prefix)).await?;
+                let line = get::run(id, &config.nats, &names(&config.topology.prefix)).await?;
                 writeln!(out, "{line}").map_err(CliError::Output)?;
                 Ok(Exit::Done)
             }

@@ -23,11 +23,11 @@ mod unsound;
 pub use question::{Asked, Question, Reply};
 pub use unsound::Unsound;
 
+use crate::application::Application;
 use crate::checkpoint::{Checkpoint, Mark, Position};
 use crate::doubt::{Leader, Leaders, Place, Sign, Trail};
 use crate::effect::{Found, Kind, Looked, Subject};
 use crate::identity::{LogReading, LogState, MarkReading, judge, judge_before_commit, judge_mark};
-use crate::summer::Summer;
 use crate::transaction::Transaction;
 use reading_back::ReadingBack;
 use std::collections::VecDeque;
@@ -37,95 +37,100 @@ const MOST_ROUNDS: usize = 3;
 
 /// What is known of the effects of a transaction.
 #[derive(Clone, Debug)]
-pub struct Evidence {
-    pub finals: Trail<Subject>,
-    pub rejects: Trail<Subject>,
+pub struct Evidence<O> {
+    pub outputs: Trail<Subject<O>>,
+    pub rejects: Trail<Subject<O>>,
+    /// Everything that it has put out, without what contradicts others and was let pass.
+    pub confirmed_outputs: Vec<O>,
     /// Where each of its rejects is.
     pub reject_subjects: Vec<String>,
-    /// Finals of it that contradict others, and were let pass.
-    pub conflicting: u64,
     /// How often the connection had been made when the transaction was opened.
     pub connects: u64,
 }
 
 /// A transaction that may be committed: its checkpoint has the marks of what was found.
 #[derive(Debug)]
-pub struct Sound {
-    pub transaction: Box<Transaction<Summer>>,
+pub struct Sound<A: Application> {
+    pub transaction: Box<Transaction<A>>,
     pub leaders: Leaders,
 }
 
 /// What is to be done next.
 #[derive(Debug)]
-pub enum Step {
-    Ask(Asked),
+pub enum Step<A: Application> {
+    Ask(Asked<A::Output>),
     /// To be said: all effects in one stream are read back, because of this.
     Doubted(Kind, Sign),
     /// Nothing comes after it.
-    End(Result<Sound, Unsound>),
+    End(Result<Sound<A>, Unsound<A::Output>>),
 }
 
 #[derive(Debug)]
-pub struct Inspection {
+pub struct Inspection<A: Application> {
     /// `None` once it is handed over.
-    transaction: Option<Box<Transaction<Summer>>>,
-    evidence: Evidence,
+    transaction: Option<Box<Transaction<A>>>,
+    evidence: Evidence<A::Output>,
     /// The checkpoint that is committed already.
     before: Checkpoint,
     /// Who led the streams before.
     known: Leaders,
     /// Looks that have begun.
     look: u64,
-    stage: Stage,
-    steps: VecDeque<Step>,
+    stage: Stage<A::Output>,
+    steps: VecDeque<Step<A>>,
     /// The stream of effects that is looked at.
-    stream: Stream,
+    stream: Stream<A::Output>,
     /// The marks and leaders that this look has found.
-    sums: Option<Mark>,
+    outputs: Option<Mark>,
     rejects: Option<Mark>,
     leaders: Leaders,
 }
 
 /// What is found of one stream of effects.
 #[derive(Debug)]
-struct Stream {
+struct Stream<O> {
     kind: Kind,
     /// The effect that is furthest on in it, and its mark, unless it has aged out.
-    furthest: Option<Place<Subject>>,
+    furthest: Option<Place<Subject<O>>>,
     mark: Option<Mark>,
     leader: Option<Leader>,
     /// How often all effects in it were read back.
     rounds: usize,
 }
 
-impl Stream {
-    fn new(kind: Kind, furthest: Option<Place<Subject>>) -> Self {
+impl<O> Stream<O> {
+    fn new(kind: Kind, furthest: Option<Place<Subject<O>>>) -> Self {
         Self { kind, furthest, mark: None, leader: None, rounds: 0 }
     }
 }
 
 /// What is waited for.
 #[derive(Debug)]
-enum Stage {
+enum Stage<O> {
     Furthest,
     /// This many witnesses were there.
     Witness(usize),
-    ReadingBack(ReadingBack),
+    ReadingBack(ReadingBack<O>),
     /// Everything was read back: the furthest once more.
     SameLeader(Sign),
     Recorded,
     LogState,
     LogMessage,
     Sound,
-    Unsound(Unsound),
+    Unsound(Unsound<O>),
     Over,
 }
 
 /// The stage that follows, or `None` to stay.
-type Next = Result<Option<Stage>, Unsound>;
+type Next<O> = Result<Option<Stage<O>>, Unsound<O>>;
 
-impl Inspection {
-    pub fn new(transaction: Box<Transaction<Summer>>, evidence: Evidence, before: Checkpoint, known: Leaders) -> Self {
+impl<A: Application> Inspection<A> {
+    pub fn new(
+        transaction: Box<Transaction<A>>,
+        evidence: Evidence<A::Output>,
+        before: Checkpoint,
+        known: Leaders,
+    ) -> Self {
         let mut inspection = Self {
             transaction: Some(transaction),
             evidence,
@@ -134,8 +139,8 @@ impl Inspection {
             look: 0,
             stage: Stage::Over,
             steps: VecDeque::new(),
-            stream: Stream::new(Kind::Sums, None),
-            sums: None,
+            stream: Stream::new(Kind::Outputs, None),
+            outputs: None,
             rejects: None,
             leaders: Leaders::default(),
         };
@@ -148,10 +153,10 @@ impl Inspection {
         self.transaction().checkpoint.position
     }
 
-    /// The streams whose finals are looked for.
+    /// What it has put out.
     #[cfg(test)]
-    pub fn finals(&self) -> impl Iterator<Item = crate::stream_id::StreamId> + '_ {
-        self.transaction().rows.iter().map(|(id, _)| *id)
+    pub fn outputs(&self) -> &[A::Output] {
+        &self.evidence.confirmed_outputs
     }
 
     /// How often the connection has been made by now: to be told before each step is taken. Says whether the look has begun
@@ -161,14 +166,14 @@ impl Inspection {
             return false;
         }
         self.evidence.connects = connects;
-        self.evidence.finals.doubt(Sign::Reconnected);
+        self.evidence.outputs.doubt(Sign::Reconnected);
         self.evidence.rejects.doubt(Sign::Reconnected);
         self.begin();
         true
     }
 
     /// What is to be done next; `None`: to wait for replies.
-    pub fn next_step(&mut self) -> Option<Step> {
+    pub fn next_step(&mut self) -> Option<Step<A>> {
         if let (true, Stage::ReadingBack(_)) = (self.steps.is_empty(), &self.stage) {
             self.read_on();
         }
@@ -186,14 +191,14 @@ impl Inspection {
     }
 
     /// Takes the reply to a question. What an earlier look has asked says nothing any more.
-    pub fn replied(&mut self, asked: Asked, reply: Reply) {
+    pub fn replied(&mut self, asked: Asked<A::Output>, reply: Reply) {
         let Asked { question, again, look } = asked;
         if look != self.look || self.has_ended() {
             return;
         }
         let next = match (question, reply) {
             (Question::Look(place), Reply::Look(looked)) => self.looked(place, again, looked),
-            (question @ (Question::Final(_) | Question::Reject(_)), Reply::ReadBack(read_back)) => {
+            (question @ (Question::Output(_) | Question::Reject(_)), Reply::ReadBack(read_back)) => {
                 let Stage::ReadingBack(reading) = &mut self.stage else { unreachable!("each is answered once") };
                 let missed = reading.replied(question, again, read_back);
                 missed.map(|missed| {
@@ -215,7 +220,7 @@ impl Inspection {
         matches!(self.stage, Stage::Unsound(_) | Stage::Over)
     }
 
-    fn follow(&mut self, next: Next) {
+    fn follow(&mut self, next: Next<A::Output>) {
         match next {
             Ok(Some(stage)) => self.stage = stage,
             Ok(None) => {}
@@ -227,11 +232,11 @@ impl Inspection {
         }
     }
 
-    fn transaction(&self) -> &Transaction<Summer> {
+    fn transaction(&self) -> &Transaction<A> {
         self.transaction.as_ref().expect("it is not handed over before the end")
     }
 
-    fn ask(&mut self, question: Question, again: bool) {
+    fn ask(&mut self, question: Question<A::Output>, again: bool) {
         self.steps.push_back(Step::Ask(Asked { question, again, look: self.look }));
     }
 
@@ -239,13 +244,13 @@ impl Inspection {
         self.look += 1;
         self.steps.clear();
         self.leaders = Leaders::default();
-        self.stage = self.see(Kind::Sums);
+        self.stage = self.see(Kind::Outputs);
     }
 
     /// Begins with one stream of effects.
-    fn see(&mut self, kind: Kind) -> Stage {
+    fn see(&mut self, kind: Kind) -> Stage<A::Output> {
         let (trail, known) = match kind {
-            Kind::Sums => (&self.evidence.finals, &self.known.sums),
+            Kind::Outputs => (&self.evidence.outputs, &self.known.outputs),
             Kind::Rejects => (&self.evidence.rejects, &self.known.rejects),
         };
         self.stream = Stream::new(kind, trail.furthest().cloned());
@@ -261,9 +266,9 @@ impl Inspection {
         }
     }
 
-    fn trail(&self) -> &Trail<Subject> {
+    fn trail(&self) -> &Trail<Subject<A::Output>> {
         match self.stream.kind {
-            Kind::Sums => &self.evidence.finals,
+            Kind::Outputs => &self.evidence.outputs,
             Kind::Rejects => &self.evidence.rejects,
         }
     }
@@ -271,17 +276,17 @@ impl Inspection {
     /// The mark of the furthest effect of the transactions before.
     fn before(&self) -> Option<Mark> {
         match self.stream.kind {
-            Kind::Sums => self.before.sums,
+            Kind::Outputs => self.before.sums,
             Kind::Rejects => self.before.rejects,
         }
     }
 
     /// The stream is seen to, and this is its mark from now on.
-    fn leave(&mut self, mark: Option<Mark>) -> Stage {
+    fn leave(&mut self, mark: Option<Mark>) -> Stage<A::Output> {
         let leader = self.stream.leader.take();
         match self.stream.kind {
-            Kind::Sums => {
-                (self.sums, self.leaders.sums) = (mark, leader);
+            Kind::Outputs => {
+                (self.outputs, self.leaders.outputs) = (mark, leader);
                 self.see(Kind::Rejects)
             }
             Kind::Rejects => {
@@ -293,7 +298,7 @@ impl Inspection {
     }
 
     /// Whether a message is where it was confirmed.
-    fn looked(&mut self, place: Place<Subject>, again: bool, looked: Looked) -> Next {
+    fn looked(&mut self, place: Place<Subject<A::Output>>, again: bool, looked: Looked) -> Next<A::Output> {
         let (found, leader) = looked.ok_or(Unsound::NoStream(self.stream.kind))?;
         let mark = match found {
             Found::There(mark) => Some(mark),
@@ -329,7 +334,7 @@ impl Inspection {
     }
 
     /// Looks at the next of the messages that were the furthest before a silence.
-    fn witness(&mut self, seen: usize) -> Stage {
+    fn witness(&mut self, seen: usize) -> Stage<A::Output> {
         match self.trail().witnesses().get(seen).cloned() {
             Some(witness) => {
                 self.ask(Question::Look(witness), false);
@@ -340,41 +345,33 @@ impl Inspection {
     }
 
     /// Begins to read back every effect in the stream.
-    fn read_all(&mut self, sign: Sign) -> Next {
+    fn read_all(&mut self, sign: Sign) -> Next<A::Output> {
         if self.stream.rounds == MOST_ROUNDS {
             return Err(Unsound::Elections);
         }
         self.stream.rounds += 1;
         self.steps.push_back(Step::Doubted(self.stream.kind, sign));
-        let reading = ReadingBack::new(self.stream.kind, sign);
-        match reading.is_possible(self.transaction()) {
-            true => Ok(Some(Stage::ReadingBack(reading))),
-            false => Err(Unsound::Untold),
-        }
+        Ok(Some(Stage::ReadingBack(ReadingBack::new(self.stream.kind, sign))))
     }
 
     /// Reads back the next effect. When there is none left: looks at the furthest once more.
     fn read_on(&mut self) {
         let Stage::ReadingBack(reading) = &mut self.stage else { unreachable!("it is asked first") };
-        let transaction = self.transaction.as_ref().expect("it is not handed over before the end");
-        if let Some(question) = reading.next(transaction, &self.evidence) {
+        if let Some(question) = reading.next(&self.evidence) {
             return self.ask(question, false);
         }
         if !reading.is_answered() {
             return;
         }
-        let (sign, read) = (reading.sign, reading.read(&self.evidence));
-        let next = read.map(|furthest| {
-            self.stream.furthest = furthest.or_else(|| self.stream.furthest.take());
-            let furthest = self.stream.furthest.clone().expect("something was confirmed");
-            self.ask(Question::Look(furthest), false);
-            Some(Stage::SameLeader(sign))
-        });
-        self.follow(next);
+        let (sign, furthest) = (reading.sign, reading.read());
+        self.stream.furthest = furthest.or_else(|| self.stream.furthest.take());
+        let furthest = self.stream.furthest.clone().expect("something was confirmed");
+        self.ask(Question::Look(furthest), false);
+        self.stage = Stage::SameLeader(sign);
     }
 
     /// Looks at the furthest effect of the transactions before, if it is to be replaced by a further one.
-    fn see_recorded(&mut self) -> Stage {
+    fn see_recorded(&mut self) -> Stage<A::Output> {
         match (self.before(), self.stream.mark) {
             (Some(before), Some(_)) => {
                 self.ask(Question::Mark(self.stream.kind, before), false);
@@ -384,14 +381,14 @@ impl Inspection {
         }
     }
 
-    fn recorded(&mut self, kind: Kind, before: &Mark, reading: Option<MarkReading>) -> Next {
+    fn recorded(&mut self, kind: Kind, before: &Mark, reading: Option<MarkReading>) -> Next<A::Output> {
         let reading = reading.ok_or(Unsound::NoStream(kind))?;
         judge_mark(before, &reading).map_err(|forgot| Unsound::Judged(kind.forgot(forgot)))?;
         Ok(Some(self.leave(Mark::further(Some(*before), self.stream.mark))))
     }
 
     /// Whether the log still reaches the position, and who leads it.
-    fn log_state(&mut self, state: Option<(LogState, Leader)>) -> Next {
+    fn log_state(&mut self, state: Option<(LogState, Leader)>) -> Next<A::Output> {
         let (state, leader) = state.ok_or(Unsound::NoLog)?;
         let next = self.transaction().checkpoint;
         let is_told = judge_before_commit(&next, &state).map_err(Unsound::Judged)?;
@@ -404,14 +401,14 @@ impl Inspection {
         Ok(Some(Stage::LogMessage))
     }
 
-    fn sound(&mut self) -> Sound {
+    fn sound(&mut self) -> Sound<A> {
         let mut transaction = self.transaction.take().expect("it is handed over once");
-        (transaction.checkpoint.sums, transaction.checkpoint.rejects) = (self.sums, self.rejects);
+        (transaction.checkpoint.sums, transaction.checkpoint.rejects) = (self.outputs, self.rejects);
         Sound { transaction, leaders: std::mem::take(&mut self.leaders) }
     }
 }
 
-fn log_message(next: &Checkpoint, reading: Option<LogReading>) -> Next {
+fn log_message<O>(next: &Checkpoint, reading: Option<LogReading>) -> Next<O> {
     judge(next, &reading.ok_or(Unsound::NoLog)?).map_err(Unsound::Judged)?;
     Ok(Some(Stage::Sound))
 }

@@ -4,17 +4,16 @@ use crate::checkpoint::{Checkpoint, Mark};
 use crate::doubt::{Leader, Place};
 use crate::effect::{Kind, Looked, ReadBack, Subject};
 use crate::identity::{LogReading, LogState, MarkReading};
-use crate::sum::Sum;
 
 /// What only a leader can answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
+#[derive(Clone, Debug, PartialEq)]
+pub enum Question<O> {
     /// Whether a message is where it was confirmed, and who leads its stream.
-    Look(Place<Subject>),
+    Look(Place<Subject<O>>),
     /// What stands at the furthest message of the transactions before.
     Mark(Kind, Mark),
-    /// What stands at the subject of a final.
-    Final(Sum),
+    /// What stands at the subject of an output.
+    Output(O),
     /// What stands at a reject's subject.
     Reject(String),
     /// What the log holds, and who leads it.
@@ -24,9 +23,9 @@ pub enum Question {
 }
 
 /// A question on its way. Whoever has its reply hands both back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    pub question: Question,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked<O> {
+    pub question: Question<O>,
     /// Its message was missed once: to be asked after a pause, for a leader that is new may miss at first what it has.
     pub again: bool,
     /// The look that it is part of.

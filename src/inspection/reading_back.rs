@@ -3,55 +3,36 @@
 use crate::doubt::{Place, Sign};
 use crate::effect::{Kind, ReadBack, Subject};
 use crate::inspection::{Evidence, Question, Unsound};
-use crate::summer::Summer;
-use crate::transaction::Transaction;
 
 /// Effects that are read back at once.
 pub const WINDOW: usize = 256;
 
 #[derive(Debug)]
-pub struct ReadingBack {
+pub struct ReadingBack<O> {
     kind: Kind,
     /// Why.
     pub sign: Sign,
-    /// How many rows or subjects are gone through.
+    /// How many effects have been asked for.
     next: usize,
     unanswered: usize,
-    furthest: Option<Place<Subject>>,
-    /// Finals in whose place there is another.
-    others: u64,
+    furthest: Option<Place<Subject<O>>>,
 }
 
-impl ReadingBack {
+impl<O: Clone + std::fmt::Debug> ReadingBack<O> {
     pub fn new(kind: Kind, sign: Sign) -> Self {
-        Self { kind, sign, next: 0, unanswered: 0, furthest: None, others: 0 }
-    }
-
-    /// Whether the rows of a transaction tell all of its effects in this stream. Rejects are known by their subjects.
-    pub fn is_possible(&self, transaction: &Transaction<Summer>) -> bool {
-        let Transaction { rows, tally, .. } = transaction;
-        let told = || rows.iter().filter(|(id, row)| row.final_sum(*id).is_some()).count();
-        self.kind == Kind::Rejects || told() as u64 == tally.own.completed
+        Self { kind, sign, next: 0, unanswered: 0, furthest: None }
     }
 
     /// The next effect to be read back; `None` while the window is full, and if there are no more.
-    pub fn next(&mut self, transaction: &Transaction<Summer>, evidence: &Evidence) -> Option<Question> {
+    pub fn next(&mut self, evidence: &Evidence<O>) -> Option<Question<O>> {
         if self.unanswered == WINDOW {
             return None;
         }
         let question = match self.kind {
-            Kind::Sums => {
-                let mut rows = transaction.rows[self.next..].iter();
-                let sum = rows.find_map(|(id, row)| row.final_sum(*id));
-                self.next = transaction.rows.len() - rows.len();
-                sum.map(Question::Final)
-            }
-            Kind::Rejects => {
-                let subject = evidence.reject_subjects.get(self.next).cloned();
-                self.next += usize::from(subject.is_some());
-                subject.map(Question::Reject)
-            }
+            Kind::Outputs => evidence.confirmed_outputs.get(self.next).cloned().map(Question::Output),
+            Kind::Rejects => evidence.reject_subjects.get(self.next).cloned().map(Question::Reject),
         }?;
+        self.next += 1;
         self.unanswered += 1;
         Some(question)
     }
@@ -64,32 +45,27 @@ impl ReadingBack {
     /// Takes in what stands at the subject of an effect. It is handed back if it was missed for the first time.
     pub fn replied(
         &mut self,
-        question: Question,
+        question: Question<O>,
         again: bool,
         read_back: ReadBack,
-    ) -> Result<Option<Question>, Unsound> {
+    ) -> Result<Option<Question<O>>, Unsound<O>> {
         let subject = match &question {
-            Question::Final(sum) => Subject::Final(sum.id),
+            Question::Output(output) => Subject::Output(output.clone()),
             Question::Reject(subject) => Subject::Reject(subject.clone()),
             question => unreachable!("{question:?} reads nothing back"),
         };
         match read_back {
             ReadBack::Nothing if again => return Err(Unsound::Forgotten { subject, sequence: None }),
             ReadBack::Nothing => return Ok(Some(question)),
-            ReadBack::Another => self.others += 1,
-            ReadBack::Same(sequence) => {
-                self.furthest = self.furthest.take().max(Some(Place { sequence, key: subject }));
-            }
+            ReadBack::Another => return Err(Unsound::Another),
+            ReadBack::Same(sequence) => Place { sequence, key: subject }.further(&mut self.furthest),
         }
         self.unanswered -= 1;
         Ok(None)
     }
 
-    /// The furthest effect that was read. Others in the place of its finals must be those that were let pass.
-    pub fn read(&self, evidence: &Evidence) -> Result<Option<Place<Subject>>, Unsound> {
-        match self.others > evidence.conflicting {
-            true => Err(Unsound::Another),
-            false => Ok(self.furthest.clone()),
-        }
+    /// The furthest effect that was read.
+    pub fn read(&self) -> Option<Place<Subject<O>>> {
+        self.furthest.clone()
     }
 }

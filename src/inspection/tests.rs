@@ -2,40 +2,40 @@
 
 use super::*;
 use crate::identity::{Forgot, MessageMark, Verdict};
-use crate::inspection::world::{World, checkpoint, id, leader, leaders, log_state, mark, place, sum, transaction};
+use crate::inspection::world::{World, checkpoint, leader, leaders, log_state, mark, place, transaction};
+use crate::sample::{Said, Sample};
+use crate::words::Words;
 use std::time::Duration;
 
 /// A transaction through position 50, the marks before it at 1, and leaders who know all of it.
 struct Case {
-    transaction: Box<Transaction<Summer>>,
-    evidence: Evidence,
+    transaction: Box<Transaction<Sample>>,
+    evidence: Evidence<Said>,
     before: Checkpoint,
     known: Leaders,
     world: World,
 }
 
 impl Case {
-    /// Streams of these numbers have ended, and their finals were confirmed at those times, in milliseconds. Final n is at
-    /// sequence n + 1.
-    fn of(finals: &[(u64, u64)]) -> Self {
+    /// These outputs were confirmed, at those times in milliseconds. Output n is at sequence n + 1.
+    fn of(outputs: &[(u64, u64)]) -> Self {
         let mut world = World::new(50);
-        world.sums.store(Subject::Final(id(999)));
+        world.outputs.store(Subject::Output(Said(999)));
         world.rejects.store(Subject::Reject("r0".to_owned()));
         let mut trail = Trail::led_by(Some(leader("a")));
-        for (n, at) in finals {
-            let sequence = world.sums.store(Subject::Final(id(*n)));
+        for (n, at) in outputs {
+            let sequence = world.outputs.store(Subject::Output(Said(*n)));
             trail.confirmed(place(sequence, *n), Duration::from_millis(*at));
         }
-        let numbers: Vec<u64> = finals.iter().map(|(n, _)| *n).collect();
         let evidence = Evidence {
-            finals: trail,
+            outputs: trail,
             rejects: Trail::led_by(Some(leader("a"))),
+            confirmed_outputs: outputs.iter().map(|(n, _)| Said(*n)).collect(),
             reject_subjects: Vec::new(),
-            conflicting: 0,
             connects: 1,
         };
         Self {
-            transaction: transaction(1, 50, &numbers),
+            transaction: transaction(1, 50),
             evidence,
             before: Checkpoint { sums: Some(mark(1)), rejects: Some(mark(1)), ..checkpoint(40) },
             known: leaders("a"),
@@ -43,7 +43,7 @@ impl Case {
         }
     }
 
-    /// Three finals, one right after the other.
+    /// Three outputs, one right after the other.
     fn three() -> Self {
         Self::of(&[(1, 0), (2, 1), (3, 2)])
     }
@@ -63,12 +63,12 @@ impl Case {
         self
     }
 
-    fn inspection(&self) -> Inspection {
+    fn inspection(&self) -> Inspection<Sample> {
         Inspection::new(self.transaction.clone(), self.evidence.clone(), self.before, self.known.clone())
     }
 
     /// Answers each question at once: what was asked, and how it ended.
-    fn run(mut self) -> (Vec<String>, Result<Sound, Unsound>) {
+    fn run(mut self) -> (Vec<String>, Result<Sound<Sample>, Unsound<Said>>) {
         let mut inspection = self.inspection();
         let mut said = Vec::new();
         loop {
@@ -78,7 +78,7 @@ impl Case {
                     let reply = self.world.reply(&asked.question);
                     inspection.replied(asked, reply);
                 }
-                Step::Doubted(kind, sign) => said.push(format!("{kind}: {sign}")),
+                Step::Doubted(kind, sign) => said.push(format!("{}: {sign}", said_of(kind))),
                 Step::End(end) => {
                     assert!(inspection.next_step().is_none(), "nothing comes after the end");
                     return (said, end);
@@ -87,22 +87,25 @@ impl Case {
         }
     }
 
-    fn sound(self) -> (Vec<String>, Sound) {
+    fn sound(self) -> (Vec<String>, Sound<Sample>) {
         let (said, end) = self.run();
         (said, end.unwrap())
     }
 
-    fn unsound(self) -> Unsound {
+    fn unsound(self) -> Unsound<Said> {
         self.run().1.unwrap_err()
     }
 }
 
-fn say(asked: &Asked) -> String {
-    let number = |id: &crate::stream_id::StreamId| (1..=999).find(|n| world::id(*n) == *id).unwrap();
+fn said_of(kind: Kind) -> &'static str {
+    kind.said(&Words::DEFAULT)
+}
+
+fn say(asked: &Asked<Said>) -> String {
     let question = match &asked.question {
-        Question::Look(place) => format!("look {} {}", place.key.kind(), place.sequence),
-        Question::Mark(kind, mark) => format!("mark {kind} {}", mark.sequence),
-        Question::Final(sum) => format!("read {}", number(&sum.id)),
+        Question::Look(place) => format!("look {} {}", said_of(place.key.kind()), place.sequence),
+        Question::Mark(kind, mark) => format!("mark {} {}", said_of(*kind), mark.sequence),
+        Question::Output(said) => format!("read {}", said.0),
         Question::Reject(subject) => format!("read {subject}"),
         Question::LogState => "log".to_owned(),
         Question::LogMessage(next) => format!("log {}", next.position),
@@ -110,36 +113,37 @@ fn say(asked: &Asked) -> String {
     format!("{question}{}", if asked.again { " again" } else { "" })
 }
 
-const READ_BACK: [&str; 6] = ["look sums 4", "read 1", "read 2", "read 3", "look sums 4", "mark sums 1"];
+const READ_BACK: [&str; 6] = ["look out 4", "read 1", "read 2", "read 3", "look out 4", "mark out 1"];
 
 #[test]
 fn without_a_sign_the_furthest_the_mark_before_and_the_log_are_asked_for() {
     let (said, Sound { transaction, leaders: found }) = Case::three().sound();
-    assert_eq!(said, ["look sums 4", "mark sums 1", "log"]);
+    assert_eq!(said, ["look out 4", "mark out 1", "log"]);
     assert_eq!((transaction.checkpoint.sums, transaction.checkpoint.rejects), (Some(mark(4)), Some(mark(1))));
     assert_eq!(found, leaders("a"));
 }
 
 #[test]
 fn where_nothing_was_confirmed_only_the_log_is_asked_for() {
-    let case = Case::of(&[]).with(|case| case.known.sums = None);
+    let case = Case::of(&[]).with(|case| case.known.outputs = None);
     let (said, Sound { transaction, leaders: found }) = case.sound();
     assert_eq!(said, ["log"]);
     assert_eq!((transaction.checkpoint.sums, transaction.checkpoint.rejects), (Some(mark(1)), Some(mark(1))));
-    assert_eq!(found, Leaders { sums: None, ..leaders("a") });
+    assert_eq!(found, Leaders { outputs: None, ..leaders("a") });
 }
 
 #[test]
 fn each_sign_has_every_effect_of_its_stream_read_back() {
     for sign in [Sign::Backwards { sequence: 3, highest: 3 }, Sign::Unknown, Sign::Silences] {
-        let (said, _) = Case::three().rejects(&["r1"]).with(|case| case.evidence.finals.doubt(sign)).sound();
-        assert_eq!((said[0].as_str(), &said[1]), (READ_BACK[0], &format!("sums: {sign}")));
+        let (said, _) = Case::three().rejects(&["r1"]).with(|case| case.evidence.outputs.doubt(sign)).sound();
+        assert_eq!((said[0].as_str(), &said[1]), (READ_BACK[0], &format!("out: {sign}")));
         assert_eq!(said[2..7], READ_BACK[1..], "{sign}");
         assert_eq!(said[7..], ["look rejects 2", "mark rejects 1", "log"], "the other stream has forgotten nothing");
     }
-    let (said, Sound { leaders: found, .. }) = Case::three().with(|case| case.world.sums.leader = leader("b")).sound();
-    assert_eq!((said.len(), said[1].as_str()), (8, "sums: another leader was elected"));
-    assert_eq!(found.sums, Some(leader("b")));
+    let (said, Sound { leaders: found, .. }) =
+        Case::three().with(|case| case.world.outputs.leader = leader("b")).sound();
+    assert_eq!((said.len(), said[1].as_str()), (8, "out: another leader was elected"));
+    assert_eq!(found.outputs, Some(leader("b")));
     let (said, _) =
         Case::of(&[]).rejects(&["r1", "r2"]).with(|case| case.evidence.rejects.doubt(Sign::Unknown)).sound();
     let expected = ["read r1", "read r2", "look rejects 3", "mark rejects 1", "log"];
@@ -149,9 +153,9 @@ fn each_sign_has_every_effect_of_its_stream_read_back() {
 #[test]
 fn what_was_the_furthest_before_a_silence_is_looked_at_unless_all_is_read_back() {
     let silent = || Case::of(&[(1, 0), (2, 200), (3, 201), (4, 400)]);
-    assert_eq!(silent().sound().0, ["look sums 5", "look sums 2", "look sums 4", "mark sums 1", "log"]);
-    let (said, _) = silent().with(|case| case.evidence.finals.doubt(Sign::Unknown)).sound();
-    assert!(!said.contains(&"look sums 2".to_owned()), "{said:?}");
+    assert_eq!(silent().sound().0, ["look out 5", "look out 2", "look out 4", "mark out 1", "log"]);
+    let (said, _) = silent().with(|case| case.evidence.outputs.doubt(Sign::Unknown)).sound();
+    assert!(!said.contains(&"look out 2".to_owned()), "{said:?}");
 }
 
 #[test]
@@ -159,8 +163,8 @@ fn leaders_that_change_have_everything_read_back_again_and_three_times_at_the_mo
     // The first look is led by who led before, and the next one is not.
     let elected = |elections| {
         Case::three().with(|case| {
-            case.evidence.finals.doubt(Sign::Unknown);
-            case.world.sums.elections = elections;
+            case.evidence.outputs.doubt(Sign::Unknown);
+            case.world.outputs.elections = elections;
         })
     };
     let rounds = |said: &[String]| said.iter().filter(|said| *said == "read 1").count();
@@ -176,22 +180,22 @@ fn leaders_that_change_have_everything_read_back_again_and_three_times_at_the_mo
 fn what_has_aged_out_is_not_forgotten_and_leaves_the_mark_as_it_was() {
     let (said, Sound { transaction, .. }) = Case::three()
         .with(|case| {
-            case.world.sums.messages.clear();
-            case.world.sums.first = 5;
+            case.world.outputs.messages.clear();
+            case.world.outputs.first = 5;
         })
         .sound();
-    assert_eq!(said, ["look sums 4", "log"]);
+    assert_eq!(said, ["look out 4", "log"]);
     assert_eq!(transaction.checkpoint.sums, Some(mark(1)));
 }
 
 #[test]
 fn what_is_missed_once_is_there_and_what_is_missed_twice_is_forgotten() {
     let silent = || Case::of(&[(1, 0), (2, 200), (3, 201)]);
-    let doubted = || Case::three().with(|case| case.evidence.finals.doubt(Sign::Unknown));
+    let doubted = || Case::three().with(|case| case.evidence.outputs.doubt(Sign::Unknown));
     for (case, question, sequence, subject) in [
         (silent(), Question::Look(place(4, 3)), Some(4), 3),
         (silent(), Question::Look(place(2, 1)), Some(2), 1),
-        (doubted(), Question::Final(sum(2)), None, 2),
+        (doubted(), Question::Output(Said(2)), None, 2),
     ] {
         let miss = |case: &mut Case, times| case.world.missed = vec![question.clone(); times];
         let Case { transaction, evidence, before, known, world } = case;
@@ -205,7 +209,7 @@ fn what_is_missed_once_is_there_and_what_is_missed_twice_is_forgotten() {
         let (said, end) = again().with(|case| miss(case, 1)).run();
         let asked = say(&Asked { question: question.clone(), again: true, look: 1 });
         assert!(end.is_ok() && said.iter().filter(|said| **said == asked).count() == 1, "{said:?}");
-        let forgotten = Unsound::Forgotten { subject: Subject::Final(id(subject)), sequence };
+        let forgotten = Unsound::Forgotten { subject: Subject::Output(Said(subject)), sequence };
         assert_eq!(again().with(|case| miss(case, 2)).unsound(), forgotten);
     }
     let lost = Case::of(&[]).rejects(&["r1", "r2"]).with(|case| {
@@ -219,58 +223,46 @@ fn what_is_missed_once_is_there_and_what_is_missed_twice_is_forgotten() {
 #[test]
 fn another_at_the_sequence_of_the_furthest_is_no_trace_of_it() {
     let grown_again = Case::three().with(|case| {
-        case.world.sums.lose_behind(3);
-        case.world.sums.store(Subject::Final(id(77)));
+        case.world.outputs.lose_behind(3);
+        case.world.outputs.store(Subject::Output(Said(77)));
     });
-    let subject = Subject::Final(id(3));
+    let subject = Subject::Output(Said(3));
     assert_eq!(grown_again.unsound(), Unsound::Forgotten { subject, sequence: Some(4) });
 }
 
 #[test]
-fn another_final_in_the_place_of_one_must_be_one_that_was_let_pass() {
-    let other = |conflicting| {
+fn another_output_in_the_place_of_one_that_was_confirmed_is_found_if_it_is_read_back() {
+    let other = |doubted: bool| {
         Case::three().with(|case| {
-            case.evidence.finals.doubt(Sign::Unknown);
-            case.evidence.conflicting = conflicting;
-            case.world.others = vec![id(2)];
+            if doubted {
+                case.evidence.outputs.doubt(Sign::Unknown);
+            }
+            case.world.others = vec![Said(2)];
         })
     };
-    assert_eq!(other(0).unsound(), Unsound::Another);
-    assert!(other(1).run().1.is_ok());
-}
-
-#[test]
-fn finals_that_rows_do_not_tell_can_not_be_read_back() {
-    let untold = |sign: Option<Sign>| {
-        Case::three().with(|case| {
-            case.transaction.rows.pop();
-            sign.into_iter().for_each(|sign| case.evidence.finals.doubt(sign));
-        })
-    };
-    let (said, end) = untold(Some(Sign::Unknown)).run();
-    assert_eq!((said.len(), end.unwrap_err()), (2, Unsound::Untold), "it is said why they were to be");
-    assert!(untold(None).run().1.is_ok());
+    assert_eq!(other(true).unsound(), Unsound::Another);
+    assert!(other(false).run().1.is_ok());
 }
 
 #[test]
 fn the_furthest_is_the_one_that_was_read_back() {
     let moved = Case::three().with(|case| {
-        case.evidence.finals.doubt(Sign::Unknown);
-        case.world.sums.messages.remove(&2);
-        case.world.sums.store(Subject::Final(id(1)));
+        case.evidence.outputs.doubt(Sign::Unknown);
+        case.world.outputs.messages.remove(&2);
+        case.world.outputs.store(Subject::Output(Said(1)));
     });
     let (said, Sound { transaction, .. }) = moved.sound();
-    assert_eq!((said[5].as_str(), transaction.checkpoint.sums), ("look sums 5", Some(mark(5))));
+    assert_eq!((said[5].as_str(), transaction.checkpoint.sums), ("look out 5", Some(mark(5))));
 }
 
 #[test]
 fn the_mark_before_must_be_there_when_it_is_replaced() {
     let forgot = Forgot { recorded: 1, recorded_at: 10, last: 4, made_anew: false };
-    let lost = Case::three().with(|case| drop(case.world.sums.messages.remove(&1)));
+    let lost = Case::three().with(|case| drop(case.world.outputs.messages.remove(&1)));
     assert_eq!(lost.unsound(), Unsound::Judged(Verdict::SumsForgot(forgot)));
     let lost = Case::of(&[]).rejects(&["r1"]).with(|case| drop(case.world.rejects.messages.remove(&1)));
     assert_eq!(lost.unsound(), Unsound::Judged(Verdict::RejectsForgot(Forgot { last: 2, ..forgot })));
-    assert!(Case::of(&[]).with(|case| case.world.sums.messages.clear()).run().1.is_ok(), "it is not replaced");
+    assert!(Case::of(&[]).with(|case| case.world.outputs.messages.clear()).run().1.is_ok(), "it is not replaced");
 }
 
 #[test]
@@ -303,7 +295,10 @@ fn the_log_must_reach_the_position_and_its_message_is_read_where_that_is_left_op
 
 #[test]
 fn a_stream_that_is_gone_is_no_sound_one() {
-    assert_eq!(Case::three().with(|case| case.world.sums.exists = false).unsound(), Unsound::NoStream(Kind::Sums));
+    assert_eq!(
+        Case::three().with(|case| case.world.outputs.exists = false).unsound(),
+        Unsound::NoStream(Kind::Outputs)
+    );
     let rejects = Case::of(&[]).rejects(&["r1"]).with(|case| case.world.rejects.exists = false);
     assert_eq!(rejects.unsound(), Unsound::NoStream(Kind::Rejects));
     assert_eq!(Case::three().with(|case| case.world.log = None).unsound(), Unsound::NoLog);
@@ -332,12 +327,12 @@ fn a_connection_that_is_made_anew_has_everything_read_back_from_the_beginning() 
                     }
                     inspection.replied(asked, reply);
                 }
-                Step::Doubted(kind, sign) => said.push(format!("{kind}: {sign}")),
+                Step::Doubted(kind, sign) => said.push(format!("{}: {sign}", said_of(kind))),
                 Step::End(end) => break end,
             }
         };
         assert!(end.is_ok());
-        assert_eq!((said[1].as_str(), said.len()), ("sums: the connection was made anew", 8), "after {after}");
+        assert_eq!((said[1].as_str(), said.len()), ("out: the connection was made anew", 8), "after {after}");
         assert_eq!(said[2..7], READ_BACK[1..], "after {after}");
     }
 }
@@ -361,8 +356,8 @@ fn what_is_unsound_stays_so_whatever_becomes_of_the_connection() {
 
 #[test]
 fn no_more_than_a_window_is_read_back_at_once_in_whatever_order_it_is_answered() {
-    let finals: Vec<(u64, u64)> = (1..=600).map(|n| (n, 0)).collect();
-    let mut case = Case::of(&finals).with(|case| case.evidence.finals.doubt(Sign::Unknown));
+    let outputs: Vec<(u64, u64)> = (1..=600).map(|n| (n, 0)).collect();
+    let mut case = Case::of(&outputs).with(|case| case.evidence.outputs.doubt(Sign::Unknown));
     let mut inspection = case.inspection();
     let (mut asking, mut most, mut replies) = (Vec::new(), 0, 0);
     let end = loop {

@@ -1,15 +1,12 @@
 //! Leaders for tests: two streams of effects and a log, held in memory, which answer what an inspection asks.
 
 use crate::checkpoint::{Checkpoint, Mark};
-use crate::chunk::SeqNo;
 use crate::doubt::{Leader, Leaders, Place};
 use crate::effect::{Found, Kind, ReadBack, Subject};
 use crate::identity::{LogReading, LogState, MarkReading, MessageMark};
 use crate::inspection::{Question, Reply};
-use crate::row::{Row, UnixNanos};
-use crate::stream_id::StreamId;
-use crate::sum::{Sum, Value};
-use crate::summer::Summer;
+use crate::row::UnixNanos;
+use crate::sample::{Said, Sample};
 use crate::transaction::Transaction;
 use std::collections::BTreeMap;
 
@@ -18,16 +15,8 @@ fn time_of(sequence: u64) -> UnixNanos {
     UnixNanos::try_from(sequence * 10).unwrap()
 }
 
-pub fn id(n: u64) -> StreamId {
-    StreamId::new(u128::from(n).to_be_bytes())
-}
-
-pub fn sum(n: u64) -> Sum {
-    Sum { id: id(n), seq_no: SeqNo::FIRST, value: Value([0; 20]) }
-}
-
-pub fn place(sequence: u64, n: u64) -> Place<Subject> {
-    Place { sequence, key: Subject::Final(id(n)) }
+pub fn place(sequence: u64, n: u64) -> Place<Subject<Said>> {
+    Place { sequence, key: Subject::Output(Said(n)) }
 }
 
 pub fn mark(sequence: u64) -> Mark {
@@ -40,25 +29,17 @@ pub fn leader(name: &str) -> Leader {
 
 pub fn leaders(name: &str) -> Leaders {
     let leader = Some(leader(name));
-    Leaders { sums: leader.clone(), rejects: leader.clone(), log: leader }
+    Leaders { outputs: leader.clone(), rejects: leader.clone(), log: leader }
 }
 
 pub fn checkpoint(position: u64) -> Checkpoint {
     Checkpoint { position, message_time: time_of(position), ..Checkpoint::start_of(1) }
 }
 
-/// A transaction through a position in which these streams have ended.
-pub fn transaction(number: u64, position: u64, finals: &[u64]) -> Box<Transaction<Summer>> {
-    let row = |Sum { id, seq_no, value }: Sum| (id, Row::Completed { seq_no, value, changed_at: 0 });
-    let mut transaction: Transaction<Summer> = Transaction {
-        number,
-        rows: finals.iter().map(|n| row(sum(*n))).collect(),
-        collected: Vec::new(),
-        checkpoint: checkpoint(position),
-        tally: Default::default(),
-    };
-    transaction.tally.own.completed = finals.len() as u64;
-    Box::new(transaction)
+/// A transaction through a position.
+pub fn transaction(number: u64, position: u64) -> Box<Transaction<Sample>> {
+    let (rows, collected, tally) = (Vec::new(), Vec::new(), Default::default());
+    Box::new(Transaction { number, rows, collected, checkpoint: checkpoint(position), tally })
 }
 
 /// A stream of effects, as its leader knows it.
@@ -70,7 +51,7 @@ pub struct Kept {
     pub elections: usize,
     pub first: u64,
     pub last: u64,
-    pub messages: BTreeMap<u64, Subject>,
+    pub messages: BTreeMap<u64, Subject<Said>>,
     /// When what replaced a message was stored, if not when that was.
     replaced: BTreeMap<u64, UnixNanos>,
 }
@@ -82,13 +63,13 @@ impl Kept {
     }
 
     /// Stores one more message: its sequence.
-    pub fn store(&mut self, subject: Subject) -> u64 {
+    pub fn store(&mut self, subject: Subject<Said>) -> u64 {
         self.last += 1;
         self.messages.insert(self.last, subject);
         self.last
     }
 
-    pub fn find(&self, subject: &Subject) -> Option<u64> {
+    pub fn find(&self, subject: &Subject<Said>) -> Option<u64> {
         self.messages.iter().find(|(_, found)| *found == subject).map(|(sequence, _)| *sequence)
     }
 
@@ -108,7 +89,7 @@ impl Kept {
         self.leader.since = Some(self.leader.since.unwrap_or(0) + 1);
     }
 
-    fn look(&mut self, place: &Place<Subject>) -> Option<(Found, Leader)> {
+    fn look(&mut self, place: &Place<Subject<Said>>) -> Option<(Found, Leader)> {
         let found = match self.messages.get(&place.sequence) {
             Some(subject) if *subject == place.key => {
                 Found::There(Mark { time: self.time(place.sequence), ..mark(place.sequence) })
@@ -137,23 +118,23 @@ pub fn log_state(first: u64, last: u64) -> LogState {
 
 #[derive(Clone, Debug)]
 pub struct World {
-    pub sums: Kept,
+    pub outputs: Kept,
     pub rejects: Kept,
     /// The log, unless it is gone.
     pub log: Option<(LogState, Leader)>,
     /// What it has at the position that is asked for.
     pub at_position: Option<MessageMark>,
-    /// Finals that say something else.
-    pub others: Vec<StreamId>,
+    /// Outputs in whose place there is another.
+    pub others: Vec<Said>,
     /// Questions whose message is missed once, though it is there.
-    pub missed: Vec<Question>,
+    pub missed: Vec<Question<Said>>,
 }
 
 impl World {
     /// With a log that ends at a position.
     pub fn new(last: u64) -> Self {
         Self {
-            sums: Kept::new(),
+            outputs: Kept::new(),
             rejects: Kept::new(),
             log: Some((log_state(1, last), leader("a"))),
             at_position: Some(MessageMark { position: last, time: time_of(last) }),
@@ -164,15 +145,15 @@ impl World {
 
     pub fn kept(&mut self, kind: Kind) -> &mut Kept {
         match kind {
-            Kind::Sums => &mut self.sums,
+            Kind::Outputs => &mut self.outputs,
             Kind::Rejects => &mut self.rejects,
         }
     }
 
-    pub fn reply(&mut self, question: &Question) -> Reply {
+    pub fn reply(&mut self, question: &Question<Said>) -> Reply {
         let missed = self.missed.iter().position(|missed| missed == question);
         let is_missed = missed.map(|n| self.missed.remove(n)).is_some();
-        let read_back = |kept: &Kept, subject: &Subject| match kept.find(subject) {
+        let read_back = |kept: &Kept, subject: &Subject<Said>| match kept.find(subject) {
             Some(sequence) if !is_missed => ReadBack::Same(sequence),
             _ => ReadBack::Nothing,
         };
@@ -182,8 +163,8 @@ impl World {
                 Reply::Look(looked.map(|(found, leader)| (if is_missed { Found::Forgotten } else { found }, leader)))
             }
             Question::Mark(kind, mark) => Reply::Mark(self.kept(*kind).mark(mark)),
-            Question::Final(sum) if self.others.contains(&sum.id) => Reply::ReadBack(ReadBack::Another),
-            Question::Final(sum) => Reply::ReadBack(read_back(&self.sums, &Subject::Final(sum.id))),
+            Question::Output(said) if self.others.contains(said) => Reply::ReadBack(ReadBack::Another),
+            Question::Output(said) => Reply::ReadBack(read_back(&self.outputs, &Subject::Output(*said))),
             Question::Reject(subject) => Reply::ReadBack(read_back(&self.rejects, &Subject::Reject(subject.clone()))),
             Question::LogState => Reply::LogState(self.log.clone()),
             Question::LogMessage(_) => {

@@ -15,13 +15,12 @@
 
 mod pending;
 
+use crate::application::Application;
 use crate::checkpoint::{Checkpoint, Mark};
 use crate::doubt::{Leaders, Order, Place, Sign};
-use crate::effect::{Answer, ConflictingFinal, Effect, Kind, Outcome};
+use crate::effect::{Answer, Conflict, Effect, Kind, Outcome};
 use crate::inspection::{Inspection, Sound, Unsound};
 use crate::reject::RejectedBatch;
-use crate::sum::Sum;
-use crate::summer::Summer;
 use crate::transaction::Transaction;
 use pending::Pending;
 use std::collections::VecDeque;
@@ -33,76 +32,76 @@ pub const WINDOW: usize = 512;
 
 /// What is to be done next. Numbers are those of transactions, to be handed back with what has become of an effect.
 #[derive(Debug)]
-pub enum Action<E> {
-    /// To publish a final and have its acknowledgement gathered: [`Line::acknowledged`].
-    Send(u64, Sum),
+pub enum Action<A: Application, E> {
+    /// To publish an output and have its acknowledgement gathered: [`Line::acknowledged`].
+    Send(u64, A::Output),
     /// To publish an effect until it is confirmed: [`Line::confirmed`].
-    Publish(u64, Effect),
-    /// To count and tell a final that contradicts another, and was let pass.
-    LetPass(Box<ConflictingFinal>),
+    Publish(u64, Effect<A::Output>),
+    /// To count and tell an output that contradicts another, and was let pass.
+    LetPass(Box<Conflict>),
     /// To look at a transaction whose effects are confirmed: [`Line::inspected`].
-    Inspect(Box<Inspection>),
+    Inspect(Box<Inspection<A>>),
     /// To commit a transaction: [`Line::written`].
-    Write(Box<Transaction<Summer>>),
+    Write(Box<Transaction<A>>),
     /// The session is over, and nothing comes after this.
-    End(Result<(), Failed<E>>),
+    End(Result<(), Failed<A::Output, E>>),
 }
 
 /// Why committing ended before its time. `E` is how a write fails.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Failed<E> {
-    Conflict(Box<ConflictingFinal>),
-    Unsound(Unsound),
+#[derive(Debug, PartialEq)]
+pub enum Failed<O, E> {
+    Conflict(Box<Conflict>),
+    Unsound(Unsound<O>),
     Unwritten(E),
 }
 
 /// What becomes of the first transaction of the line.
 #[derive(Debug)]
-enum Stage {
+enum Stage<A: Application> {
     Confirming,
     Inspecting,
-    Sound(Box<Transaction<Summer>>),
+    Sound(Box<Transaction<A>>),
     /// What the store knows once it is written.
     Writing(Checkpoint),
 }
 
 /// Whether the session goes on.
 #[derive(Debug)]
-enum Course<E> {
+enum Course<O, E> {
     GoesOn,
     /// No more effects come.
     HungUp,
     /// As soon as nothing is being written.
-    Ends(Result<(), Failed<E>>),
+    Ends(Result<(), Failed<O, E>>),
     Ended,
 }
 
 #[derive(Debug)]
-pub struct Line<E> {
+pub struct Line<A: Application, E> {
     /// The sealed ones, and the open one last.
-    pending: VecDeque<Pending>,
+    pending: VecDeque<Pending<A>>,
     /// The number of the first of them.
     first: u64,
-    stage: Stage,
+    stage: Stage<A>,
     /// What the store knows.
     committed: Checkpoint,
     /// Effects that wait for a place in the window, each with the number of its transaction.
-    queue: VecDeque<(u64, Effect)>,
+    queue: VecDeque<(u64, Effect<A::Output>)>,
     /// How many are in the window: published, and not confirmed.
     in_flight: usize,
     /// To be handed out before anything else.
-    actions: VecDeque<Action<E>>,
+    actions: VecDeque<Action<A, E>>,
     /// What the two streams have acknowledged.
-    sums: Order,
+    outputs: Order,
     rejects: Order,
     /// Who led the streams when they were asked last.
     leaders: Leaders,
-    /// Whether a conflicting final ends the session.
+    /// Whether a conflicting output ends the session.
     halt: bool,
-    course: Course<E>,
+    course: Course<A::Output, E>,
 }
 
-impl<E> Line<E> {
+impl<A: Application, E> Line<A, E> {
     /// Behind transaction `last`, which the store has, with its checkpoint. The leaders are those of now; `connects` is how
     /// often the connection has been made.
     pub fn new(last: u64, committed: Checkpoint, leaders: Leaders, connects: u64, halt: bool) -> Self {
@@ -115,7 +114,7 @@ impl<E> Line<E> {
             queue: VecDeque::new(),
             in_flight: 0,
             actions: VecDeque::new(),
-            sums: order(committed.sums),
+            outputs: order(committed.sums),
             rejects: order(committed.rejects),
             leaders,
             halt,
@@ -124,7 +123,7 @@ impl<E> Line<E> {
     }
 
     /// What is to be done next; `None`: to wait until something happens.
-    pub fn next_action(&mut self) -> Option<Action<E>> {
+    pub fn next_action(&mut self) -> Option<Action<A, E>> {
         if self.is_ending() {
             return self.end();
         }
@@ -136,7 +135,7 @@ impl<E> Line<E> {
         {
             self.in_flight += 1;
             return Some(match effect {
-                Effect::Final(sum) => Action::Send(number, sum),
+                Effect::Output(output) => Action::Send(number, output),
                 reject @ Effect::Reject(_) => Action::Publish(number, reject),
             });
         }
@@ -149,7 +148,7 @@ impl<E> Line<E> {
     }
 
     /// Moves the first transaction on, if it is time.
-    fn advance(&mut self) -> Option<Action<E>> {
+    fn advance(&mut self) -> Option<Action<A, E>> {
         match &self.stage {
             Stage::Confirming => {
                 let front = self.pending.front_mut().expect("an open transaction");
@@ -180,49 +179,49 @@ impl<E> Line<E> {
     }
 
     /// One batch of the open transaction has these effects.
-    pub fn effects(&mut self, finals: Vec<Sum>, rejected: Option<RejectedBatch>) {
+    pub fn effects(&mut self, outputs: Vec<A::Output>, rejected: Option<RejectedBatch>) {
         let number = self.first + self.pending.len() as u64 - 1;
-        self.open().add(finals.len() + usize::from(rejected.is_some()));
-        self.queue.extend(finals.into_iter().map(|sum| (number, Effect::Final(sum))));
+        self.open().add(outputs.len() + usize::from(rejected.is_some()));
+        self.queue.extend(outputs.into_iter().map(|output| (number, Effect::Output(output))));
         self.queue.extend(rejected.map(|batch| (number, Effect::Reject(batch))));
     }
 
     /// The open transaction ends here, and the next is opened.
-    pub fn seal(&mut self, transaction: Box<Transaction<Summer>>, connects: u64) {
+    pub fn seal(&mut self, transaction: Box<Transaction<A>>, connects: u64) {
         self.open().seal(transaction);
         self.pending.push_back(Pending::opened(&self.leaders, connects));
     }
 
-    /// A final that was sent is answered, or will not be.
-    pub fn acknowledged(&mut self, number: u64, sum: Sum, answer: Answer, now: Duration) {
+    /// An output that was sent is answered, or will not be.
+    pub fn acknowledged(&mut self, number: u64, output: A::Output, answer: Answer, now: Duration) {
         match answer {
             Answer::Stored(sequence) => {
-                self.stored(Kind::Sums, sequence);
-                self.of(number).confirm_final(Place { sequence, key: sum.id }, false, now);
+                self.stored(Kind::Outputs, sequence);
+                self.of(number).confirm_output(Place { sequence, key: output }, false, now);
                 self.in_flight -= 1;
             }
             // What is there is read back.
-            Answer::SubjectTaken => self.actions.push_back(Action::Publish(number, Effect::Final(sum))),
+            Answer::SubjectTaken => self.actions.push_back(Action::Publish(number, Effect::Output(output))),
             Answer::Unknown => {
-                self.doubt(Kind::Sums, Sign::Unknown);
-                self.actions.push_back(Action::Publish(number, Effect::Final(sum)));
+                self.doubt(Kind::Outputs, Sign::Unknown);
+                self.actions.push_back(Action::Publish(number, Effect::Output(output)));
             }
         }
     }
 
     /// An effect was published until the leader showed a message at its subject. `unknown`: a try of it ended unknown.
-    pub fn confirmed(&mut self, number: u64, outcome: Outcome, unknown: bool, now: Duration) {
+    pub fn confirmed(&mut self, number: u64, outcome: Outcome<A::Output>, unknown: bool, now: Duration) {
         let kind = outcome.kind();
         if unknown {
             self.doubt(kind, Sign::Unknown);
         }
         self.in_flight -= 1;
         match outcome {
-            Outcome::Final(Ok(confirmed)) => {
+            Outcome::Output(Ok(confirmed)) => {
                 if !confirmed.already_there {
                     self.stored(kind, confirmed.place.sequence);
                 }
-                self.of(number).confirm_final(confirmed.place, confirmed.already_there, now);
+                self.of(number).confirm_output(confirmed.place, confirmed.already_there, now);
             }
             Outcome::Reject(confirmed) => {
                 if !confirmed.already_there {
@@ -230,8 +229,8 @@ impl<E> Line<E> {
                 }
                 self.of(number).confirm_reject(confirmed.place, confirmed.already_there, now);
             }
-            Outcome::Final(Err(conflict)) if self.halt => self.end_with(Err(Failed::Conflict(conflict))),
-            Outcome::Final(Err(conflict)) => {
+            Outcome::Output(Err(conflict)) if self.halt => self.end_with(Err(Failed::Conflict(conflict))),
+            Outcome::Output(Err(conflict)) => {
                 self.of(number).let_pass();
                 self.actions.push_back(Action::LetPass(conflict));
             }
@@ -239,7 +238,7 @@ impl<E> Line<E> {
     }
 
     /// The inspection of the first transaction has ended.
-    pub fn inspected(&mut self, found: Result<Sound, Unsound>) {
+    pub fn inspected(&mut self, found: Result<Sound<A>, Unsound<A::Output>>) {
         assert!(matches!(self.stage, Stage::Inspecting), "an inspection ends once");
         match found {
             Ok(Sound { transaction, leaders }) => {
@@ -283,14 +282,14 @@ impl<E> Line<E> {
     }
 
     /// The first reason counts.
-    fn end_with(&mut self, result: Result<(), Failed<E>>) {
+    fn end_with(&mut self, result: Result<(), Failed<A::Output, E>>) {
         if !self.is_ending() {
             self.course = Course::Ends(result);
         }
     }
 
     /// A write that is on its way to disk is waited for.
-    fn end(&mut self) -> Option<Action<E>> {
+    fn end(&mut self) -> Option<Action<A, E>> {
         if let Stage::Writing(_) = self.stage {
             return None;
         }
@@ -300,12 +299,12 @@ impl<E> Line<E> {
         }
     }
 
-    fn of(&mut self, number: u64) -> &mut Pending {
+    fn of(&mut self, number: u64) -> &mut Pending<A> {
         let place = usize::try_from(number - self.first).expect("it is not written before its effects are confirmed");
         &mut self.pending[place]
     }
 
-    fn open(&mut self) -> &mut Pending {
+    fn open(&mut self) -> &mut Pending<A> {
         self.pending.back_mut().expect("an open transaction")
     }
 
@@ -318,7 +317,7 @@ impl<E> Line<E> {
     /// A message was stored: what that says of all that was stored before.
     fn stored(&mut self, kind: Kind, sequence: u64) {
         let order = match kind {
-            Kind::Sums => &mut self.sums,
+            Kind::Outputs => &mut self.outputs,
             Kind::Rejects => &mut self.rejects,
         };
         if let Some(sign) = order.stored(sequence) {

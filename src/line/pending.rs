@@ -1,37 +1,36 @@
 //! `Pending`: a transaction whose effects are being confirmed.
 
+use crate::application::Application;
 use crate::doubt::{Leaders, Place, Sign, Trail};
 use crate::effect::{Kind, Subject};
 use crate::inspection::Evidence;
-use crate::stream_id::StreamId;
-use crate::summer::Summer;
 use crate::transaction::Transaction;
 use std::time::Duration;
 
 #[derive(Debug)]
-pub struct Pending {
+pub struct Pending<A: Application> {
     unconfirmed: usize,
     already_there: u64,
-    finals: Trail<StreamId>,
+    outputs: Trail<A::Output>,
     rejects: Trail<String>,
+    /// Everything that was confirmed, as it would have to be read back.
+    confirmed_outputs: Vec<A::Output>,
     reject_subjects: Vec<String>,
-    /// Finals of it that contradict others, and were let pass.
-    conflicting: u64,
     /// How often the connection had been made when it was opened.
     connects: u64,
-    sealed: Option<Box<Transaction<Summer>>>,
+    sealed: Option<Box<Transaction<A>>>,
 }
 
-impl Pending {
+impl<A: Application> Pending<A> {
     /// Nothing of it is published yet.
     pub fn opened(leaders: &Leaders, connects: u64) -> Self {
         Self {
             unconfirmed: 0,
             already_there: 0,
-            finals: Trail::led_by(leaders.sums.clone()),
+            outputs: Trail::led_by(leaders.outputs.clone()),
             rejects: Trail::led_by(leaders.rejects.clone()),
+            confirmed_outputs: Vec::new(),
             reject_subjects: Vec::new(),
-            conflicting: 0,
             connects,
             sealed: None,
         }
@@ -43,12 +42,13 @@ impl Pending {
     }
 
     /// Nothing is added any more.
-    pub fn seal(&mut self, transaction: Box<Transaction<Summer>>) {
+    pub fn seal(&mut self, transaction: Box<Transaction<A>>) {
         self.sealed = Some(transaction);
     }
 
-    pub fn confirm_final(&mut self, place: Place<StreamId>, already_there: bool, now: Duration) {
-        self.finals.confirmed(place, now);
+    pub fn confirm_output(&mut self, place: Place<A::Output>, already_there: bool, now: Duration) {
+        self.confirmed_outputs.push(place.key.clone());
+        self.outputs.confirmed(place, now);
         self.confirmed(already_there);
     }
 
@@ -63,16 +63,15 @@ impl Pending {
         self.unconfirmed -= 1;
     }
 
-    /// A final contradicts another, and is let pass.
+    /// An output contradicts another, and is let pass.
     pub fn let_pass(&mut self) {
-        self.conflicting += 1;
         self.unconfirmed -= 1;
     }
 
     /// One of the streams may have forgotten what it has confirmed.
     pub fn doubt(&mut self, kind: Kind, sign: Sign) {
         match kind {
-            Kind::Sums => self.finals.doubt(sign),
+            Kind::Outputs => self.outputs.doubt(sign),
             Kind::Rejects => self.rejects.doubt(sign),
         }
     }
@@ -83,17 +82,17 @@ impl Pending {
     }
 
     /// The transaction, once: when it is sealed and every effect of it is confirmed.
-    pub fn take_confirmed(&mut self) -> Option<Box<Transaction<Summer>>> {
+    pub fn take_confirmed(&mut self) -> Option<Box<Transaction<A>>> {
         self.sealed.take_if(|_| self.unconfirmed == 0)
     }
 
     /// What is known of its effects.
-    pub fn evidence(&mut self) -> Evidence {
+    pub fn evidence(&mut self) -> Evidence<A::Output> {
         Evidence {
-            finals: self.finals.clone().map(Subject::Final),
+            outputs: self.outputs.clone().map(Subject::Output),
             rejects: self.rejects.clone().map(Subject::Reject),
+            confirmed_outputs: std::mem::take(&mut self.confirmed_outputs),
             reject_subjects: std::mem::take(&mut self.reject_subjects),
-            conflicting: self.conflicting,
             connects: self.connects,
         }
     }

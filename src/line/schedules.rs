@@ -5,12 +5,12 @@
 
 use super::*;
 use crate::effect::{Confirmed, Subject};
-use crate::inspection::world::{World, checkpoint, id, leaders, sum, transaction};
+use crate::inspection::world::{World, checkpoint, leaders, transaction};
 use crate::inspection::{Asked, Step};
-use crate::stream_id::StreamId;
+use crate::sample::{Said, Sample};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// No server that has lost its memory answers again within this.
 const RESTART: Duration = Duration::from_millis(150);
@@ -32,11 +32,11 @@ enum Event {
     Written,
     /// Nothing comes for a while.
     Silence,
-    /// Somebody else's finals.
+    /// Somebody else's outputs.
     Others(u64),
     Elected,
     Reconnected,
-    /// `sums` loses so many of the messages that it has acknowledged, and then gets so many of others.
+    /// The stream of outputs loses so many of the messages that it has acknowledged, and then gets so many of others.
     Lost(u64, u64, Tell),
 }
 
@@ -97,27 +97,29 @@ fn tells() -> impl Strategy<Value = Tell> {
 
 /// A shell around a line that owes nothing to the network.
 struct Shell {
-    line: Line<()>,
+    line: Line<Sample, ()>,
     world: World,
     now: Duration,
     connects: u64,
-    /// The finals of the open transaction, and the next that was never used.
+    /// The outputs of the open transaction, and the next that was never used.
     open: Vec<u64>,
     next: u64,
     sealed: u64,
     written: u64,
+    /// How many outputs each transaction has.
+    put_out: BTreeMap<u64, usize>,
     /// Sent, and not yet taken by the server: whether it is published until it is found, and whether a try ended unknown.
-    sent: Vec<(u64, Sum, bool, bool)>,
-    acks: VecDeque<(u64, Sum, Answer)>,
-    found: Vec<(u64, Outcome, bool)>,
-    confirmed: BTreeSet<StreamId>,
-    inspecting: Option<Box<Inspection>>,
-    asking: Vec<Asked>,
+    sent: Vec<(u64, Said, bool, bool)>,
+    acks: VecDeque<(u64, Said, Answer)>,
+    found: Vec<(u64, Outcome<Said>, bool)>,
+    confirmed: BTreeSet<Said>,
+    inspecting: Option<Box<Inspection<Sample>>>,
+    asking: Vec<Asked<Said>>,
     /// Whether effects of the transaction that is inspected were lost before that began.
     is_lost: bool,
     writing: bool,
     has_lost: bool,
-    end: Option<Result<(), Failed<()>>>,
+    end: Option<Result<(), Failed<Said, ()>>>,
 }
 
 impl Shell {
@@ -131,6 +133,7 @@ impl Shell {
             next: 1,
             sealed: 0,
             written: 0,
+            put_out: BTreeMap::new(),
             sent: Vec::new(),
             acks: VecDeque::new(),
             found: Vec::new(),
@@ -148,13 +151,14 @@ impl Shell {
         while let Some(action) = self.line.next_action() {
             assert!(self.end.is_none(), "nothing comes after the end");
             match action {
-                Action::Send(number, sum) => self.sent.push((number, sum, false, false)),
-                Action::Publish(number, Effect::Final(sum)) => self.sent.push((number, sum, true, false)),
+                Action::Send(number, said) => self.sent.push((number, said, false, false)),
+                Action::Publish(number, Effect::Output(said)) => self.sent.push((number, said, true, false)),
                 Action::Inspect(inspection) => {
-                    let lost = |id: &StreamId| self.world.sums.find(&Subject::Final(*id)).is_none();
-                    self.is_lost = inspection.finals().any(|id| {
-                        assert!(self.confirmed.contains(&id), "all of it is confirmed");
-                        lost(&id)
+                    let outputs = inspection.outputs();
+                    assert_eq!(outputs.len(), self.put_out[&(self.written + 1)], "none of it is forgotten");
+                    self.is_lost = outputs.iter().any(|said| {
+                        assert!(self.confirmed.contains(said), "all of it is confirmed");
+                        self.world.outputs.find(&Subject::Output(*said)).is_none()
                     });
                     assert!(self.inspecting.replace(inspection).is_none() && !self.writing, "one after the other");
                 }
@@ -193,58 +197,59 @@ impl Shell {
     fn happens(&mut self, event: Event) {
         match event {
             Event::Effects(many) if self.line.has_room() => {
-                let finals: Vec<u64> = (self.next..).take(many as usize).collect();
+                let outputs: Vec<u64> = (self.next..).take(many as usize).collect();
                 self.next += many;
-                self.line.effects(finals.iter().map(|n| sum(*n)).collect(), None);
-                self.open.extend(finals);
+                self.line.effects(outputs.iter().map(|n| Said(*n)).collect(), None);
+                self.open.extend(outputs);
             }
             Event::Seal if self.line.has_room() && self.sealed < self.written + 3 => {
                 self.sealed += 1;
-                let finals = std::mem::take(&mut self.open);
-                self.line.seal(transaction(self.sealed, self.sealed, &finals), self.connects);
+                let outputs = std::mem::take(&mut self.open);
+                self.put_out.insert(self.sealed, outputs.len());
+                self.line.seal(transaction(self.sealed, self.sealed), self.connects);
             }
             Event::Served(which) if !self.sent.is_empty() => {
-                let (number, sum, until_found, unknown) = self.sent.swap_remove(which % self.sent.len());
-                let subject = Subject::Final(sum.id);
-                let stored = self.world.sums.find(&subject);
+                let (number, said, until_found, unknown) = self.sent.swap_remove(which % self.sent.len());
+                let subject = Subject::Output(said);
+                let stored = self.world.outputs.find(&subject);
                 let already_there = stored.is_some();
-                let sequence = stored.unwrap_or_else(|| self.world.sums.store(subject));
-                let place = Place { sequence, key: sum.id };
+                let sequence = stored.unwrap_or_else(|| self.world.outputs.store(subject));
+                let place = Place { sequence, key: said };
                 match (until_found, already_there) {
                     (true, _) => {
                         let confirmed = Confirmed { place, already_there, differs: false };
-                        self.found.push((number, Outcome::Final(Ok(confirmed)), unknown));
+                        self.found.push((number, Outcome::Output(Ok(confirmed)), unknown));
                     }
-                    (false, true) => self.acks.push_back((number, sum, Answer::SubjectTaken)),
-                    (false, false) => self.acks.push_back((number, sum, Answer::Stored(sequence))),
+                    (false, true) => self.acks.push_back((number, said, Answer::SubjectTaken)),
+                    (false, false) => self.acks.push_back((number, said, Answer::Stored(sequence))),
                 }
             }
             Event::Unanswered(which, is_stored) if !self.sent.is_empty() => {
                 let which = which % self.sent.len();
-                let (number, sum, until_found, _) = self.sent[which];
-                let subject = Subject::Final(sum.id);
-                if is_stored && self.world.sums.find(&subject).is_none() {
-                    self.world.sums.store(subject);
+                let (number, said, until_found, _) = self.sent[which];
+                let subject = Subject::Output(said);
+                if is_stored && self.world.outputs.find(&subject).is_none() {
+                    self.world.outputs.store(subject);
                 }
                 match until_found {
                     true => self.sent[which].3 = true,
                     false => {
                         self.sent.swap_remove(which);
-                        self.acks.push_back((number, sum, Answer::Unknown));
+                        self.acks.push_back((number, said, Answer::Unknown));
                     }
                 }
             }
             Event::Acked => {
-                if let Some((number, sum, answer)) = self.acks.pop_front() {
+                if let Some((number, said, answer)) = self.acks.pop_front() {
                     if let Answer::Stored(_) = answer {
-                        self.confirmed.insert(sum.id);
+                        self.confirmed.insert(said);
                     }
-                    self.line.acknowledged(number, sum, answer, self.now);
+                    self.line.acknowledged(number, said, answer, self.now);
                 }
             }
             Event::Found(which) if !self.found.is_empty() => {
                 let (number, outcome, unknown) = self.found.swap_remove(which % self.found.len());
-                if let Outcome::Final(Ok(confirmed)) = &outcome {
+                if let Outcome::Output(Ok(confirmed)) = &outcome {
                     self.confirmed.insert(confirmed.place.key);
                 }
                 self.line.confirmed(number, outcome, unknown, self.now);
@@ -261,10 +266,10 @@ impl Shell {
             Event::Silence => self.now += RESTART,
             Event::Others(many) => {
                 for n in 0..many {
-                    self.world.sums.store(Subject::Final(id((1 << 32) + self.next + n)));
+                    self.world.outputs.store(Subject::Output(Said((1 << 32) + self.next + n)));
                 }
             }
-            Event::Elected => self.world.sums.elect(),
+            Event::Elected => self.world.outputs.elect(),
             Event::Reconnected => {
                 self.connects += 1;
                 (0..self.sent.len()).rev().for_each(|which| self.happens(Event::Unanswered(which, false)));
@@ -281,12 +286,12 @@ impl Shell {
             self.happens(Event::Found(0));
         }
         self.has_lost = true;
-        self.world.sums.lose_behind(self.world.sums.last.saturating_sub(many));
-        let is_sent = self.sent.iter().position(|(_, sum, until_found, _)| {
-            !until_found && self.world.sums.find(&Subject::Final(sum.id)).is_none()
+        self.world.outputs.lose_behind(self.world.outputs.last.saturating_sub(many));
+        let is_sent = self.sent.iter().position(|(_, said, until_found, _)| {
+            !until_found && self.world.outputs.find(&Subject::Output(*said)).is_none()
         });
         match (tell, is_sent) {
-            (Tell::Elected, _) => self.world.sums.elect(),
+            (Tell::Elected, _) => self.world.outputs.elect(),
             (Tell::Reconnected, _) => self.happens(Event::Reconnected),
             (Tell::Unanswered, Some(which)) => {
                 self.happens(Event::Unanswered(which, false));

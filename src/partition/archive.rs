@@ -4,6 +4,7 @@
 //! `retention.rs`: nothing that a worker remembers of what it has put stands for the snapshot itself.
 //! The log is purged only up to a snapshot that was just read to its end, and whose place in the log was just compared.
 
+use crate::application::Application;
 use crate::bus::log::LogReader;
 use crate::bus::read::{self, NoAnswer};
 use crate::bus::snapshots::{Listed, Name, PutError, Snapshots};
@@ -14,7 +15,6 @@ use crate::partition::situation::{INTERVAL, Situation};
 use crate::snapshot::SnapshotError;
 use crate::standing::Standing;
 use crate::store::{Owner, Store};
-use crate::summer::Summer;
 use crate::throttle::ThrottleByCause;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,19 +56,19 @@ enum ArchiveError {
     NotTheSnapshots(Verdict),
 }
 
-pub struct Archive {
-    store: Arc<Store<Summer>>,
+pub struct Archive<A: Application> {
+    store: Arc<Store<A>>,
     log: LogReader,
     /// Snapshots that one worker writes or reads at once: each takes a thread and its share of the processor.
     turns: Arc<Semaphore>,
     bucket: Mutex<Bucket>,
 }
 
-impl Archive {
+impl<A: Application> Archive<A> {
     /// `delay` is how long a snapshot takes to settle: see [`Config::purge_delay`](super::Config::purge_delay).
     pub fn new(
         owner: Owner,
-        store: Arc<Store<Summer>>,
+        store: Arc<Store<A>>,
         log: LogReader,
         snapshots: Snapshots,
         turns: Arc<Semaphore>,
@@ -195,7 +195,7 @@ impl Archive {
         }
         let name = bucket.put(view).await?;
         self.look(bucket).await?;
-        match bucket.see(&name).await? {
+        match bucket.see::<A>(&name).await? {
             Seen::Whole => {}
             Seen::Gone => return Err(ArchiveError::Gone),
             Seen::Damaged(why) => {
@@ -215,7 +215,7 @@ impl Archive {
     /// Whether a snapshot that the bucket holds is whole.
     async fn is_whole(&self, bucket: &mut Bucket, name: &Name) -> Result<bool, ArchiveError> {
         let _turn = self.turns.acquire().await.expect("it is never closed");
-        let seen = bucket.see(name).await?;
+        let seen = bucket.see::<A>(name).await?;
         if let Seen::Damaged(why) = &seen {
             tracing::error!(log = self.log.name(), snapshot = %name, "a snapshot is of no use, and nothing is purged up to it: {why}");
         }

@@ -1,6 +1,7 @@
 //! One partition's snapshots in the bucket, as a worker sees them: listed, compared with the log, and read to their ends.
 
 use crate::accept::Accepted;
+use crate::application::Application;
 use crate::bus::log::LogReader;
 use crate::bus::read::NoAnswer;
 use crate::bus::snapshots::{FetchError, Listed, Name, PutError, Snapshots, Unreadable, age};
@@ -11,7 +12,6 @@ use crate::partition::retention::{Entry, Kind, Shelf};
 use crate::row::UnixNanos;
 use crate::snapshot::{self, SnapshotError};
 use crate::store::{Owner, StoreError, View};
-use crate::summer::Summer;
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -192,12 +192,12 @@ impl Bucket {
     }
 
     /// Reads a snapshot to its end.
-    pub async fn see(&mut self, name: &Name) -> Result<Seen, NoAnswer> {
+    pub async fn see<A: Application>(&mut self, name: &Name) -> Result<Seen, NoAnswer> {
         let Some(listed) = self.find(name).cloned() else { return Ok(Seen::Gone) };
         let has_settled = age(listed.put_at, self.shelf(0).now) >= self.delay;
         let (owner, checkpoint) = (self.owner.clone(), listed.checkpoint);
         let read = move |input: &mut dyn Read| {
-            snapshot::read::<_, Summer>(input, &owner, &checkpoint)?.try_for_each(|row| row.map(|_| ()))
+            snapshot::read::<_, A>(input, &owner, &checkpoint)?.try_for_each(|row| row.map(|_| ()))
         };
         let why = match self.snapshots.fetch(&listed, read).await {
             Ok(()) => {
@@ -225,7 +225,7 @@ impl Bucket {
     }
 
     /// Puts a store away as `view` shows it.
-    pub async fn put(&self, view: View<Summer>) -> Result<Name, PutError<SnapshotError>> {
+    pub async fn put<A: Application>(&self, view: View<A>) -> Result<Name, PutError<SnapshotError>> {
         let failed = |error: StoreError| PutError::Write(error.into());
         let checkpoint = view.checkpoint().map_err(failed)?.ok_or(PutError::Write(SnapshotError::NothingFolded))?;
         let accepted = view.accepted().map_err(failed)?;

@@ -1,17 +1,17 @@
 //! The questions of an [inspection](crate::inspection), asked of the leaders until they answer: without that nothing is
 //! committed.
 
+use crate::application::Application;
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
 use crate::bus::finals::Effects;
 use crate::bus::log::LogReader;
 use crate::bus::read::{self, NoAnswer};
 use crate::doubt::{Leader, Leaders};
-use crate::effect::{Kind, Subject};
+use crate::effect::Kind;
 use crate::inspection::{Asked, Inspection, Question, Reply, Sound, Step, Unsound};
 use crate::throttle::ThrottleByCause;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::fmt;
 use std::sync::Arc;
 
 /// What all partitions of a process meet at once is said once.
@@ -19,21 +19,22 @@ static COMPLAINTS: ThrottleByCause = ThrottleByCause::new();
 static DOUBTS: ThrottleByCause = ThrottleByCause::new();
 
 /// Asks each stream once: whoever does not answer is not known.
-pub async fn leaders(effects: &Effects, log: &LogReader) -> Leaders {
-    let (sums, rejects, log) = tokio::join!(effects.leader(Kind::Sums), effects.leader(Kind::Rejects), log.leader());
+pub async fn leaders<A: Application>(effects: &Effects<A>, log: &LogReader) -> Leaders {
+    let (outputs, rejects, log) =
+        tokio::join!(effects.leader(Kind::Outputs), effects.leader(Kind::Rejects), log.leader());
     let known = |leader: Result<Option<Leader>, NoAnswer>| leader.ok().flatten();
-    Leaders { sums: known(sums), rejects: known(rejects), log: known(log) }
+    Leaders { outputs: known(outputs), rejects: known(rejects), log: known(log) }
 }
 
-pub struct Check {
+pub struct Check<A: Application> {
     pub connection: Connection,
     pub log: LogReader,
-    pub effects: Arc<Effects>,
+    pub effects: Arc<Effects<A>>,
 }
 
-impl Check {
+impl<A: Application> Check<A> {
     /// Sees an inspection to its end, as long as it takes.
-    pub async fn run(self, mut inspection: Inspection) -> Result<Sound, Unsound> {
+    pub async fn run(self, mut inspection: Inspection<A>) -> Result<Sound<A>, Unsound<A::Output>> {
         let connects = self.connection.connects();
         let mut asking = FuturesUnordered::new();
         loop {
@@ -43,10 +44,11 @@ impl Check {
             match inspection.next_step() {
                 Some(Step::Ask(asked)) => asking.push(self.ask(asked)),
                 Some(Step::Doubted(kind, sign)) => {
-                    if let Some(times) = DOUBTS.count(&format!("{kind} {sign}")) {
+                    let stream = kind.said(&A::WORDS);
+                    if let Some(times) = DOUBTS.count(&format!("{stream} {sign}")) {
                         tracing::warn!(
                             log = self.log.name(), position = inspection.position(), %sign, times,
-                            "{kind} may have forgotten what it has confirmed: reading back all of this transaction"
+                            "{stream} may have forgotten what it has confirmed: reading back all of this transaction"
                         );
                     }
                 }
@@ -59,20 +61,24 @@ impl Check {
         }
     }
 
-    async fn ask(&self, asked: Asked) -> (Asked, Reply) {
+    async fn ask(&self, asked: Asked<A::Output>) -> (Asked<A::Output>, Reply) {
         if asked.again {
             tokio::time::sleep(backoff::reopening().next().expect("the pauses never end")).await;
         }
         let (effects, log) = (&self.effects, &self.log);
         let reply = match &asked.question {
             Question::Look(place) => {
-                let (kind, subject) = (place.key.kind(), self.subject(&place.key));
-                Reply::Look(self.answered(kind, || effects.look(kind, place.sequence, &subject)).await)
+                let (kind, subject) = (place.key.kind(), effects.subject(&place.key));
+                Reply::Look(self.answered(kind.said(&A::WORDS), || effects.look(kind, place.sequence, &subject)).await)
             }
-            Question::Mark(kind, mark) => Reply::Mark(self.answered(kind, || effects.mark_reading(*kind, mark)).await),
-            Question::Final(sum) => Reply::ReadBack(self.answered(Kind::Sums, || effects.read_final(*sum)).await),
+            Question::Mark(kind, mark) => {
+                Reply::Mark(self.answered(kind.said(&A::WORDS), || effects.mark_reading(*kind, mark)).await)
+            }
+            Question::Output(output) => {
+                Reply::ReadBack(self.answered(A::WORDS.outputs, || effects.read_output(output)).await)
+            }
             Question::Reject(subject) => {
-                Reply::ReadBack(self.answered(Kind::Rejects, || effects.read_reject(subject)).await)
+                Reply::ReadBack(self.answered(A::WORDS.rejects, || effects.read_reject(subject)).await)
             }
             Question::LogState => {
                 let info = self.answered("the log", || read::stream(log.jetstream(), log.name())).await;
@@ -83,31 +89,20 @@ impl Check {
         (asked, reply)
     }
 
-    fn subject(&self, subject: &Subject) -> String {
-        match subject {
-            Subject::Final(id) => self.effects.final_subject(*id),
-            Subject::Reject(subject) => subject.clone(),
-        }
-    }
-
-    fn say_what_is_lost(&self, unsound: &Unsound) {
+    fn say_what_is_lost(&self, unsound: &Unsound<A::Output>) {
         if let Unsound::Forgotten { subject, sequence } = unsound {
             tracing::error!(
                 log = self.log.name(),
                 sequence,
-                subject = self.subject(subject),
+                subject = self.effects.subject(subject),
                 "{} has lost a message that it acknowledged: folding and publishing again from the checkpoint",
-                subject.kind()
+                subject.kind().said(&A::WORDS)
             );
         }
     }
 
     /// Asks until there is an answer.
-    async fn answered<T, F: Future<Output = Result<T, NoAnswer>>>(
-        &self,
-        whom: impl fmt::Display,
-        ask: impl Fn() -> F,
-    ) -> T {
+    async fn answered<T, F: Future<Output = Result<T, NoAnswer>>>(&self, whom: &str, ask: impl Fn() -> F) -> T {
         for pause in backoff::reopening() {
             match ask().await {
                 Ok(answer) => return answer,

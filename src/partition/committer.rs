@@ -11,20 +11,17 @@ use crate::bus::finals::Effects;
 use crate::bus::log::LogReader;
 use crate::checkpoint::Checkpoint;
 use crate::crash_point;
-use crate::effect::{Answer, Confirmed, ConflictingFinal, Effect, Outcome};
+use crate::effect::{Answer, Confirmed, Conflict, Effect, Outcome};
 use crate::inspection::{Inspection, Sound, Unsound};
 use crate::joined::joined;
 use crate::line::{Action, Failed, Line};
 use crate::partition::check::{self, Check};
 use crate::partition::counters::Counters;
 use crate::reject::RejectedBatch;
-use crate::row::Row;
 use crate::store::{Size, Store, StoreError};
-use crate::stream_id::StreamId;
-use crate::sum::Sum;
-use crate::summer::Summer;
 use crate::throttle::Throttle;
 use crate::transaction::Transaction;
+use crate::words::Words;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::sync::Arc;
@@ -33,15 +30,15 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Batches whose effects may wait to be published. Each holds finals of one batch at most.
+/// Batches whose effects may wait to be published. Each holds outputs of one batch at most.
 pub const QUEUED_BATCHES: usize = 4;
 
 /// What the fold hands over, in order.
-pub enum Work {
+pub enum Work<A: Application> {
     /// The effects of one batch of the open transaction.
-    Effects { finals: Vec<Sum>, rejected: Option<RejectedBatch> },
+    Effects { outputs: Vec<A::Output>, rejected: Option<RejectedBatch> },
     /// The open transaction ends here.
-    Seal(Box<Transaction<Summer>>),
+    Seal(Box<Transaction<A>>),
 }
 
 /// Why committing ended before its time.
@@ -50,13 +47,13 @@ pub enum CommitError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Conflict(Box<ConflictingFinal>),
+    Conflict(Box<Conflict>),
     /// Log or effects no longer are as they were folded and published: to be judged, and folded again.
     #[error("not committed: {0}")]
     Doubt(String),
 }
 
-/// Rows to look at after a commit for each stream that it has opened: more than one, so that rows leave the store as
+/// Rows to look at after a commit for each key that it has opened: more than one, so that rows leave the store as
 /// fast as they come, and the store holds a quarter more than it has to at the most.
 const LOOKED_AT: u64 = 4;
 
@@ -70,57 +67,70 @@ const LOOKED_AT_LEAST: u64 = 256;
 static TOLD_AGAIN: Throttle = Throttle::new();
 
 /// How far a session has come.
-#[derive(Clone, Debug)]
-pub struct Committed {
+pub struct Committed<A: Application> {
     pub transaction: u64,
     pub checkpoint: Checkpoint,
     pub size: Size,
     /// Rows that this commit has left in the store although they have expired: some of them.
-    pub expired: Arc<[(StreamId, Row)]>,
+    pub expired: Arc<[(A::Key, A::Row)]>,
 }
 
-/// A commit, and the stream up to which expired rows were looked for, where that was not the last.
-type Written = Result<(Committed, Option<StreamId>), StoreError>;
+impl<A: Application> Clone for Committed<A> {
+    fn clone(&self) -> Self {
+        let Self { transaction, checkpoint, size, expired } = self;
+        Self { transaction: *transaction, checkpoint: *checkpoint, size: *size, expired: expired.clone() }
+    }
+}
 
-pub struct Committer {
+/// A commit, and the key up to which expired rows were looked for, where that was not the last.
+type Written<A> = Result<(Committed<A>, Option<<A as Application>::Key>), StoreError>;
+
+pub struct Committer<A: Application> {
     pub connection: Connection,
     pub log: LogReader,
-    pub effects: Arc<Effects>,
-    pub store: Arc<Store<Summer>>,
-    /// Whether a conflicting final ends the session.
+    pub effects: Arc<Effects<A>>,
+    pub store: Arc<Store<A>>,
+    /// Whether a conflicting output ends the session.
     pub halt: bool,
-    pub counters: Arc<Counters>,
-    pub committed: watch::Sender<Committed>,
-    pub summer: Arc<Summer>,
-    /// The stream up to which expired rows were looked for; `None`: to be looked for from the first on.
-    pub looked_at: Option<StreamId>,
+    pub counters: Arc<Counters<A>>,
+    pub committed: watch::Sender<Committed<A>>,
+    pub application: Arc<A>,
+    /// The key up to which expired rows were looked for; `None`: to be looked for from the first on.
+    pub looked_at: Option<A::Key>,
 }
 
 /// What is under way for a line.
-struct UnderWay {
-    /// First tries of finals, each with the number of its transaction.
-    acks: Acks<(u64, Sum)>,
+struct UnderWay<A: Application> {
+    /// First tries of outputs, each with the number of its transaction.
+    acks: Acks<(u64, A::Output)>,
     /// What takes more than one try: what became of it, and whether a try of it ended unknown.
-    publishing: FuturesUnordered<BoxFuture<'static, (u64, Outcome, bool)>>,
-    inspecting: Option<BoxFuture<'static, Result<Sound, Unsound>>>,
-    writing: Option<JoinHandle<Written>>,
+    publishing: FuturesUnordered<Publishing<A>>,
+    inspecting: Option<Inspecting<A>>,
+    writing: Option<JoinHandle<Written<A>>>,
 }
 
-impl From<Failed<StoreError>> for CommitError {
-    fn from(failed: Failed<StoreError>) -> Self {
+type Publishing<A> = BoxFuture<'static, (u64, Outcome<<A as Application>::Output>, bool)>;
+type Inspecting<A> = BoxFuture<'static, Result<Sound<A>, Unsound<<A as Application>::Output>>>;
+
+impl CommitError {
+    fn of<O>(failed: Failed<O, StoreError>, words: &Words) -> Self {
         match failed {
             Failed::Conflict(conflict) => Self::Conflict(conflict),
-            Failed::Unsound(unsound) => Self::Doubt(unsound.to_string()),
+            Failed::Unsound(unsound) => Self::Doubt(unsound.said(words)),
             Failed::Unwritten(error) => Self::Store(error),
         }
     }
 }
 
-impl Committer {
+impl<A: Application> Committer<A> {
     /// Works until the fold hangs up and everything sealed is committed, or `cancel` says to drop what is not.
     ///
     /// A commit that is on its way to disk is always waited for.
-    pub async fn run(mut self, mut work: mpsc::Receiver<Work>, cancel: CancellationToken) -> Result<(), CommitError> {
+    pub async fn run(
+        mut self,
+        mut work: mpsc::Receiver<Work<A>>,
+        cancel: CancellationToken,
+    ) -> Result<(), CommitError> {
         let acks = self.effects.acks().await.map_err(|error| CommitError::Doubt(error.to_string()))?;
         let leaders = tokio::select! {
             () = cancel.cancelled() => return Ok(()),
@@ -133,7 +143,7 @@ impl Committer {
         loop {
             while let Some(action) = line.next_action() {
                 if let Action::End(result) = action {
-                    return Ok(result?);
+                    return result.map_err(|failed| CommitError::of(failed, &A::WORDS));
                 }
                 self.act(action, &mut under_way);
             }
@@ -150,11 +160,11 @@ impl Committer {
                     *inspecting = None;
                     line.inspected(found);
                 }
-                ((number, sum), answer) = acks.next(), if acks.unanswered() > 0 => {
+                ((number, output), answer) = acks.next(), if acks.unanswered() > 0 => {
                     if let Answer::Stored(_) = answer {
-                        self.counters.finals_published.add(1);
+                        self.counters.outputs_published.add(1);
                     }
-                    line.acknowledged(number, sum, answer, began.elapsed());
+                    line.acknowledged(number, output, answer, began.elapsed());
                 }
                 Some((number, outcome, unknown)) = publishing.next(), if !publishing.is_empty() => {
                     self.count(&outcome);
@@ -162,23 +172,23 @@ impl Committer {
                 }
                 received = work.recv(), if line.has_room() => match received {
                     None => line.hang_up(),
-                    Some(Work::Effects { finals, rejected }) => line.effects(finals, rejected),
+                    Some(Work::Effects { outputs, rejected }) => line.effects(outputs, rejected),
                     Some(Work::Seal(transaction)) => line.seal(transaction, self.connects()),
                 },
             }
         }
     }
 
-    fn act(&self, action: Action<StoreError>, under_way: &mut UnderWay) {
+    fn act(&self, action: Action<A, StoreError>, under_way: &mut UnderWay<A>) {
         match action {
-            Action::Send(number, sum) => {
-                if !self.effects.send_final(&mut under_way.acks, &sum, (number, sum)) {
-                    under_way.publishing.push(self.publish(number, Effect::Final(sum)));
+            Action::Send(number, output) => {
+                if !self.effects.send(&mut under_way.acks, &output, (number, output.clone())) {
+                    under_way.publishing.push(self.publish(number, Effect::Output(output)));
                 }
             }
             Action::Publish(number, effect) => under_way.publishing.push(self.publish(number, effect)),
             Action::LetPass(conflict) => {
-                self.counters.conflicting_finals.add(1);
+                self.counters.conflicting_outputs.add(1);
                 tracing::error!(log = self.log.name(), "{conflict}");
             }
             Action::Inspect(inspection) => {
@@ -195,13 +205,13 @@ impl Committer {
         *self.connection.connects().borrow()
     }
 
-    fn publish(&self, number: u64, effect: Effect) -> BoxFuture<'static, (u64, Outcome, bool)> {
+    fn publish(&self, number: u64, effect: Effect<A::Output>) -> Publishing<A> {
         let effects = self.effects.clone();
         async move {
             match effect {
-                Effect::Final(sum) => {
-                    let (confirmed, unknown) = effects.publish_final(sum).await;
-                    (number, Outcome::Final(confirmed.map_err(Box::new)), unknown)
+                Effect::Output(output) => {
+                    let (confirmed, unknown) = effects.publish_output(output).await;
+                    (number, Outcome::Output(confirmed), unknown)
                 }
                 Effect::Reject(batch) => {
                     let (confirmed, unknown) = effects.publish_reject(&batch).await;
@@ -212,11 +222,11 @@ impl Committer {
         .boxed()
     }
 
-    fn count(&self, outcome: &Outcome) {
+    fn count(&self, outcome: &Outcome<A::Output>) {
         let counters = &self.counters;
         match outcome {
-            Outcome::Final(Ok(Confirmed { already_there: true, .. })) => counters.finals_already_there.add(1),
-            Outcome::Final(Ok(_)) => counters.finals_published.add(1),
+            Outcome::Output(Ok(Confirmed { already_there: true, .. })) => counters.outputs_already_there.add(1),
+            Outcome::Output(Ok(_)) => counters.outputs_published.add(1),
             Outcome::Reject(Confirmed { already_there, differs, .. }) => {
                 counters.rejects_differing.add(u64::from(*differs));
                 match already_there {
@@ -225,19 +235,19 @@ impl Committer {
                 }
             }
             // Counted where it is let pass.
-            Outcome::Final(Err(_)) => {}
+            Outcome::Output(Err(_)) => {}
         }
     }
 
-    fn inspect(&self, inspection: Box<Inspection>) -> BoxFuture<'static, Result<Sound, Unsound>> {
+    fn inspect(&self, inspection: Box<Inspection<A>>) -> Inspecting<A> {
         let (log, effects) = (self.log.clone(), self.effects.clone());
         let check = Check { connection: self.connection.clone(), log, effects };
         async move { check.run(*inspection).await }.boxed()
     }
 
-    fn write(&self, transaction: Box<Transaction<Summer>>) -> JoinHandle<Written> {
+    fn write(&self, transaction: Box<Transaction<A>>) -> JoinHandle<Written<A>> {
         let (store, counters) = (self.store.clone(), self.counters.clone());
-        let (after, summer) = (self.looked_at, self.summer.clone());
+        let (after, application) = (self.looked_at.clone(), self.application.clone());
         tokio::task::spawn_blocking(move || {
             crash_point::reached("before-commit");
             store.commit(&transaction)?;
@@ -246,22 +256,23 @@ impl Committer {
             counters.folded(&tally);
             let most = usize::try_from(tally.opened * LOOKED_AT + LOOKED_AT_LEAST).unwrap_or(usize::MAX);
             let (mut expired, mut left, mut looked_at) = (Vec::new(), most.min(LOOKED_AT_MOST), None);
-            store.view()?.each(after, |id, row| {
-                if summer.is_forgotten(&row, checkpoint.log_time) {
-                    expired.push((id, row));
-                }
+            store.view()?.each(after, |key, row| {
                 left -= 1;
-                looked_at = Some(id);
+                if left == 0 {
+                    looked_at = Some(key.clone());
+                }
+                if application.is_forgotten(&row, checkpoint.log_time) {
+                    expired.push((key, row));
+                }
                 Ok::<_, StoreError>(left > 0)
             })?;
             // At the end of the table, the next look starts again at its beginning.
-            let looked_at = looked_at.filter(|_| left == 0);
             let expired = expired.into();
             Ok((Committed { transaction: number, checkpoint, size: store.size()?, expired }, looked_at))
         })
     }
 
-    fn written(&mut self, (committed, looked_at): (Committed, Option<StreamId>)) {
+    fn written(&mut self, (committed, looked_at): (Committed<A>, Option<A::Key>)) {
         tracing::debug!(log = self.log.name(), position = committed.checkpoint.position, "committed");
         self.looked_at = looked_at;
         self.committed.send_replace(committed);
@@ -277,7 +288,9 @@ impl Committer {
                 log = self.log.name(),
                 position,
                 already_there,
-                "finals and rejects were there already: these batches had been folded before"
+                "{} and {} were there already: these batches had been folded before",
+                A::WORDS.output_plural,
+                A::WORDS.rejects,
             );
         }
     }

@@ -1,12 +1,12 @@
 //! A damaged store: set aside, and a new one in its place, for a snapshot or the log to fill.
 
+use crate::application::Application;
 use crate::identity::Verdict;
 use crate::identity::doubt::Doubt;
 use crate::joined::joined;
 use crate::partition::{Partition, PartitionError};
 use crate::standing::Standing;
 use crate::store::{Store, StoreError, aside};
-use crate::summer::Summer;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ impl fmt::Display for Aside {
     }
 }
 
-impl Partition {
+impl<A: Application> Partition<A> {
     /// Begins anew with an empty store, because `what` of the one that was is damaged: as a worker does that has lost its
     /// folder, but for what was said to it.
     pub(super) async fn replace_store(&mut self, what: String) -> Result<(), StoreError> {
@@ -36,6 +36,7 @@ impl Partition {
             stores.open(partition)
         });
         self.store = Arc::new(joined(replacing.await)?);
+        self.shown.send_replace(self.store.clone());
         (self.doubt, self.fruitless) = (Doubt::new(0), 0);
         Ok(())
     }
@@ -62,7 +63,7 @@ pub(super) fn trouble(what: &str) -> String {
 }
 
 /// What is damaged, where `result` is what comes of that, and nothing graver.
-pub(super) fn found(store: &Store<Summer>, result: &Result<(), PartitionError>) -> Option<String> {
+pub(super) fn found<A: Application>(store: &Store<A>, result: &Result<(), PartitionError>) -> Option<String> {
     match result {
         Ok(()) | Err(PartitionError::Store(StoreError::Damaged { .. })) => store.damage().map(str::to_owned),
         Err(_) => None,

@@ -1,6 +1,6 @@
 //! The partition worker: the only place where log, fold and store meet.
 //!
-//! One line per transaction: pull, fold, publish finals and rejects, each confirmed, then commit sums and checkpoint
+//! One line per transaction: pull, fold, publish outputs and rejects, each confirmed, then commit rows and checkpoint
 //! together. A `session` is the first half, pull and fold; [`committer`] is the second. They are two tasks, so that
 //! folding goes on while a commit is on its way to disk.
 //!
@@ -13,7 +13,6 @@ pub mod check;
 pub mod committer;
 pub mod counters;
 mod damage;
-pub mod held;
 mod opening;
 pub mod republish;
 pub mod restore;
@@ -23,23 +22,24 @@ mod situation;
 pub mod stores;
 
 use crate::accept::Loss;
+use crate::application::Application;
 use crate::bus::backoff;
 use crate::bus::connect::Connection;
 use crate::bus::log::LogReader;
+use crate::bus::names::Names;
 use crate::bus::snapshots::Snapshots;
 use crate::bus::source::Log;
-use crate::bus::topology::Topology;
 use crate::checkpoint::Position;
-use crate::effect::ConflictingFinal;
+use crate::effect::Conflict;
 use crate::identity::doubt::Doubt;
 use crate::identity::{Verdict, rfc3339};
 use crate::joined::joined;
 use crate::row::UnixNanos;
 use crate::standing::Standing;
 use crate::store::{Owner, Store, StoreError};
-use crate::summer::Summer;
 use crate::table::Share;
 use crate::throttle::ThrottleByCause;
+use crate::words::Words;
 use archive::Archive;
 use counters::Counters;
 use damage::Aside;
@@ -74,7 +74,7 @@ pub struct Config {
     pub checkpoint_interval: Duration,
     /// Bytes of chunk batches in one transaction, at the most.
     pub checkpoint_bytes: usize,
-    /// Whether proven loss and a conflicting final stop the worker.
+    /// Whether proven loss and a conflicting output stop the worker.
     pub halt: bool,
     /// How old a snapshot must be before its log is purged up to it: till then the broker may not have it on disk.
     pub purge_delay: Duration,
@@ -102,17 +102,17 @@ pub enum PartitionError {
     )]
     RefusedAfterDamage { partition: u32, verdict: Verdict, aside: Aside },
     #[error(
-        "partition {partition}: the log {log} is gone: bring it back from a backup; or make it anew with `stream-sum topology apply`, and go on with --accept replaced:{partition}"
+        "partition {partition}: the log {log} is gone: bring it back from a backup; or make it anew with `{}`, and go on with {} replaced:{partition}", words.apply, words.accept
     )]
-    LogGone { partition: u32, log: String },
+    LogGone { partition: u32, log: String, words: &'static Words },
     #[error(
-        "partition {partition}: another process has started as the same worker and has taken over; give each summer a --worker name of its own"
+        "partition {partition}: another process has started as the same worker and has taken over; give each {} a {} name of its own", words.worker, words.worker_name
     )]
-    Superseded { partition: u32 },
-    #[error("partition {partition}, position {position}: {loss}. Halted before it, as summer.on_violation says")]
-    Loss { partition: u32, position: Position, loss: String },
-    #[error("partition {partition}: {conflict}. Halted before committing it, as summer.on_violation says")]
-    Conflict { partition: u32, conflict: Box<ConflictingFinal> },
+    Superseded { partition: u32, words: &'static Words },
+    #[error("partition {partition}, position {position}: {loss}. Halted before it, as {} says", words.on_violation)]
+    Loss { partition: u32, position: Position, loss: String, words: &'static Words },
+    #[error("partition {partition}: {conflict}. Halted before committing it, as {} says", words.on_violation)]
+    Conflict { partition: u32, conflict: Box<Conflict>, words: &'static Words },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -135,10 +135,11 @@ impl PartitionError {
 }
 
 /// What the partitions of one worker share.
-#[derive(Clone)]
-pub struct Shared {
-    pub summer: Arc<Summer>,
-    pub topology: Topology,
+pub struct Shared<A: Application> {
+    pub application: Arc<A>,
+    pub names: Names,
+    /// Partitions of the system.
+    pub partitions: u32,
     pub stores: Stores,
     pub config: Config,
     /// For what is published and asked.
@@ -146,21 +147,24 @@ pub struct Shared {
     pub snapshots: Snapshots,
     /// Snapshots that are written at once.
     pub turns: Arc<Semaphore>,
-    pub counters: Arc<Counters>,
+    pub counters: Arc<Counters<A>>,
 }
 
 /// One partition, as one worker folds it.
-pub struct Partition {
+pub struct Partition<A: Application> {
     partition: u32,
-    summer: Arc<Summer>,
-    topology: Topology,
+    application: Arc<A>,
+    names: Names,
+    partitions: u32,
     stores: Stores,
     config: Config,
-    store: Arc<Store<Summer>>,
+    store: Arc<Store<A>>,
+    /// The same, for whoever reads it beside folding.
+    shown: watch::Sender<Arc<Store<A>>>,
     /// On a connection for pulling: what is pulled must not hold up what is published.
     log: Log,
     connection: Connection,
-    counters: Arc<Counters>,
+    counters: Arc<Counters<A>>,
     standing: watch::Sender<Standing>,
     owner: Owner,
     snapshots: Snapshots,
@@ -187,33 +191,34 @@ struct Refusal {
     why: PartitionError,
 }
 
-impl Partition {
+impl<A: Application> Partition<A> {
     pub fn new(
         partition: u32,
-        shared: Shared,
-        store: Arc<Store<Summer>>,
+        shared: &Shared<A>,
+        store: Arc<Store<A>>,
         log: Log,
         accepts: Vec<Loss>,
     ) -> Result<Self, StoreError> {
-        let Shared { summer, topology, stores, config, connection, snapshots, turns, counters } = shared;
         let (size, checkpoint) = (store.size()?, store.checkpoint()?);
         let standing = checkpoint.map_or_else(Standing::default, |at| Standing::of(&at, size.rows, size.bytes));
         let trouble = store.replaced().map_or_else(|| "not opened yet".to_owned(), damage::trouble);
         let standing = Standing { trouble: Some(trouble), ..standing };
         Ok(Self {
             partition,
-            owner: stores.owner(partition),
-            summer,
-            topology,
-            stores,
-            config,
+            owner: shared.stores.owner(partition),
+            application: shared.application.clone(),
+            names: shared.names.clone(),
+            partitions: shared.partitions,
+            stores: shared.stores.clone(),
+            config: shared.config,
+            shown: watch::Sender::new(store.clone()),
             store,
-            snapshots,
-            turns,
+            snapshots: shared.snapshots.clone(),
+            turns: shared.turns.clone(),
             accepts,
             log,
-            connection,
-            counters,
+            connection: shared.connection.clone(),
+            counters: shared.counters.clone(),
             standing: watch::Sender::new(standing),
             doubt: Doubt::new(checkpoint.map_or(0, |checkpoint| checkpoint.position)),
             began: Instant::now(),
@@ -229,12 +234,17 @@ impl Partition {
     }
 
     fn share(&self) -> Share {
-        Share { partition: self.partition, partitions: self.topology.partitions }
+        Share { partition: self.partition, partitions: self.partitions }
     }
 
     /// How far it is, for whoever wants to know.
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
+    }
+
+    /// Its store, and each that takes its place.
+    pub fn stores(&self) -> watch::Receiver<Arc<Store<A>>> {
+        self.shown.subscribe()
     }
 
     /// Whether its log is refused at the moment.
@@ -301,7 +311,7 @@ impl Partition {
         let archive = Archive::new(
             self.owner.clone(),
             self.store.clone(),
-            LogReader::new(self.connection.clone(), &self.topology.names, self.partition),
+            LogReader::new(self.connection.clone(), &self.names, self.partition),
             self.snapshots.clone(),
             self.turns.clone(),
             self.config.purge_delay,

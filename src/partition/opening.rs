@@ -1,11 +1,12 @@
 //! Opening a log: is it what it was, from where does the fold go on, and what can be done where it can't.
 
 use crate::accept::Accepted;
+use crate::application::Application;
 use crate::bus::finals::Effects;
 use crate::bus::log::LogReader;
 use crate::bus::source::{OpenError, Opened};
 use crate::checkpoint::{Checkpoint, Position};
-use crate::effect::{Found, Kind};
+use crate::effect::{Found, Kind, Subject};
 use crate::identity::doubt::{Ruling, STANDS};
 use crate::identity::{Forgot, LogReading, LogState, Verdict, is_deleted, judge, judge_mark, rfc3339};
 use crate::partition::committer::{Committed, Committer, QUEUED_BATCHES};
@@ -27,14 +28,9 @@ use tokio_util::sync::CancellationToken;
 /// may be what ends the connection.
 const MOST_FRUITLESS: u32 = 3;
 
-/// Where to look for what a loss leaves behind. A chunk can't be told from one that is sent again long after its stream's end
-/// unless the beginning of its stream was folded.
-const AFTER_A_LOSS: &str = "later chunks of the streams that have lost some are in rejects: as `gap`, then `broken`, where the \
-                            beginning of the stream was folded, and as `unknown` where it was not";
-
-impl Partition {
+impl<A: Application> Partition<A> {
     /// Judges the log, and opens it at the checkpoint. The inner error is a reason to try again.
-    pub(super) async fn open(&mut self) -> Result<Result<Session, String>, PartitionError> {
+    pub(super) async fn open(&mut self) -> Result<Result<Session<A>, String>, PartitionError> {
         let mut checkpoint = match self.begun().await? {
             Ok(Some(checkpoint)) => checkpoint,
             Ok(None) => match self.log.reader().state().await {
@@ -92,7 +88,7 @@ impl Partition {
                     (source, sent_before.map_or(0, |sent| sent.saturating_sub(checkpoint.position)))
                 }
                 Err(OpenError::Superseded) => {
-                    return Err(PartitionError::Superseded { partition: self.partition });
+                    return Err(PartitionError::Superseded { partition: self.partition, words: &A::WORDS });
                 }
                 Err(error) => return Ok(Err(error.to_string())),
             }
@@ -113,17 +109,17 @@ impl Partition {
         let effects = self.effects(&checkpoint);
         let committer = Committer {
             connection: self.connection.clone(),
-            log: LogReader::new(self.connection.clone(), &self.topology.names, self.partition),
+            log: LogReader::new(self.connection.clone(), &self.names, self.partition),
             effects: Arc::new(effects),
             store: self.store.clone(),
             halt: self.config.halt,
             counters: self.counters.clone(),
             committed: committed_tx,
-            summer: self.summer.clone(),
+            application: self.application.clone(),
             looked_at: None,
         };
         Ok(Ok(Session {
-            table: Table::new(self.summer.clone(), self.share(), self.stores.row_bytes, checkpoint),
+            table: Table::new(self.application.clone(), self.share(), self.stores.row_bytes, checkpoint),
             source,
             one_by_one,
             work,
@@ -218,15 +214,15 @@ impl Partition {
         }
     }
 
-    fn effects(&self, checkpoint: &Checkpoint) -> Effects {
-        let names = self.topology.names.clone();
+    fn effects(&self, checkpoint: &Checkpoint) -> Effects<A> {
+        let names = self.names.clone();
         Effects::new(self.connection.clone(), names, self.partition, checkpoint.log_born)
     }
 
-    /// Whether `sums` and `rejects` still have what was confirmed in them. The outer error is a reason to try again.
+    /// Whether the streams of outputs and rejects still have what was confirmed in them. The outer error is a reason to try again.
     pub(super) async fn judge_effects(&self, checkpoint: &Checkpoint) -> Result<Result<(), Verdict>, String> {
         let effects = self.effects(checkpoint);
-        for (kind, mark) in [(Kind::Sums, checkpoint.sums), (Kind::Rejects, checkpoint.rejects)] {
+        for (kind, mark) in [(Kind::Outputs, checkpoint.sums), (Kind::Rejects, checkpoint.rejects)] {
             let Some(mark) = mark else { continue };
             match effects.mark_reading(kind, &mark).await {
                 Ok(Some(reading)) => {
@@ -234,7 +230,10 @@ impl Partition {
                         return Ok(Err(kind.forgot(forgot)));
                     }
                 }
-                Ok(None) => return Err(format!("there is no stream for {kind}: run `stream-sum topology apply`")),
+                Ok(None) => {
+                    let (stream, apply) = (kind.said(&A::WORDS), A::WORDS.apply);
+                    return Err(format!("there is no stream for {stream}: run `{apply}`"));
+                }
                 Err(cause) => return Err(cause.to_string()),
             }
         }
@@ -263,37 +262,38 @@ impl Partition {
             Ruling::Accept => {
                 let after = verdict.accepted(checkpoint, state);
                 self.record(verdict.to_string(), checkpoint, &after)?;
-                let rejects = self.topology.names.rejects_of(self.partition);
-                tracing::warn!(log = self.log.name(), rejects, "{AFTER_A_LOSS}");
+                let rejects = self.names.rejects_of(self.partition);
+                tracing::warn!(log = self.log.name(), rejects, "{}", A::WORDS.after_a_loss);
                 self.accepts.retain(|loss| Some(*loss) != verdict.flag());
                 Ok(Ok(after))
             }
         }
     }
 
-    /// `sums` has forgotten finals: those of completed rows are published again. The inner error is a reason to look again.
+    /// The stream of outputs has forgotten some: those that rows remember are published again. The inner error is a reason to look again.
     async fn publish_again(
         &mut self,
         verdict: Verdict,
         checkpoint: &Checkpoint,
     ) -> Result<Result<Checkpoint, String>, PartitionError> {
         let effects = self.effects(checkpoint);
-        let again = republish::completed(&self.store, &effects).await?;
-        self.counters.conflicting_finals.add(again.conflicting);
+        let words = &A::WORDS;
+        let again = republish::remembered(&*self.application, &self.store, &effects).await?;
+        self.counters.conflicting_outputs.add(again.conflicting);
         if let Some(conflict) = again.conflict.filter(|_| self.config.halt) {
-            return Err(PartitionError::Conflict { partition: self.partition, conflict });
+            return Err(PartitionError::Conflict { partition: self.partition, conflict, words });
         }
         if again.doubtful {
-            return Ok(Err("sums may forget again what is published again".to_owned()));
+            return Ok(Err(format!("{} may forget again what is published again", words.outputs)));
         }
         let mut sums = None;
         if let Some(place) = again.furthest {
-            let subject = effects.final_subject(place.key);
-            match effects.look(Kind::Sums, place.sequence, &subject).await {
+            let subject = effects.subject(&Subject::Output(place.key));
+            match effects.look(Kind::Outputs, place.sequence, &subject).await {
                 Ok(Some((Found::There(mark), _))) => sums = Some(mark),
                 Ok(Some((Found::Expired, _))) => {}
                 Ok(Some((Found::Forgotten, _)) | None) => {
-                    return Ok(Err("sums has forgotten again what was published again".to_owned()));
+                    return Ok(Err(format!("{} has forgotten again what was published again", words.outputs)));
                 }
                 Err(cause) => return Ok(Err(cause.to_string())),
             }
@@ -302,14 +302,14 @@ impl Partition {
             Some(oldest) => {
                 let ago = Duration::from_nanos(u64::try_from(checkpoint.log_time - oldest).unwrap_or(0));
                 let ago = humantime::format_duration(Duration::from_secs(ago.as_secs()));
-                format!("of streams that completed more than {ago} of log time ago")
+                format!("of {} that {} more than {ago} of log time ago", words.keys, words.has_put_out)
             }
-            None => "of all streams: no row of a completed one is left".to_owned(),
+            None => format!("of all {}: no row of one that {} is left", words.keys, words.has_put_out),
         };
         let text = format!(
-            "{verdict}: {} published again, {} still there, {} with another value there; what sums has lost {lost} can't \
+            "{verdict}: {} published again, {} still there, {} with another value there; what {} has lost {lost} can't \
              be recovered",
-            again.published, again.already_there, again.conflicting
+            again.published, again.already_there, again.conflicting, words.outputs
         );
         let after = Checkpoint { sums, ..*checkpoint };
         self.record(text, checkpoint, &after)?;
@@ -345,7 +345,8 @@ impl Partition {
 
     /// There is no such log: a reason to look again, or the reason to give up.
     fn gone(&mut self) -> Result<String, PartitionError> {
-        let gone = PartitionError::LogGone { partition: self.partition, log: self.log.name().to_owned() };
+        let gone =
+            PartitionError::LogGone { partition: self.partition, log: self.log.name().to_owned(), words: &A::WORDS };
         match self.doubt.gone(self.began.elapsed()) {
             Ruling::LookAgain { is_new } => Ok(in_doubt("gone", is_new, false, &gone)),
             _ => Err(gone),

@@ -1,6 +1,7 @@
 //! Restoring: the store as a snapshot has it, where that is further than the store itself.
 
 use crate::accept::Accepted;
+use crate::application::Application;
 use crate::bus::log::LogReader;
 use crate::bus::read::NoAnswer;
 use crate::bus::snapshots::{FetchError, Listed, Snapshots};
@@ -8,7 +9,6 @@ use crate::checkpoint::{Checkpoint, Position};
 use crate::identity::{Verdict, judge};
 use crate::snapshot::{self, SnapshotError};
 use crate::store::{Owner, Store, StoreError};
-use crate::summer::Summer;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,8 +53,8 @@ pub enum Furthest {
 
 /// Restores the furthest snapshot that is beyond `beyond` and can be trusted: it is whole, and the log holds what it
 /// was folded from.
-pub async fn furthest(
-    store: &Arc<Store<Summer>>,
+pub async fn furthest<A: Application>(
+    store: &Arc<Store<A>>,
     owner: &Owner,
     log: &LogReader,
     snapshots: &Snapshots,
@@ -108,14 +108,14 @@ pub async fn furthest(
 }
 
 /// Reads a snapshot into the store, and returns how many rows it has.
-fn take(
+fn take<A: Application>(
     input: &mut dyn Read,
-    store: &Store<Summer>,
+    store: &Store<A>,
     owner: &Owner,
     checkpoint: &Checkpoint,
     log: &str,
 ) -> Result<u64, SnapshotError> {
-    let reading = snapshot::read::<_, Summer>(input, owner, checkpoint)?;
+    let reading = snapshot::read::<_, A>(input, owner, checkpoint)?;
     let header = reading.header.clone();
     let mut told_at = Instant::now();
     let told = |rows| {

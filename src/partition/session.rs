@@ -1,6 +1,7 @@
 //! A session: from one opening of the log to the next. This is the first half of the line, pull and fold.
 
 use super::{Partition, PartitionError};
+use crate::application::Application;
 use crate::bus::source::{Lost, Source};
 use crate::checkpoint::{Checkpoint, Position};
 use crate::identity::judge;
@@ -8,7 +9,6 @@ use crate::joined::joined;
 use crate::partition::committer::{CommitError, Committed, Work};
 use crate::shutdown;
 use crate::standing::Standing;
-use crate::summer::Summer;
 use crate::table::Table;
 use crate::throttle::{Throttle, ThrottleByCause};
 use crate::transaction::{Batch, Folded};
@@ -45,13 +45,13 @@ enum Over {
 }
 
 /// A session's working parts.
-pub(super) struct Session {
-    pub table: Table<Summer>,
+pub(super) struct Session<A: Application> {
+    pub table: Table<A>,
     pub source: Source,
     /// Whether the source reads messages one by one.
     pub one_by_one: bool,
-    pub work: mpsc::Sender<Work>,
-    pub committed: watch::Receiver<Committed>,
+    pub work: mpsc::Sender<Work<A>>,
+    pub committed: watch::Receiver<Committed<A>>,
     pub committer: JoinHandle<Result<(), CommitError>>,
     pub cancel: CancellationToken,
     /// Bytes of batches in the open transaction, and when the first of them was folded.
@@ -63,7 +63,7 @@ pub(super) struct Session {
     pub skipped: Option<Position>,
 }
 
-impl Partition {
+impl<A: Application> Partition<A> {
     /// From one opening of the log to the next.
     pub(super) async fn session(&mut self, stop: &CancellationToken) -> Result<Ended, PartitionError> {
         let mut connects = self.log.connects();
@@ -103,7 +103,7 @@ impl Partition {
             Ok(Over::Lost(_)) | Err(_) => self.abandon(session).await,
         };
         if let Err(CommitError::Conflict(conflict)) = last {
-            return Err(PartitionError::Conflict { partition: self.partition, conflict });
+            return Err(PartitionError::Conflict { partition: self.partition, conflict, words: &A::WORDS });
         }
         match (over?, last) {
             (_, Err(CommitError::Store(error))) => Err(error.into()),
@@ -142,7 +142,7 @@ impl Partition {
     }
 
     /// Pulls and folds until told to stop, or until the log has to be opened again.
-    async fn work(&self, session: &mut Session, stop: &CancellationToken) -> Result<Over, PartitionError> {
+    async fn work(&self, session: &mut Session<A>, stop: &CancellationToken) -> Result<Over, PartitionError> {
         let mut next_check = Instant::now() + IDENTITY_CHECK;
         let mut check: Option<BoxFuture<'_, Result<Result<(), String>, String>>> = None;
         loop {
@@ -157,7 +157,10 @@ impl Partition {
                 // The committer ends by itself only where it can't go on; `drain` and `abandon` say why.
                 () = session.work.closed() => return Ok(Over::Lost("committing has ended".to_owned())),
                 _ = session.committed.changed() => {
-                    let Committed { transaction, checkpoint, size, .. } = *session.committed.borrow_and_update();
+                    let (transaction, checkpoint, size) = {
+                        let committed = session.committed.borrow_and_update();
+                        (committed.transaction, committed.checkpoint, committed.size)
+                    };
                     if session.sealed == Some(transaction) {
                         session.sealed = None;
                     }
@@ -211,7 +214,7 @@ impl Partition {
                     session.open_bytes += batch.payload.len();
                     let folded = self.fold(&mut session.table, &batch).await?;
                     if !folded.outputs.is_empty() || folded.rejected.is_some() {
-                        permit.send(Work::Effects { finals: folded.outputs, rejected: folded.rejected });
+                        permit.send(Work::Effects { outputs: folded.outputs, rejected: folded.rejected });
                     }
                 }
             }
@@ -235,36 +238,30 @@ impl Partition {
     }
 
     /// Folds a batch, and says what is wrong with it.
-    async fn fold(&self, table: &mut Table<Summer>, batch: &Batch) -> Result<Folded<Summer>, PartitionError> {
+    async fn fold(&self, table: &mut Table<A>, batch: &Batch) -> Result<Folded<A>, PartitionError> {
         let folded = table.consume(&self.store, batch).await?;
         self.counters.batches.add(1);
         let partition = self.partition;
         if let Some(loss) = &folded.loss {
             let (position, loss) = (batch.position, loss.clone());
             if self.config.halt {
-                return Err(PartitionError::Loss { partition, position, loss });
+                return Err(PartitionError::Loss { partition, position, loss, words: &A::WORDS });
             }
             if let Some(losses) = LOSSES.add(folded.tally.losses) {
-                tracing::error!(
-                    partition,
-                    position,
-                    loss,
-                    losses,
-                    "something was lost, and what it belongs to will get no final"
-                );
+                tracing::error!(partition, position, loss, losses, "{}", A::WORDS.lost);
             }
         }
         if let Some(rejected) = &folded.rejected {
             let reasons = rejected.rejections.reasons();
             if let Some(chunks) = REJECTED.add(&reasons, folded.tally.rejected) {
-                tracing::warn!(partition, position = batch.position, chunks, reasons, "rejected chunks");
+                tracing::warn!(partition, position = batch.position, chunks, reasons, "rejected {}", A::WORDS.records);
             }
         }
         Ok(folded)
     }
 
     /// Seals what is folded and waits until it is committed, or until the time to stop is over.
-    async fn drain(&self, mut session: Session) -> Result<Committed, CommitError> {
+    async fn drain(&self, mut session: Session<A>) -> Result<Committed<A>, CommitError> {
         let deadline = Instant::now() + shutdown::DRAIN;
         let last = session.committed.borrow().transaction;
         let transaction = session.table.seal(last, &[]);
@@ -292,7 +289,7 @@ impl Partition {
     }
 
     /// Drops what is not committed. A commit that is on its way to disk is waited for.
-    async fn abandon(&self, session: Session) -> Result<Committed, CommitError> {
+    async fn abandon(&self, session: Session<A>) -> Result<Committed<A>, CommitError> {
         let Session { work, committer, cancel, committed, source, .. } = session;
         cancel.cancel();
         drop((work, source));
@@ -302,10 +299,10 @@ impl Partition {
 }
 
 /// Waits for a place to put a batch's effects, then for the batch. `None` where committing has ended. Cancel-safe.
-async fn pull<'a>(
-    work: &'a mpsc::Sender<Work>,
+async fn pull<'a, A: Application>(
+    work: &'a mpsc::Sender<Work<A>>,
     source: &mut Source,
-) -> Option<(mpsc::Permit<'a, Work>, Result<Batch, Lost>)> {
+) -> Option<(mpsc::Permit<'a, Work<A>>, Result<Batch, Lost>)> {
     let permit = work.reserve().await.ok()?;
     let batch = source.next().await;
     Some((permit, batch))

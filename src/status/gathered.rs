@@ -172,6 +172,7 @@ impl WorkerStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::final_names::names;
 
     const SECOND: UnixNanos = 1_000_000_000;
 
@@ -200,7 +201,7 @@ mod tests {
             let other = PartitionStanding { partition: 1, ..standing.clone() };
             WorkerStanding { worker: (*worker).to_owned(), partitions: vec![standing.clone(), other] }
         });
-        Gathered::new(&Names::new(""), 0, Ok(durables), log, &told.collect::<Vec<_>>()).status
+        Gathered::new(&names(""), 0, Ok(durables), log, &told.collect::<Vec<_>>()).status
     }
 
     #[test]
@@ -252,7 +253,7 @@ mod tests {
         assert_eq!((unanswered.state, unanswered.log_end), (State::Unanswered, None));
         assert!(unanswered.trouble.unwrap().contains("nobody answers for the log chunks-0 (timed out)"));
         let no_answer = Err(NoAnswer::new("timed out".to_owned()));
-        let unknown = Gathered::new(&Names::new(""), 0, no_answer, Log::There(log()), &[]).status;
+        let unknown = Gathered::new(&names(""), 0, no_answer, Log::There(log()), &[]).status;
         assert_eq!(unknown.state, State::Unanswered, "whether nobody is there is not known");
     }
 }

@@ -16,8 +16,10 @@ use crate::bus::connect::Connection;
 use crate::bus::names::Names;
 use crate::bus::read::{self, NoAnswer};
 use crate::bus::standing::{self, CannotAsk};
-use crate::bus::topology::{self, PARTITIONS_KEY};
+use crate::bus::topology::PARTITIONS;
 use crate::checkpoint::Position;
+use crate::final_names::names;
+use crate::topology_section;
 use futures_util::future::{join, join_all};
 use gathered::Gathered;
 use serde::Serialize;
@@ -196,11 +198,11 @@ impl Summary {
 
 /// How many partitions a system has, by the first of its logs that answers and says so: any of them may be gone. `None` where
 /// none of as many as are configured does.
-pub async fn partitions(connection: &Connection, config: &topology::Config) -> Option<u32> {
-    let names = &Names::new(&config.prefix);
+pub async fn partitions(connection: &Connection, config: &topology_section::Config) -> Option<u32> {
+    let names = &names(&config.prefix);
     let logs = (0..config.partitions).map(|partition| async move {
         let info = read::stream(&connection.jetstream, &names.log(partition)).await.ok()??;
-        info.config.metadata.get(PARTITIONS_KEY)?.parse().ok()
+        info.config.metadata.get(&names.key(PARTITIONS))?.parse().ok()
     });
     join_all(logs).await.into_iter().flatten().next()
 }

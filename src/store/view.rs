@@ -110,6 +110,11 @@ impl<A: Application> View<A> {
         Ok(self.len()? == 0)
     }
 
+    /// The row of a key, expired or not, as the last committed transaction has left it.
+    pub fn get(&self, key: &<A::Key as Key>::Ref) -> Result<Option<A::Row>, StoreError> {
+        Ok(self.rows(&[key.to_owned()])?.pop().map(|(_, row)| row))
+    }
+
     /// The rows of those of `keys` that have one, in the order of `keys`.
     pub(super) fn rows(&self, keys: &[A::Key]) -> Result<Rows<A>, StoreError> {
         let found = self.health.watch(|| {

@@ -20,9 +20,8 @@ mod summing;
 pub mod task;
 pub mod unfolded;
 
-use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
-use crate::bus::topology::{self, TopologyError};
+use crate::bus::topology::TopologyError;
 use crate::run::{self, Run, RunError};
 use crate::sum_files::open_files::OpenFiles;
 use crate::sum_files::quote::Charset;
@@ -30,6 +29,7 @@ use crate::sum_files::reader::Desk;
 use crate::sum_files::results::Results;
 use crate::sum_files::summing::Summing;
 use crate::sum_files::task::Task;
+use crate::topology_section;
 use crate::values::{Size, Span};
 use indicatif::ProgressBar;
 use std::ffi::OsString;
@@ -102,15 +102,15 @@ pub async fn run(
     request: Request,
     limits: Limits,
     nats: &connect::Config,
-    topology: &topology::Config,
+    topology: &topology_section::Config,
     progress: &ProgressBar,
     out: &mut impl Write,
     stop: CancellationToken,
 ) -> Result<Outcome, SumError> {
     let Limits { deadline, batch_bytes } = limits;
     let starting = async {
-        let connection = connect::connect(nats, "sum").await?;
-        let admin = Admin::new(&connection, topology, nats.shown_addresses());
+        let connection = connect::connect(nats, "stream-sum sum").await?;
+        let admin = topology.admin(&connection, nats.shown_addresses());
         let topology = connection.unless_denied(admin.check()).await??;
         let options = run::Options {
             run: None,
@@ -131,8 +131,8 @@ pub async fn run(
     let files = OpenFiles::default();
     let desk = Desk {
         files: files.clone(),
-        piece: topology.max_chunk_bytes.min(PIECE),
-        idle_expiry: Duration::from_nanos(u64::try_from(topology.expiry.idle).unwrap_or(u64::MAX)),
+        piece: topology.application.rules().max_chunk_bytes.min(PIECE),
+        idle_expiry: Duration::from_nanos(u64::try_from(topology.application.rules().expiry.idle).unwrap_or(u64::MAX)),
         progress: progress.clone(),
         ledger: run.ledger(),
         entries: run.entries(),

@@ -241,7 +241,7 @@ impl Summing {
 async fn why_none_come(nats: &connect::Config, names: &Names, partitions: &BTreeSet<u32>) -> Option<String> {
     // Nobody is known by name: whoever is there has to answer within this time.
     // On a connection of its own: whoever may not ask this may still sum.
-    let connecting = tokio::time::timeout(ANSWERS, connect::connect_another(nats, "sum status"));
+    let connecting = tokio::time::timeout(ANSWERS, connect::connect_another(nats, "stream-sum sum status"));
     let connection = connecting.await.ok()?.ok()?;
     match standing::ask(&connection, names, BTreeSet::new(), ANSWERS, ANSWERS).await {
         Ok(told) => unfolded::explain(partitions, &told),

@@ -2,16 +2,13 @@
 
 use crate::application::Output;
 use crate::codec;
-use crate::stream_id::RUN_PREFIX_BYTES;
+use crate::final_names::IdTokens;
 use crate::sum::Sum;
 use std::fmt::Write;
 
 impl Output for Sum {
-    /// The ID of the stream, split so that a run can be filtered for.
     fn subject(&self, subject: &mut String) {
-        let hex = self.id.to_string();
-        let (run, rest) = hex.split_at(2 * RUN_PREFIX_BYTES);
-        write!(subject, "{run}.{rest}").expect("a string takes all");
+        write!(subject, "{}", IdTokens(self.id)).expect("a string takes all");
     }
 
     fn encode(&self, payload: &mut Vec<u8>) {

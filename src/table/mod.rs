@@ -216,7 +216,8 @@ impl<A: Application> Table<A> {
         };
         let mut changed = false;
         let slot = Slot::new(&mut place.row, was_there, &mut changed);
-        let mut cx = Cx::new(now, self.at.position, &mut folded.tally.own, &mut folded.outputs);
+        let log = (self.share.partition, self.at.log_born);
+        let mut cx = Cx::new(now, self.at.position, &mut folded.tally.own, &mut folded.outputs, log);
         let result = application.fold(slot, record, &mut cx);
         if changed {
             // Most records change neither: branches are cheaper here than sums.

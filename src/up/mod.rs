@@ -6,15 +6,17 @@ pub mod keeper;
 
 use crate::bus::admin::{Admin, Allowed};
 use crate::bus::connect::{self, ConnectError, Connection};
-use crate::bus::names::Names;
 use crate::bus::standing::{self, CannotAsk};
-use crate::bus::topology::{self, Topology, TopologyError};
+use crate::bus::topology::{Topology, TopologyError};
 use crate::chunker::{self, ChunkerConfig, ChunkerError, generate_and_verify_streams};
+use crate::final_names::{FinalNames, names};
 use crate::joined::joined;
 use crate::local_server::{LocalServer, LocalServerError};
 use crate::nats_server::{self, ServerError};
 use crate::report::Report;
+use crate::summer::Summer;
 use crate::telemetry;
+use crate::topology_section;
 use crate::values::Span;
 use crate::worker::PartitionSet;
 use children::{ChildError, Children};
@@ -108,7 +110,7 @@ pub struct Stack {
     pub environment: Vec<(String, String)>,
     /// Without servers a private one is started.
     pub nats: connect::Config,
-    pub topology: topology::Config,
+    pub topology: topology_section::Config,
     pub chunker: ChunkerConfig,
     pub choices: chunker::Choices,
 }
@@ -214,9 +216,9 @@ async fn start(stack: &Stack, folder: &Path, children: &mut Children) -> Result<
     } else {
         None
     };
-    let connection = connect::connect(&nats, "up").await?;
+    let connection = connect::connect(&nats, "stream-sum up").await?;
     let shown = nats.shown_addresses();
-    let admin = Admin::new(&connection, &topology, shown.clone());
+    let admin = topology.admin(&connection, shown.clone());
     let topology = connection.unless_denied(agree(stack, &admin)).await??;
     let version = connection.client.server_info().version;
     let which = match (&store, children.pid(SERVER)) {
@@ -246,7 +248,7 @@ async fn start_server(stack: &Stack, folder: &Path, children: &mut Children) -> 
     // It may be brought from far away, by programs that are waited for.
     let finding = tokio::task::spawn_blocking(|| nats_server::find(&nats_server::tools()));
     let program = joined(finding.await)?;
-    let mapping = Names::new(&stack.topology.prefix).mapping(stack.topology.partitions);
+    let mapping = names(&stack.topology.prefix).mapping(stack.topology.partitions);
     let address = stack.port.map(|port| (Ipv4Addr::LOCALHOST, port).into());
     let server = LocalServer::new(program, &folder.join("nats"), address, Some(&mapping), "")?;
     let server = Arc::new(Mutex::new(server));
@@ -274,7 +276,7 @@ async fn start_server(stack: &Stack, folder: &Path, children: &mut Children) -> 
 
 /// Defaults for a private server: finals and rows are kept for minutes only, because at full speed they fill its memory and the
 /// stores.
-fn remember_less(topology: &mut topology::Config) {
+fn remember_less(topology: &mut topology_section::Config) {
     let short = Span(REMEMBERED);
     if !topology.stated.contains("sums_retention") {
         topology.sums_retention = topology.sums_retention.min(short);
@@ -285,7 +287,7 @@ fn remember_less(topology: &mut topology::Config) {
 }
 
 /// What the logs say where they are; made where they are not.
-async fn agree(stack: &Stack, admin: &Admin<'_>) -> Result<Topology, UpError> {
+async fn agree(stack: &Stack, admin: &Admin<'_, Summer>) -> Result<Topology<Summer>, UpError> {
     let enough = |partitions| match stack.summers {
         Some(summers) if summers > partitions => Err(UpError::TooManySummers { summers, partitions }),
         _ => Ok(()),
@@ -310,7 +312,7 @@ fn start_summers(
     stack: &Stack,
     folder: &Path,
     nats: &connect::Config,
-    topology: &Topology,
+    topology: &Topology<Summer>,
     children: &mut Children,
 ) -> Result<BTreeSet<String>, UpError> {
     // On a server that is not its own, somebody else may be up too.
@@ -352,7 +354,7 @@ fn share(summer: u32, summers: u32, partitions: u32) -> PartitionSet {
 /// Waits until every summer folds, so that the first streams wait for nobody.
 async fn wait_for_answers(
     connection: &Connection,
-    topology: &Topology,
+    topology: &Topology<Summer>,
     workers: BTreeSet<String>,
 ) -> Result<(), CannotAsk> {
     let deadline = Instant::now() + ANSWERING;

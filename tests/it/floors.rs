@@ -10,6 +10,9 @@ const HOUSES: [(&str, &str); 2] = [("stream_sum", "src"), ("jetfold", "crates/je
 /// Files of the program: they stand above the library, and no module of it can name them.
 const PROGRAM: [&str; 2] = ["main", "descriptors"];
 
+/// Modules of unit tests, and the application that they share.
+const OF_TESTS: [&str; 2] = ["tests", "sample"];
+
 const MOST_LINES: usize = 450;
 
 /// A module, from the root of its crate.
@@ -171,7 +174,7 @@ fn floor_of(house: &House, path: &[String]) -> Option<u32> {
 
 /// Whether it is of unit tests: they drive what they test through whatever stands above it.
 fn is_test(module: &[String]) -> bool {
-    module.iter().any(|part| part == "tests")
+    module.iter().any(|part| OF_TESTS.contains(&part.as_str()))
 }
 
 /// Line, crate and path of whatever a source names in its own crate or another of the houses.

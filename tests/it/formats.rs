@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use stream_sum::accept::Accepted;
-use stream_sum::bus::names::Names;
 use stream_sum::checkpoint::{Checkpoint, Mark};
 use stream_sum::chunk::{Chunk, SeqNo};
+use stream_sum::final_names::{FinalNames, names};
 use stream_sum::row::Row;
 use stream_sum::snapshot;
 use stream_sum::standing::{PartitionStanding, WorkerStanding};
@@ -153,12 +153,12 @@ fn what_a_worker_says_of_itself_keeps_its_names() {
 
 #[test]
 fn names_and_subjects_stay_what_they_are() {
-    let names = Names::new("acme");
+    let names = names("acme");
     let id: StreamId = "000102030405060708090a0b0c0d0e0f".parse().unwrap();
     let said = [
         names.log(3),
         names.log_subject(3),
-        names.sums(),
+        names.outputs(),
         names.final_subject(id),
         names.rejects(),
         names.reject_subject(3, 17, 9),

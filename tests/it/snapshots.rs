@@ -10,9 +10,9 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use stream_sum::bus::connect::{self, Connection};
-use stream_sum::bus::names::Names;
 use stream_sum::bus::snapshots::Snapshots;
 use stream_sum::config::{Config, Sources};
+use stream_sum::final_names::names;
 use stream_sum::row::Row;
 use stream_sum::store::{Owner, Store};
 use stream_sum::stream_id::StreamId;
@@ -32,11 +32,11 @@ pub fn apply(server: &Server, partitions: u32, log_max_bytes: &str) {
 async fn connection(server: &Server) -> Connection {
     let environment = [("STREAM_SUM_NATS__SERVERS".into(), server.url().into())];
     let config = Config::load(Sources { environment: environment.into(), ..Sources::default() }).unwrap();
-    connect::connect(&config.nats, "test").await.unwrap()
+    connect::connect(&config.nats, "stream-sum test").await.unwrap()
 }
 
 pub async fn snapshots(server: &Server) -> Snapshots {
-    Snapshots::new(connection(server).await, &Names::new(""))
+    Snapshots::new(connection(server).await, &names(""))
 }
 
 fn read(report: &Path) -> Value {

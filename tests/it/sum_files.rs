@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use stream_sum::bus::names::Names;
 use stream_sum::codec;
+use stream_sum::final_names::names;
 use stream_sum::standing::{PartitionStanding, WorkerStanding};
 
 fn sha1sum(folder: &Path, names: &[OsString]) -> Vec<u8> {
@@ -192,7 +192,7 @@ async fn a_final_that_stays_out_although_a_worker_has_its_partition_is_explained
         (Some("no answer"), "partition 0 is not folded, since worker w waits: no answer"),
     ] {
         // Only says that it folds.
-        let mut questions = client.subscribe(Names::new("").standing_subject()).await.unwrap();
+        let mut questions = client.subscribe(names("").standing_subject()).await.unwrap();
         client.flush().await.unwrap();
         let client = client.clone();
         let answering = tokio::spawn(async move {

@@ -3,8 +3,8 @@
 use crate::support::{Program, Server, apply, id_in, parse_log, summer, total};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use std::time::Duration;
-use stream_sum::bus::names::Names;
 use stream_sum::config::{Config, Sources};
+use stream_sum::final_names::{FinalNames, names};
 use stream_sum::local_server::mapping_file;
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn two_systems_of_one_account_do_not_meet() {
 #[tokio::test]
 async fn the_server_s_own_partition_mapping_is_ours() {
     for (prefix, partitions) in [("", 3), ("", 8), ("acme", 5)] {
-        let names = Names::new(prefix);
+        let names = names(prefix);
         let server = Server::with(Some(&names.mapping(partitions)), "");
         let client = server.client().await;
         let mut arriving = client.subscribe(names.log_subject(0).replace(".0", ".*")).await.unwrap();
@@ -127,7 +127,7 @@ async fn the_server_s_own_partition_mapping_is_ours() {
 #[test]
 fn the_mapping_in_the_repository_is_the_one_for_the_default_topology() {
     let config = Config::load(Sources::default()).unwrap();
-    let names = Names::new(&config.topology.prefix);
+    let names = names(&config.topology.prefix);
     let made = mapping_file(&names.mapping(config.topology.partitions));
     assert_eq!(include_str!("../../nats/mapping.conf"), made);
 }

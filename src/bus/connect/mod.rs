@@ -101,7 +101,7 @@ pub enum ConnectError {
     BadFile { key: &'static str, path: String, cause: String },
     #[error("{url} is not the address of a NATS server: write it as nats://host:port")]
     BadUrl { url: String },
-    #[error("nats-server {found} at {servers} is too old: stream-sum needs 2.10 or newer")]
+    #[error("nats-server {found} at {servers} is too old: it must be 2.10 or newer")]
     TooOld { servers: String, found: String },
 }
 
@@ -313,7 +313,7 @@ fn options(config: &Config, name: &str, events: Arc<Events>) -> Result<ConnectOp
     let was = events.connects.subscribe();
     let credentials = Credentials::new(config)?;
     let mut options = ConnectOptions::with_auth_callback(move |nonce| std::future::ready(credentials.answer(&nonce)))
-        .name(format!("stream-sum {name}"))
+        .name(name)
         .request_timeout(Some(config.request_timeout.0))
         .connection_timeout(config.request_timeout.0)
         .max_reconnects(None)

@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Child;
-use stream_sum::bus::names::Names;
+use stream_sum::final_names::{FinalNames, names};
 use stream_sum::local_server::LocalServer;
 use tempfile::TempDir;
 
@@ -24,7 +24,7 @@ impl Server {
 
     /// `extra` is appended to the configuration file.
     pub fn with_config(extra: &str) -> Self {
-        Self::with(Some(&Names::new("").mapping(8)), extra)
+        Self::with(Some(&names("").mapping(8)), extra)
     }
 
     /// `mapping` is the account mapping for clients that can't hash.

@@ -5,9 +5,9 @@ use crate::support::{Server, apply, batch, copy, id_in, summer, wait_until};
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use std::fs;
-use stream_sum::bus::names::Names;
 use stream_sum::chunk::SeqNo;
 use stream_sum::codec;
+use stream_sum::final_names::{FinalNames, names};
 use stream_sum::sum::{Sum, Value};
 
 /// Publishes a stream of one chunk that ends at once.
@@ -97,7 +97,7 @@ async fn a_final_that_contradicts_what_is_published_again_is_counted_and_halts_w
     // Somebody has published another sum for a stream of which the old one is forgotten.
     let id = id_in(0, 1, 5, 1);
     let other = Sum { id, seq_no: SeqNo::new(2).unwrap(), value: Value([9; 20]) };
-    let subject = Names::new("").final_subject(id);
+    let subject = names("").final_subject(id);
     jetstream.publish(subject, codec::encode_final(&other).into()).await.unwrap().await.unwrap();
     let halted = summer(&server, folder.path(), "").env("STREAM_SUM_SUMMER__ON_VIOLATION", "halt").run().expect(3);
     assert!(halted.sentence().contains("ConflictingFinal"), "{}", halted.stderr);

@@ -1,6 +1,14 @@
-//! The worker: runs a summer over the partitions that it is given until it is told to stop.
+//! The worker: folds the partitions that it is given until it is told to stop.
+
+pub mod ask;
+mod name;
+mod set;
+
+pub use name::WorkerName;
+pub use set::{OnViolation, PartitionSet};
 
 use crate::accept::Acceptance;
+use crate::application::Application;
 use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
 use crate::bus::connections::Connections;
@@ -15,16 +23,12 @@ use crate::partition::stores::Stores;
 use crate::partition::{self, Partition, PartitionError, Shared};
 use crate::standing::WorkerStanding;
 use crate::store::{self, StoreError};
-use crate::summer::Summer;
-use crate::values::{Size, Span, parsed, serde_as_text};
+use crate::values::{Size, Span, parsed};
+use crate::words::Words;
 use futures_util::future::{BoxFuture, FutureExt, join, join_all, select_all};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fmt;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
@@ -56,105 +60,6 @@ pub struct Config {
     pub purge_delay: Span,
 }
 
-/// The name of a worker; empty where it is to be made from the host's name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WorkerName(String);
-
-impl FromStr for WorkerName {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        let valid = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        if valid { Ok(Self(text.to_owned())) } else { Err("up to 64 characters of A-Z a-z 0-9 _ -") }
-    }
-}
-
-impl fmt::Display for WorkerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Which partitions a summer folds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PartitionSet {
-    All,
-    Some(BTreeSet<u32>),
-}
-
-/// More partitions than any account holds streams.
-const MOST_PARTITIONS: u32 = 65_536;
-
-impl FromStr for PartitionSet {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        const EXPECTED: &str = "all, or a list of partitions such as 0-3,6";
-        if text == "all" {
-            return Ok(Self::All);
-        }
-        let mut set = BTreeSet::new();
-        for part in text.split(',') {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n < MOST_PARTITIONS).ok_or(EXPECTED);
-            let (first, last) = (number(first)?, number(last)?);
-            if first > last {
-                return Err(EXPECTED);
-            }
-            set.extend(first..=last);
-        }
-        Ok(Self::Some(set))
-    }
-}
-
-impl fmt::Display for PartitionSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Some(set) = self else { return f.write_str("all") };
-        let mut ranges: Vec<(u32, u32)> = Vec::new();
-        for n in set {
-            match ranges.last_mut() {
-                Some((_, last)) if *last + 1 == *n => *last = *n,
-                _ => ranges.push((*n, *n)),
-            }
-        }
-        let text: Vec<_> = ranges
-            .into_iter()
-            .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
-            .collect();
-        f.write_str(&text.join(","))
-    }
-}
-
-/// What to do on proven loss, or on a final that contradicts one already published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnViolation {
-    Reject,
-    Halt,
-}
-
-impl FromStr for OnViolation {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        match text {
-            "reject" => Ok(Self::Reject),
-            "halt" => Ok(Self::Halt),
-            _ => Err("reject or halt"),
-        }
-    }
-}
-
-impl fmt::Display for OnViolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Reject => "reject",
-            Self::Halt => "halt",
-        })
-    }
-}
-
-serde_as_text!(WorkerName, PartitionSet, OnViolation);
-
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     #[error(transparent)]
@@ -162,15 +67,16 @@ pub enum WorkerError {
     #[error(transparent)]
     Topology(#[from] TopologyError),
     #[error(
-        "the stream {name} takes more than one message a subject, so finals could be there twice: remove it and run `stream-sum topology apply`"
+        "the stream {name} takes more than one message a subject, so {} could be there twice: remove it and run `{}`",
+        words.output_plural, words.apply
     )]
-    NotOnceOnly { name: String },
-    #[error("partition {partition} is none of the {partitions} of this topology (0 to {}): name others in summer.partitions", partitions - 1)]
-    NoSuchPartition { partition: u32, partitions: u32 },
+    NotOnceOnly { name: String, words: &'static Words },
+    #[error("partition {partition} is none of the {partitions} of this topology (0 to {}): name others in {}", partitions - 1, words.partitions)]
+    NoSuchPartition { partition: u32, partitions: u32, words: &'static Words },
     #[error(
-        "partition {partition} is none of this worker's, so there is nothing to accept for it: name one that is with --accept"
+        "partition {partition} is none of this worker's, so there is nothing to accept for it: name one that is with {}", words.accept
     )]
-    NothingToAccept { partition: u32 },
+    NothingToAccept { partition: u32, words: &'static Words },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -179,20 +85,21 @@ pub enum WorkerError {
 
 /// Folds partitions until `stop`, or until one of them can't go on: then all stop, and the first reason is returned. One
 /// whose log is refused closes alone, for as long as another folds. `accept` are losses that the operator knows of, none as a rule.
-pub async fn run(
+pub async fn run<A: Application>(
     config: &Config,
     nats: &connect::Config,
     topology: &topology::Config,
     accept: &[Acceptance],
+    application: A,
+    counters: &Arc<Counters<A>>,
     stop: CancellationToken,
 ) -> Result<(), WorkerError> {
     for Acceptance { loss, partition } in accept {
         tracing::info!(%loss, partition, "told to accept a loss: it is accepted, and recorded, once it is found and has stood");
     }
-    let counters = Arc::new(Counters::default());
     let Started { partitions, beside } = tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        started = start(config, nats, topology, accept, &counters) => started?,
+        started = start(config, nats, topology, accept, application, counters) => started?,
     };
     let mut running = JoinSet::new();
     let stop_all = stop.child_token();
@@ -218,7 +125,6 @@ pub async fn run(
         }
     }
     beside.abort();
-    counters.report("stopped");
     first_error.map_or(Ok(()), |error| Err(error.into()))
 }
 
@@ -245,38 +151,41 @@ const INTERRUPTED: Duration = Duration::from_secs(600);
 const SWEEPS: Duration = Duration::from_secs(3600);
 
 /// What a worker consists of, ready to run.
-struct Started {
-    partitions: Vec<Partition>,
+struct Started<A: Application> {
+    partitions: Vec<Partition<A>>,
     /// Tells how far they are to whoever asks, and sweeps up behind snapshots.
     beside: BoxFuture<'static, ()>,
 }
 
 /// Everything up to the first pull.
-async fn start(
+async fn start<A: Application>(
     config: &Config,
     nats: &connect::Config,
     topology: &topology::Config,
     accept: &[Acceptance],
-    counters: &Arc<Counters>,
-) -> Result<Started, WorkerError> {
-    let connection = connect::connect(nats, "summer").await?;
-    let admin = Admin::new(&connection, topology, nats.shown_addresses());
+    application: A,
+    counters: &Arc<Counters<A>>,
+) -> Result<Started<A>, WorkerError> {
+    let words = &A::WORDS;
+    let connection = connect::connect(nats, &format!("{} {}", A::NAME, words.worker)).await?;
+    let admin = Admin::new(&connection, topology.clone(), application, nats.shown_addresses());
     let topology = connection.unless_denied(admin.check()).await??;
     if !topology.once_only {
-        return Err(WorkerError::NotOnceOnly { name: topology.names.sums() });
+        return Err(WorkerError::NotOnceOnly { name: topology.names.outputs(), words });
     }
-    let partitions = choose(&config.partitions, topology.partitions)?;
+    let partitions = choose(&config.partitions, topology.partitions, words)?;
     store::create_data_dir(&config.data_dir)?;
-    let worker = worker_name(config)?;
+    let worker = name::worker_name(&config.worker, &config.data_dir)?;
     if let Some(other) = accept.iter().find(|accept| !partitions.contains(&accept.partition)) {
-        return Err(WorkerError::NothingToAccept { partition: other.partition });
+        return Err(WorkerError::NothingToAccept { partition: other.partition, words });
     }
     let most = Some(config.connections).filter(|most| *most > 0);
-    let connections = Connections::open(connection.clone(), nats, partitions.len(), most).await?;
-    let stores = Stores::new(topology.clone(), config.data_dir.clone(), config.cache_bytes.0, partitions.len());
+    let connections = Connections::open::<A>(connection.clone(), nats, partitions.len(), most).await?;
+    let stores = Stores::new(&topology, config.data_dir.clone(), config.cache_bytes.0, partitions.len());
     let shared = Shared {
-        summer: Arc::new(Summer::new(topology.rules())),
-        topology: topology.clone(),
+        application: Arc::new(topology.application.clone()),
+        names: topology.names.clone(),
+        partitions: topology.partitions,
         stores,
         config: partition::Config {
             checkpoint_interval: config.checkpoint_interval.0,
@@ -290,8 +199,8 @@ async fn start(
         counters: counters.clone(),
     };
     let snapshots = shared.snapshots.clone();
-    let opened = open(&connections, shared, &partitions, &worker, accept).await?;
-    tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "summing");
+    let opened = open(&connections, &shared, &partitions, &worker, accept).await?;
+    tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "{}", words.folding);
     let standings: Vec<_> = opened.iter().map(|partition| (partition.number(), partition.standing())).collect();
     let publishing = connection.clone();
     let answering = async move {
@@ -332,24 +241,24 @@ async fn sweep(snapshots: &Snapshots) {
     }
 }
 
-fn choose(set: &PartitionSet, partitions: u32) -> Result<BTreeSet<u32>, WorkerError> {
+fn choose(set: &PartitionSet, partitions: u32, words: &'static Words) -> Result<BTreeSet<u32>, WorkerError> {
     match set {
         PartitionSet::All => Ok((0..partitions).collect()),
         PartitionSet::Some(set) => match set.iter().find(|n| **n >= partitions) {
-            Some(partition) => Err(WorkerError::NoSuchPartition { partition: *partition, partitions }),
+            Some(partition) => Err(WorkerError::NoSuchPartition { partition: *partition, partitions, words }),
             None => Ok(set.clone()),
         },
     }
 }
 
 /// Opens the stores, and says which connection each partition is pulled on.
-async fn open(
+async fn open<A: Application>(
     connections: &Connections,
-    shared: Shared,
+    shared: &Shared<A>,
     partitions: &BTreeSet<u32>,
     worker: &str,
     accept: &[Acceptance],
-) -> Result<Vec<Partition>, WorkerError> {
+) -> Result<Vec<Partition<A>>, WorkerError> {
     let max_payload = shared.connection.client.server_info().max_payload;
     let mut opened = Vec::with_capacity(partitions.len());
     let life = Arc::new(Life::default());
@@ -358,68 +267,28 @@ async fn open(
         let stores = shared.stores.clone();
         let opening = tokio::task::spawn_blocking(move || stores.open(partition));
         let store = joined(opening.await)?;
-        let names = &shared.topology.names;
+        let names = &shared.names;
         let log = Log::new(pulling.clone(), names, partition, worker, pull_bytes(max_payload, sharing), life.clone());
         opened.push((partition, store, log));
     }
     join_all(opened.iter_mut().map(|(_, _, log)| log.rise())).await;
     let workers = opened.into_iter().map(|(partition, store, log)| {
         let accepts = accept.iter().filter(|accept| accept.partition == partition).map(|accept| accept.loss).collect();
-        Partition::new(partition, shared.clone(), Arc::new(store), log, accepts)
+        Partition::new(partition, shared, Arc::new(store), log, accepts)
     });
     Ok(workers.collect::<Result<_, _>>()?)
 }
 
-/// The configured name, or the host's with 8 hex characters that are drawn once and kept in the data folder: two
-/// workers of one host with folders of their own never share a name.
-fn worker_name(config: &Config) -> Result<String, StoreError> {
-    if !config.worker.0.is_empty() {
-        return Ok(config.worker.0.clone());
-    }
-    let path = config.data_dir.join("worker-id");
-    let refuse = |source| StoreError::Folder { path: path.clone(), source };
-    let kept = || match fs::read(&path) {
-        Ok(bytes) => {
-            let id = worker_id(&bytes);
-            if id.is_none() {
-                tracing::error!(path = %path.display(), "the worker's id is damaged: it is drawn again, and the worker has another name");
-            }
-            Ok(id)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(refuse(error)),
-    };
-    let suffix = match kept()? {
-        Some(suffix) => suffix,
-        None => {
-            let drawn = hex::encode(rand::random::<[u8; 4]>());
-            put(&path, &drawn).map_err(refuse)?;
-            // Of two processes that drew at once, the last to write has decided.
-            kept()?.unwrap_or(drawn)
-        }
-    };
-    let host: String = gethostname::gethostname()
-        .to_string_lossy()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' })
-        .take(48)
-        .collect();
-    Ok(format!("{host}-{suffix}"))
-}
-
-/// What a file holds that the id of a worker was put into, where that is what it holds.
-fn worker_id(bytes: &[u8]) -> Option<String> {
-    let text = str::from_utf8(bytes).ok()?.trim();
-    let is_id = text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    is_id.then(|| text.to_owned())
-}
-
-/// Writes a small file whole or not at all.
-fn put(path: &Path, text: &str) -> io::Result<()> {
-    let fresh = path.with_extension(std::process::id().to_string());
-    fs::write(&fresh, text)?;
-    fs::rename(&fresh, path)
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_beyond_the_last_is_refused() {
+        assert!(choose(&"0-7".parse().unwrap(), 8, &Words::DEFAULT).is_ok());
+        assert!(matches!(
+            choose(&"8".parse().unwrap(), 8, &Words::DEFAULT),
+            Err(WorkerError::NoSuchPartition { partition: 8, .. })
+        ));
+    }
+}

@@ -1,0 +1,51 @@
+//! The summer's role: a worker that folds chunks to sums, and says at its end what it has done.
+
+use crate::accept::Acceptance;
+use crate::bus::connect;
+use crate::partition::counters::Counters;
+use crate::summer::Summer;
+use crate::topology_section;
+use crate::worker::{self, WorkerError};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Sums until `stop`, or until it can't go on: see [`worker::run`].
+pub async fn run(
+    config: &worker::Config,
+    nats: &connect::Config,
+    topology: &topology_section::Config,
+    accept: &[Acceptance],
+    stop: CancellationToken,
+) -> Result<(), WorkerError> {
+    let counters = Arc::new(Counters::default());
+    let (machine, summer) = (topology.machine(), topology.summer());
+    let result = worker::run(config, nats, &machine, accept, summer, &counters, stop).await;
+    // What kept it from starting says all there is to say.
+    if matches!(result, Ok(()) | Err(WorkerError::Partition(_))) {
+        report(&counters);
+    }
+    result
+}
+
+/// One log line with all that was counted.
+fn report(counters: &Counters<Summer>) {
+    let tally = counters.tally();
+    tracing::info!(
+        batches = counters.batches.get(),
+        opened = counters.opened.get(),
+        commits = counters.commits.get(),
+        chunks = tally.records,
+        bytes = tally.own.bytes,
+        completed = tally.own.completed,
+        duplicates = tally.own.duplicates,
+        rejected = tally.rejected,
+        gaps = tally.losses,
+        finals_published = counters.outputs_published.get(),
+        finals_already_there = counters.outputs_already_there.get(),
+        rejects_published = counters.rejects_published.get(),
+        rejects_already_there = counters.rejects_already_there.get(),
+        rejects_differing = counters.rejects_differing.get(),
+        conflicting_finals = counters.conflicting_outputs.get(),
+        "stopped"
+    );
+}
