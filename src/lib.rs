@@ -37,8 +37,8 @@
 //! | 4 | the roles: [`summing`], a [`worker`] that sums, [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share |
 //! | 3 | [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS; [`topology_section`]: what of it is configured |
-//! | 1 | [`store`]: everything that is said to redb; [`snapshot`], a store as a stream of bytes; [`table`]: rows in memory |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`mod@time`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`effect`], [`reject`], [`key`], [`packed`], [`words`], [`stamp`], [`application`], [`transaction`], [`summer`], [`final_names`], [`mod@line`], [`inspection`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
+//! | 1 | [`store`]: everything that is said to redb; [`snapshot`], a store as a stream of bytes; [`table`]: rows in memory; [`summer::held`], the table of this program |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`mod@time`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`effect`], [`reject`], [`key`], [`packed`], [`words`], [`stamp`], [`application`], [`transaction`], [`bus::names`], [`summer`], [`final_names`], [`mod@line`], [`inspection`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
 //! | side | [`telemetry`], [`throttle`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;

@@ -101,8 +101,8 @@ pub enum ConnectError {
     BadFile { key: &'static str, path: String, cause: String },
     #[error("{url} is not the address of a NATS server: write it as nats://host:port")]
     BadUrl { url: String },
-    #[error("nats-server {found} at {servers} is too old: it must be 2.10 or newer")]
-    TooOld { servers: String, found: String },
+    #[error("nats-server {found} at {servers} is too old: {application} needs 2.10 or newer")]
+    TooOld { servers: String, found: String, application: String },
 }
 
 /// One connection to NATS, and the JetStream context on it.
@@ -258,7 +258,8 @@ async fn connect_until(
     };
     let (major, minor, patch) = OLDEST_SERVER;
     if !client.is_server_compatible(major, minor, patch) {
-        return Err(ConnectError::TooOld { servers, found: client.server_info().version });
+        let application = name.split(' ').next().unwrap_or(name).to_owned();
+        return Err(ConnectError::TooOld { servers, found: client.server_info().version, application });
     }
     let jetstream = jetstream::context::ContextBuilder::new()
         .timeout(config.request_timeout.0)
