@@ -34,7 +34,7 @@ impl Kind {
     /// The verdict on a stream of this kind.
     pub fn forgot(self, forgot: Forgot) -> Verdict {
         match self {
-            Self::Outputs => Verdict::SumsForgot(forgot),
+            Self::Outputs => Verdict::OutputsForgot(forgot),
             Self::Rejects => Verdict::RejectsForgot(forgot),
         }
     }

@@ -5,6 +5,7 @@ pub mod doubt;
 use crate::accept::Loss;
 use crate::checkpoint::{Checkpoint, Mark, Position};
 use crate::row::UnixNanos;
+use crate::words::Words;
 use std::fmt;
 
 /// What the leader of a partition log answered about it.
@@ -46,9 +47,9 @@ pub enum Verdict {
     LogHole { from: Position, to: Position },
     /// The log was deleted and made anew.
     LogReplaced { folded: UnixNanos, found: UnixNanos },
-    /// `sums` has lost finals that it had acknowledged: through `recorded` at least, and what it has left ends at `last`.
-    SumsForgot(Forgot),
-    /// `rejects` has lost rejects that it had acknowledged.
+    /// The stream of outputs has lost some that it had acknowledged: through `recorded` at least, and what it has left ends at `last`.
+    OutputsForgot(Forgot),
+    /// The stream of rejects has lost some.
     RejectsForgot(Forgot),
 }
 
@@ -62,13 +63,18 @@ pub struct Forgot {
 }
 
 impl Verdict {
-    pub fn name(&self) -> &'static str {
+    /// The same, in words.
+    pub fn said(self, words: &'static Words) -> Said {
+        Said { verdict: self, words }
+    }
+
+    pub fn name(&self, words: &Words) -> &'static str {
         match self {
             Verdict::LogDiverged { .. } => "LogDiverged",
             Verdict::LogTruncated { .. } => "LogTruncated",
             Verdict::LogHole { .. } => "LogHole",
             Verdict::LogReplaced { .. } => "LogReplaced",
-            Verdict::SumsForgot(_) => "SumsForgot",
+            Verdict::OutputsForgot(_) => words.outputs_forgot,
             Verdict::RejectsForgot(_) => "RejectsForgot",
         }
     }
@@ -80,12 +86,12 @@ impl Verdict {
             Verdict::LogTruncated { .. } => Some(Loss::Truncated),
             Verdict::LogHole { .. } => Some(Loss::Hole),
             Verdict::LogReplaced { .. } => Some(Loss::Replaced),
-            Verdict::SumsForgot(_) | Verdict::RejectsForgot(_) => None,
+            Verdict::OutputsForgot(_) | Verdict::RejectsForgot(_) => None,
         }
     }
 
     /// What the operator can do about it in a partition: nothing is to be done about what is mended without being asked.
-    pub fn way_out(&self, partition: u32) -> Option<String> {
+    pub fn way_out(&self, partition: u32, words: &Words) -> Option<String> {
         let flag = self.flag()?;
         let (mend, accept) = match self {
             Verdict::LogDiverged { position, last } if last < position => (
@@ -96,16 +102,15 @@ impl Verdict {
                 "Bring the log back from a replica or a backup".to_owned(),
                 "that what it lost is folded, and fold what is there now as well",
             ),
-            Verdict::LogTruncated { to, .. } | Verdict::LogHole { to, .. } => (
-                format!("Bring back a store that has folded through {to}"),
-                "that they are lost: later chunks of the streams that they were of become rejects",
-            ),
+            Verdict::LogTruncated { to, .. } | Verdict::LogHole { to, .. } => {
+                (format!("Bring back a store that has folded through {to}"), words.lost_messages)
+            }
             Verdict::LogReplaced { .. } => {
                 ("Bring the old log back".to_owned(), "that what nobody had folded of it is lost, and fold the new one")
             }
-            Verdict::SumsForgot(_) | Verdict::RejectsForgot(_) => return None,
+            Verdict::OutputsForgot(_) | Verdict::RejectsForgot(_) => return None,
         };
-        Some(format!("{mend}; or accept {accept} (--accept {flag}:{partition})"))
+        Some(format!("{mend}; or accept {accept} ({} {flag}:{partition})", words.accept))
     }
 
     /// Where the store goes on once the operator has accepted it: what it has summed is kept, and everything that the
@@ -125,10 +130,18 @@ impl Verdict {
     }
 }
 
-impl fmt::Display for Verdict {
+/// A verdict in an application's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said {
+    verdict: Verdict,
+    words: &'static Words,
+}
+
+impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.name())?;
-        match self {
+        let Self { verdict, words } = self;
+        write!(f, "{}: ", verdict.name(words))?;
+        match verdict {
             Verdict::LogDiverged { position, last } if last < position => write!(
                 f,
                 "the log ends at {last}, but this store has folded through {position}: the broker lost acknowledged messages"
@@ -152,13 +165,21 @@ impl fmt::Display for Verdict {
                 rfc3339(*found),
                 rfc3339(*folded)
             ),
-            Verdict::SumsForgot(forgot) => {
-                write!(f, "the final at {}. The finals of completed streams are published again", forgot.of("sums"))
+            Verdict::OutputsForgot(forgot) => {
+                write!(
+                    f,
+                    "the {} at {}. The {} of {} that {} are published again",
+                    words.output,
+                    forgot.of(words.outputs),
+                    words.output_plural,
+                    words.keys,
+                    words.has_put_out
+                )
             }
             Verdict::RejectsForgot(forgot) => write!(
                 f,
                 "the reject at {}. What was rejected before and is no longer there can't be recovered from the store",
-                forgot.of("rejects")
+                forgot.of(words.rejects)
             ),
         }
     }

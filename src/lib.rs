@@ -90,6 +90,9 @@ pub mod partition;
 pub mod summing;
 pub mod worker;
 
+pub mod environment;
+pub mod system;
+
 pub mod ahead;
 pub mod ladder;
 pub mod latency;

@@ -5,10 +5,11 @@ mod descriptors;
 use std::process::ExitCode;
 use stream_sum::caught::caught;
 use stream_sum::cli::{self, Cli, CliError, Exit, Standard};
-use stream_sum::{heap, telemetry};
+use stream_sum::{crash_point, heap, telemetry};
 
 fn main() -> ExitCode {
     heap::tune();
+    crash_point::name("STREAM_SUM_CRASH_AT");
     let standard = descriptors::standard();
     let exit = Cli::read(standard).and_then(|cli| cli.map_or(Ok(Exit::Done), |cli| run(cli, standard)));
     let exit = exit.unwrap_or_else(|error| {

@@ -82,6 +82,7 @@ pub const WORDS: Words = Words {
     folding: "summing",
     accept: "--accept",
     has_put_out: "completed",
+    lost_messages: "that they are lost: later chunks of the streams that they were of become rejects",
     lost: "something was lost, and what it belongs to will get no final",
     // A chunk can't be told from one that is sent again long after its stream's end unless the beginning of its stream was
     // folded.

@@ -5,11 +5,10 @@ use crate::bus::connect;
 use crate::partition::counters::Counters;
 use crate::summer::Summer;
 use crate::topology_section;
-use crate::worker::{self, WorkerError};
-use std::sync::Arc;
+use crate::worker::{self, Worker, WorkerError};
 use tokio_util::sync::CancellationToken;
 
-/// Sums until `stop`, or until it can't go on: see [`worker::run`].
+/// Sums until `stop`, or until it can't go on: see [`Worker::run`].
 pub async fn run(
     config: &worker::Config,
     nats: &connect::Config,
@@ -17,9 +16,9 @@ pub async fn run(
     accept: &[Acceptance],
     stop: CancellationToken,
 ) -> Result<(), WorkerError> {
-    let counters = Arc::new(Counters::default());
-    let (machine, summer) = (topology.machine(), topology.summer());
-    let result = worker::run(config, nats, &machine, accept, summer, &counters, stop).await;
+    let worker = Worker::new(topology.summer(), config.clone(), nats.clone(), topology.machine());
+    let counters = worker.counters();
+    let result = worker.accepting(accept.iter().copied()).run(stop).await;
     // What kept it from starting says all there is to say.
     if matches!(result, Ok(()) | Err(WorkerError::Partition(_))) {
         report(&counters);

@@ -54,6 +54,8 @@ pub struct Words {
     /// What is said if records prove that something was lost, and where to look for what an accepted loss leaves behind.
     pub lost: &'static str,
     pub after_a_loss: &'static str,
+    /// What is accepted with messages that are gone.
+    pub lost_messages: &'static str,
 }
 
 impl Words {
@@ -88,6 +90,7 @@ impl Words {
         accept: "accept",
         has_put_out: "put something out",
         lost: "something was lost",
+        lost_messages: "that they are lost",
         after_a_loss: "what nobody had folded is missing from the rows of its keys",
     };
 }

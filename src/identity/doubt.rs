@@ -14,6 +14,7 @@
 
 use crate::checkpoint::Position;
 use crate::identity::{Forgot, Verdict};
+use crate::words::Words;
 use std::time::Duration;
 
 /// How long a verdict must stand, over reads that were answered, before it is believed: an R3 leader that has lost
@@ -163,11 +164,11 @@ impl Doubt {
                 }
             }
         }
-        if let Some(again) = self.look_again(verdict.name(), now) {
+        if let Some(again) = self.look_again(verdict.name(&Words::DEFAULT), now) {
             return again;
         }
         match verdict {
-            Verdict::SumsForgot(_) => Ruling::PublishAgain,
+            Verdict::OutputsForgot(_) => Ruling::PublishAgain,
             Verdict::RejectsForgot(forgot) => Ruling::Forget(*forgot),
             _ if !is_accepted => Ruling::Refuse,
             _ if is_further_on => Ruling::FoldBeforeHole,
@@ -226,7 +227,7 @@ mod tests {
             (REPLACED, true, Ruling::Accept),
             (HOLE, true, Ruling::Accept),
             (HOLE_FURTHER_ON, true, Ruling::FoldBeforeHole),
-            (Verdict::SumsForgot(FORGOT), false, Ruling::PublishAgain),
+            (Verdict::OutputsForgot(FORGOT), false, Ruling::PublishAgain),
             (Verdict::RejectsForgot(FORGOT), false, Ruling::Forget(FORGOT)),
         ] {
             let mut doubt = sound();

@@ -259,7 +259,7 @@ fn the_furthest_is_the_one_that_was_read_back() {
 fn the_mark_before_must_be_there_when_it_is_replaced() {
     let forgot = Forgot { recorded: 1, recorded_at: 10, last: 4, made_anew: false };
     let lost = Case::three().with(|case| drop(case.world.outputs.messages.remove(&1)));
-    assert_eq!(lost.unsound(), Unsound::Judged(Verdict::SumsForgot(forgot)));
+    assert_eq!(lost.unsound(), Unsound::Judged(Verdict::OutputsForgot(forgot)));
     let lost = Case::of(&[]).rejects(&["r1"]).with(|case| drop(case.world.rejects.messages.remove(&1)));
     assert_eq!(lost.unsound(), Unsound::Judged(Verdict::RejectsForgot(Forgot { last: 2, ..forgot })));
     assert!(Case::of(&[]).with(|case| case.world.outputs.messages.clear()).run().1.is_ok(), "it is not replaced");

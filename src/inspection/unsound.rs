@@ -25,14 +25,14 @@ pub enum Unsound<O> {
 
 impl<O> Unsound<O> {
     /// The same, in words.
-    pub fn said(&self, words: &Words) -> String {
+    pub fn said(&self, words: &'static Words) -> String {
         match self {
             Self::Forgotten { subject, .. } => format!("{} has forgotten a message", subject.kind().said(words)),
             Self::Another => format!("the stream {} does not hold what was confirmed", words.outputs),
             Self::Elections => "leaders are elected again and again".to_owned(),
             Self::NoStream(kind) => format!("there is no stream {}", kind.said(words)),
             Self::NoLog => "there is no such stream".to_owned(),
-            Self::Judged(verdict) => verdict.to_string(),
+            Self::Judged(verdict) => verdict.said(words).to_string(),
         }
     }
 }

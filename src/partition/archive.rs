@@ -9,7 +9,7 @@ use crate::bus::log::LogReader;
 use crate::bus::read::{self, NoAnswer};
 use crate::bus::snapshots::{Listed, Name, PutError, Snapshots};
 use crate::checkpoint::Checkpoint;
-use crate::identity::{Verdict, judge};
+use crate::identity::{Said, judge};
 use crate::partition::bucket::{Bucket, LookError, Seen};
 use crate::partition::situation::{INTERVAL, Situation};
 use crate::snapshot::SnapshotError;
@@ -51,9 +51,9 @@ enum ArchiveError {
     #[error("a snapshot is gone right after it was put")]
     Gone,
     #[error("the log is not what the store was folded from: {0}")]
-    NotTheStores(Verdict),
+    NotTheStores(Said),
     #[error("the log is not what the snapshot was folded from: {0}")]
-    NotTheSnapshots(Verdict),
+    NotTheSnapshots(Said),
 }
 
 pub struct Archive<A: Application> {
@@ -179,10 +179,10 @@ impl<A: Application> Archive<A> {
     async fn compare(
         &self,
         checkpoint: &Checkpoint,
-        differs: impl FnOnce(Verdict) -> ArchiveError,
+        differs: impl FnOnce(Said) -> ArchiveError,
     ) -> Result<(), ArchiveError> {
         let reading = self.log.reading(checkpoint, None).await?.ok_or(LookError::LogGone)?;
-        judge(checkpoint, &reading).map_err(differs)
+        judge(checkpoint, &reading).map_err(|verdict| differs(verdict.said(&A::WORDS)))
     }
 
     /// Writes a snapshot, reads it back, and sees that the log holds what it was folded from.

@@ -113,7 +113,7 @@ type Publishing<A> = BoxFuture<'static, (u64, Outcome<<A as Application>::Output
 type Inspecting<A> = BoxFuture<'static, Result<Sound<A>, Unsound<<A as Application>::Output>>>;
 
 impl CommitError {
-    fn of<O>(failed: Failed<O, StoreError>, words: &Words) -> Self {
+    fn of<O>(failed: Failed<O, StoreError>, words: &'static Words) -> Self {
         match failed {
             Failed::Conflict(conflict) => Self::Conflict(conflict),
             Failed::Unsound(unsound) => Self::Doubt(unsound.said(words)),

@@ -44,12 +44,12 @@ impl<A: Application> Partition<A> {
     /// Where nothing reaches back to where a store has to begin, whoever reads the verdict must learn why it is empty.
     pub(super) fn with_what_was_set_aside(&self, error: PartitionError) -> PartitionError {
         match error {
-            PartitionError::Refused { partition, verdict: verdict @ Verdict::LogTruncated { .. } } => {
+            PartitionError::Refused { partition, verdict: verdict @ Verdict::LogTruncated { .. }, words } => {
                 match aside::found(self.store.path()) {
                     Ok(found) if !found.is_empty() => {
-                        PartitionError::RefusedAfterDamage { partition, verdict, aside: Aside(found) }
+                        PartitionError::RefusedAfterDamage { partition, verdict, aside: Aside(found), words }
                     }
-                    _ => PartitionError::Refused { partition, verdict },
+                    _ => PartitionError::Refused { partition, verdict, words },
                 }
             }
             error => error,

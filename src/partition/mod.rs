@@ -94,13 +94,13 @@ impl Config {
 /// Why a partition can't be folded any further.
 #[derive(Debug, thiserror::Error)]
 pub enum PartitionError {
-    #[error("partition {partition}: {verdict}{}", way_out(verdict, *partition))]
-    Refused { partition: u32, verdict: Verdict },
+    #[error("partition {partition}: {}{}", verdict.said(words), way_out(verdict, *partition, words))]
+    Refused { partition: u32, verdict: Verdict, words: &'static Words },
     #[error(
-        "partition {partition}: {verdict}{}. This store is new, because one that may have folded them was damaged, and lies beside it as {aside}",
-        way_out(verdict, *partition)
+        "partition {partition}: {}{}. This store is new, because one that may have folded them was damaged, and lies beside it as {aside}",
+        verdict.said(words), way_out(verdict, *partition, words)
     )]
-    RefusedAfterDamage { partition: u32, verdict: Verdict, aside: Aside },
+    RefusedAfterDamage { partition: u32, verdict: Verdict, aside: Aside, words: &'static Words },
     #[error(
         "partition {partition}: the log {log} is gone: bring it back from a backup; or make it anew with `{}`, and go on with {} replaced:{partition}", words.apply, words.accept
     )]
@@ -118,8 +118,8 @@ pub enum PartitionError {
 }
 
 /// What follows a verdict in the sentence that refuses a partition.
-fn way_out(verdict: &Verdict, partition: u32) -> String {
-    verdict.way_out(partition).map(|way_out| format!(". {way_out}")).unwrap_or_default()
+fn way_out(verdict: &Verdict, partition: u32, words: &Words) -> String {
+    verdict.way_out(partition, words).map(|way_out| format!(". {way_out}")).unwrap_or_default()
 }
 
 impl PartitionError {

@@ -249,19 +249,19 @@ impl<A: Application> Partition<A> {
         state: &LogState,
     ) -> Result<Result<Checkpoint, String>, PartitionError> {
         let is_accepted = verdict.flag().is_some_and(|loss| self.accepts.contains(&loss));
-        let refused = PartitionError::Refused { partition: self.partition, verdict };
+        let refused = PartitionError::Refused { partition: self.partition, verdict, words: &A::WORDS };
         match self.doubt.rule(&verdict, checkpoint.position, is_accepted, self.began.elapsed()) {
             Ruling::Search => {
                 Ok(Err("the log begins further on: looking for a snapshot that reaches there".to_owned()))
             }
-            Ruling::LookAgain { is_new } => Ok(Err(in_doubt(verdict.name(), is_new, is_accepted, &refused))),
+            Ruling::LookAgain { is_new } => Ok(Err(in_doubt(verdict.name(&A::WORDS), is_new, is_accepted, &refused))),
             Ruling::Refuse => Err(refused),
             Ruling::PublishAgain => self.publish_again(verdict, checkpoint).await,
             Ruling::Forget(forgot) => Ok(Ok(self.rejects_forgot(verdict, forgot, checkpoint)?)),
             Ruling::FoldBeforeHole => Ok(Ok(*checkpoint)),
             Ruling::Accept => {
                 let after = verdict.accepted(checkpoint, state);
-                self.record(verdict.to_string(), checkpoint, &after)?;
+                self.record(verdict.said(&A::WORDS).to_string(), checkpoint, &after)?;
                 let rejects = self.names.rejects_of(self.partition);
                 tracing::warn!(log = self.log.name(), rejects, "{}", A::WORDS.after_a_loss);
                 self.accepts.retain(|loss| Some(*loss) != verdict.flag());
@@ -307,9 +307,13 @@ impl<A: Application> Partition<A> {
             None => format!("of all {}: no row of one that {} is left", words.keys, words.has_put_out),
         };
         let text = format!(
-            "{verdict}: {} published again, {} still there, {} with another value there; what {} has lost {lost} can't \
+            "{}: {} published again, {} still there, {} with another value there; what {} has lost {lost} can't \
              be recovered",
-            again.published, again.already_there, again.conflicting, words.outputs
+            verdict.said(words),
+            again.published,
+            again.already_there,
+            again.conflicting,
+            words.outputs
         );
         let after = Checkpoint { sums, ..*checkpoint };
         self.record(text, checkpoint, &after)?;
@@ -325,7 +329,8 @@ impl<A: Application> Partition<A> {
         checkpoint: &Checkpoint,
     ) -> Result<Checkpoint, PartitionError> {
         let text = format!(
-            "{verdict}. Batches through position {} may have been rejected that rejects does not show any more, the last at {}",
+            "{}. Batches through position {} may have been rejected that rejects does not show any more, the last at {}",
+            verdict.said(&A::WORDS),
             checkpoint.position,
             rfc3339(forgot.recorded_at)
         );
@@ -360,9 +365,11 @@ fn in_doubt(name: &str, is_new: bool, is_accepted: bool, error: &PartitionError)
         let stands = STANDS.as_secs();
         match error {
             // What it is accepted with is no advice any more.
-            PartitionError::Refused { partition, verdict } if is_accepted => tracing::error!(
-                "partition {partition}: {verdict}; looking again for {stands} s before it is believed, and then accepted as \
-                 --accept says"
+            PartitionError::Refused { partition, verdict, words } if is_accepted => tracing::error!(
+                "partition {partition}: {}; looking again for {stands} s before it is believed, and then accepted as \
+                 {} says",
+                verdict.said(words),
+                words.accept
             ),
             error => tracing::error!("{error}; looking again for {stands} s before it is believed"),
         }

@@ -73,7 +73,7 @@ pub async fn furthest<A: Application>(
             }
             // An outdated one is only missed where the store itself is no further.
             if !is_outdated || checkpoint.position > beyond {
-                tracing::warn!(log = log.name(), snapshot = %name, "a snapshot is passed over: {verdict}");
+                tracing::warn!(log = log.name(), snapshot = %name, "a snapshot is passed over: {}", verdict.said(&A::WORDS));
             }
             continue;
         }

@@ -231,9 +231,9 @@ impl<A: Application> Partition<A> {
             }
             Ok(()) => {
                 self.note_deleted(&checkpoint, &reading);
-                Ok(self.judge_effects(&checkpoint).await?.map_err(|verdict| verdict.to_string()))
+                Ok(self.judge_effects(&checkpoint).await?.map_err(|verdict| verdict.said(&A::WORDS).to_string()))
             }
-            Err(verdict) => Ok(Err(verdict.to_string())),
+            Err(verdict) => Ok(Err(verdict.said(&A::WORDS).to_string())),
         }
     }
 

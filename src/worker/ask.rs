@@ -8,8 +8,8 @@ use crate::application::Application;
 use crate::bus::connect::Connection;
 use crate::joined::joined;
 use crate::store::{Store, StoreError, View};
+use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
-use async_nats::{HeaderMap, SubscribeError};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::sync::Arc;
@@ -37,13 +37,17 @@ pub enum AskError {
 /// Answers what is asked on `subject`, one question after the other, until the connection is closed for good. `stores` has the
 /// store of the partition, and the one that takes its place if it is damaged.
 pub async fn answer<A: Application>(
-    connection: &Connection,
+    connection: Connection,
     subject: String,
     stores: watch::Receiver<Arc<Store<A>>>,
     answer: Arc<Answer<A>>,
-) -> Result<(), SubscribeError> {
+) {
     let client = &connection.client;
-    let mut questions = client.subscribe(subject).await?;
+    let mut questions = match client.subscribe(subject).await {
+        Ok(questions) => questions,
+        // Folding does not depend on it.
+        Err(error) => return tracing::warn!(%error, "nobody can ask this worker for what it has committed"),
+    };
     while let Some(question) = questions.next().await {
         let Some(inbox) = question.reply else { continue };
         let (store, answer) = (stores.borrow().clone(), answer.clone());
@@ -61,7 +65,6 @@ pub async fn answer<A: Application>(
         // Whoever has asked asks again.
         published.ok();
     }
-    Ok(())
 }
 
 /// Asks the workers of a partition, and returns the first answer.

@@ -4,6 +4,7 @@ pub mod ask;
 mod name;
 mod set;
 
+use ask::Answer;
 pub use name::WorkerName;
 pub use set::{OnViolation, PartitionSet};
 
@@ -22,7 +23,7 @@ use crate::partition::counters::Counters;
 use crate::partition::stores::Stores;
 use crate::partition::{self, Partition, PartitionError, Shared};
 use crate::standing::WorkerStanding;
-use crate::store::{self, StoreError};
+use crate::store::{self, StoreError, View};
 use crate::values::{Size, Span, parsed};
 use crate::words::Words;
 use futures_util::future::{BoxFuture, FutureExt, join, join_all, select_all};
@@ -36,7 +37,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Name of the worker; empty: made from the host's.
     pub worker: WorkerName,
@@ -47,17 +48,33 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The longest time from the first batch of a transaction to its end; eight times that while the log is ahead.
     pub checkpoint_interval: Span,
-    /// The most bytes of chunk batches in one transaction.
+    /// The most bytes of batches in one transaction.
     pub checkpoint_bytes: Size,
     /// The most connections to NATS; 0: as many as serve its partitions best.
     #[serde(deserialize_with = "parsed")]
     pub connections: usize,
     /// Memory for rows and pages, over all partitions.
     pub cache_bytes: Size,
-    /// What proven loss or a conflicting final does.
+    /// What proven loss or a conflicting output does.
     pub on_violation: OnViolation,
     /// How old a snapshot must be before its log is purged up to it.
     pub purge_delay: Span,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            worker: WorkerName::default(),
+            partitions: PartitionSet::All,
+            data_dir: "data".into(),
+            checkpoint_interval: Span(Duration::from_millis(250)),
+            checkpoint_bytes: Size(64 << 20),
+            connections: 0,
+            cache_bytes: Size(256 << 20),
+            on_violation: OnViolation::Reject,
+            purge_delay: Span(Duration::from_secs(300)),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -83,24 +100,138 @@ pub enum WorkerError {
     Partition(#[from] PartitionError),
 }
 
-/// Folds partitions until `stop`, or until one of them can't go on: then all stop, and the first reason is returned. One
-/// whose log is refused closes alone, for as long as another folds. `accept` are losses that the operator knows of, none as a rule.
-pub async fn run<A: Application>(
-    config: &Config,
-    nats: &connect::Config,
-    topology: &topology::Config,
-    accept: &[Acceptance],
+/// One worker, as it is to run.
+pub struct Worker<A: Application> {
     application: A,
-    counters: &Arc<Counters<A>>,
+    config: Config,
+    nats: connect::Config,
+    topology: topology::Config,
+    accept: Vec<Acceptance>,
+    answer: Option<Arc<Answer<A>>>,
+    counters: Arc<Counters<A>>,
+}
+
+impl<A: Application> Worker<A> {
+    pub fn new(application: A, config: Config, nats: connect::Config, topology: topology::Config) -> Self {
+        let (accept, answer, counters) = (Vec::new(), None, Arc::default());
+        Self { application, config, nats, topology, accept, answer, counters }
+    }
+
+    /// Losses that the operator knows of, and accepts: none as a rule.
+    pub fn accepting(mut self, accept: impl IntoIterator<Item = Acceptance>) -> Self {
+        self.accept.extend(accept);
+        self
+    }
+
+    /// Has questions [answered](crate::worker::ask::ask) from what is committed. `answer` runs beside folding, on a thread that
+    /// may wait, and never for two questions of one partition at once.
+    pub fn answering(
+        mut self,
+        answer: impl Fn(&View<A>, &[u8]) -> Result<Vec<u8>, StoreError> + Send + Sync + 'static,
+    ) -> Self {
+        self.answer = Some(Arc::new(answer));
+        self
+    }
+
+    /// What it has done so far: also while it runs.
+    pub fn counters(&self) -> Arc<Counters<A>> {
+        self.counters.clone()
+    }
+
+    /// Folds partitions until `stop`, or until one of them can't go on: then all stop, and the first reason is returned. One
+    /// whose log is refused closes alone, for as long as another folds.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
+        for Acceptance { loss, partition } in &self.accept {
+            tracing::info!(%loss, partition, "told to accept a loss: it is accepted, and recorded, once it is found and has stood");
+        }
+        let Started { partitions, beside } = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            started = self.start() => started?,
+        };
+        fold(partitions, beside, stop).await
+    }
+
+    /// Everything up to the first pull.
+    async fn start(&self) -> Result<Started<A>, WorkerError> {
+        let Self { application, config, nats, topology, accept, answer, counters } = self;
+        let words = &A::WORDS;
+        let connection = connect::connect(nats, &format!("{} {}", A::NAME, words.worker)).await?;
+        let admin = Admin::new(&connection, topology.clone(), application.clone(), nats.shown_addresses());
+        let topology = connection.unless_denied(admin.check()).await??;
+        if !topology.once_only {
+            return Err(WorkerError::NotOnceOnly { name: topology.names.outputs(), words });
+        }
+        let partitions = choose(&config.partitions, topology.partitions, words)?;
+        store::create_data_dir(&config.data_dir)?;
+        let worker = name::worker_name(&config.worker, &config.data_dir)?;
+        if let Some(other) = accept.iter().find(|accept| !partitions.contains(&accept.partition)) {
+            return Err(WorkerError::NothingToAccept { partition: other.partition, words });
+        }
+        let most = Some(config.connections).filter(|most| *most > 0);
+        let connections = Connections::open::<A>(connection.clone(), nats, partitions.len(), most).await?;
+        let stores = Stores::new(&topology, config.data_dir.clone(), config.cache_bytes.0, partitions.len());
+        let shared = Shared {
+            application: Arc::new(topology.application.clone()),
+            names: topology.names.clone(),
+            partitions: topology.partitions,
+            stores,
+            config: partition::Config {
+                checkpoint_interval: config.checkpoint_interval.0,
+                checkpoint_bytes: config.checkpoint_bytes.bytes(),
+                halt: config.on_violation == OnViolation::Halt,
+                purge_delay: config.purge_delay.0,
+            },
+            connection: connections.publishing.clone(),
+            snapshots: Snapshots::new(connections.snapshots.clone(), &topology.names),
+            turns: Arc::new(Semaphore::new(MOST_SNAPSHOTS)),
+            counters: counters.clone(),
+        };
+        let snapshots = shared.snapshots.clone();
+        let opened = open(&connections, &shared, &partitions, &worker, accept).await?;
+        tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "{}", words.folding);
+        let standings: Vec<_> = opened.iter().map(|partition| (partition.number(), partition.standing())).collect();
+        let (publishing, names) = (connection.clone(), topology.names.clone());
+        let told_of = publishing.clone();
+        let answering = async move {
+            let told = || {
+                let now = Instant::now();
+                let partitions = standings.iter().enumerate().map(|(n, (number, standing))| {
+                    let mut told = standing.borrow().told(*number, now);
+                    // What the server says beside all answers.
+                    let (pulling, _) = connections.pulling(n, standings.len());
+                    let refused = told_of.trouble().or_else(|| pulling.trouble());
+                    told.trouble = match (told.trouble, refused) {
+                        (Some(trouble), Some(refused)) => Some(format!("{trouble}; {refused}")),
+                        (trouble, refused) => trouble.or(refused),
+                    };
+                    told
+                });
+                WorkerStanding { worker: worker.clone(), partitions: partitions.collect() }
+            };
+            if let Err(error) = standing::answer(connection, topology.names, &worker, told).await {
+                // Folding does not depend on it.
+                tracing::warn!(%error, "nobody can ask how far this worker is");
+            }
+        };
+        let asked = answer.iter().flat_map(|answer| {
+            let ask = |partition: &Partition<A>| {
+                let subject = names.ask_subject(partition.number());
+                ask::answer(publishing.clone(), subject, partition.stores(), answer.clone())
+            };
+            opened.iter().map(ask).collect::<Vec<_>>()
+        });
+        let asked = join_all(asked.collect::<Vec<_>>());
+        let beside = async move { _ = tokio::join!(answering, asked, sweep(&snapshots)) };
+        Ok(Started { partitions: opened, beside: beside.boxed() })
+    }
+}
+
+/// Folds until `stop`, with what is done beside it.
+async fn fold<A: Application>(
+    partitions: Vec<Partition<A>>,
+    beside: BoxFuture<'static, ()>,
     stop: CancellationToken,
 ) -> Result<(), WorkerError> {
-    for Acceptance { loss, partition } in accept {
-        tracing::info!(%loss, partition, "told to accept a loss: it is accepted, and recorded, once it is found and has stood");
-    }
-    let Started { partitions, beside } = tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        started = start(config, nats, topology, accept, application, counters) => started?,
-    };
     let mut running = JoinSet::new();
     let stop_all = stop.child_token();
     let refused: Vec<_> = partitions.iter().map(Partition::is_refused).collect();
@@ -155,77 +286,6 @@ struct Started<A: Application> {
     partitions: Vec<Partition<A>>,
     /// Tells how far they are to whoever asks, and sweeps up behind snapshots.
     beside: BoxFuture<'static, ()>,
-}
-
-/// Everything up to the first pull.
-async fn start<A: Application>(
-    config: &Config,
-    nats: &connect::Config,
-    topology: &topology::Config,
-    accept: &[Acceptance],
-    application: A,
-    counters: &Arc<Counters<A>>,
-) -> Result<Started<A>, WorkerError> {
-    let words = &A::WORDS;
-    let connection = connect::connect(nats, &format!("{} {}", A::NAME, words.worker)).await?;
-    let admin = Admin::new(&connection, topology.clone(), application, nats.shown_addresses());
-    let topology = connection.unless_denied(admin.check()).await??;
-    if !topology.once_only {
-        return Err(WorkerError::NotOnceOnly { name: topology.names.outputs(), words });
-    }
-    let partitions = choose(&config.partitions, topology.partitions, words)?;
-    store::create_data_dir(&config.data_dir)?;
-    let worker = name::worker_name(&config.worker, &config.data_dir)?;
-    if let Some(other) = accept.iter().find(|accept| !partitions.contains(&accept.partition)) {
-        return Err(WorkerError::NothingToAccept { partition: other.partition, words });
-    }
-    let most = Some(config.connections).filter(|most| *most > 0);
-    let connections = Connections::open::<A>(connection.clone(), nats, partitions.len(), most).await?;
-    let stores = Stores::new(&topology, config.data_dir.clone(), config.cache_bytes.0, partitions.len());
-    let shared = Shared {
-        application: Arc::new(topology.application.clone()),
-        names: topology.names.clone(),
-        partitions: topology.partitions,
-        stores,
-        config: partition::Config {
-            checkpoint_interval: config.checkpoint_interval.0,
-            checkpoint_bytes: config.checkpoint_bytes.bytes(),
-            halt: config.on_violation == OnViolation::Halt,
-            purge_delay: config.purge_delay.0,
-        },
-        connection: connections.publishing.clone(),
-        snapshots: Snapshots::new(connections.snapshots.clone(), &topology.names),
-        turns: Arc::new(Semaphore::new(MOST_SNAPSHOTS)),
-        counters: counters.clone(),
-    };
-    let snapshots = shared.snapshots.clone();
-    let opened = open(&connections, &shared, &partitions, &worker, accept).await?;
-    tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "{}", words.folding);
-    let standings: Vec<_> = opened.iter().map(|partition| (partition.number(), partition.standing())).collect();
-    let publishing = connection.clone();
-    let answering = async move {
-        let told = || {
-            let now = Instant::now();
-            let partitions = standings.iter().enumerate().map(|(n, (number, standing))| {
-                let mut told = standing.borrow().told(*number, now);
-                // What the server says beside all answers.
-                let (pulling, _) = connections.pulling(n, standings.len());
-                let refused = publishing.trouble().or_else(|| pulling.trouble());
-                told.trouble = match (told.trouble, refused) {
-                    (Some(trouble), Some(refused)) => Some(format!("{trouble}; {refused}")),
-                    (trouble, refused) => trouble.or(refused),
-                };
-                told
-            });
-            WorkerStanding { worker: worker.clone(), partitions: partitions.collect() }
-        };
-        if let Err(error) = standing::answer(connection, topology.names, &worker, told).await {
-            // Folding does not depend on it.
-            tracing::warn!(%error, "nobody can ask how far this worker is");
-        }
-    };
-    let beside = async move { _ = tokio::join!(answering, sweep(&snapshots)) };
-    Ok(Started { partitions: opened, beside: beside.boxed() })
 }
 
 /// Removes now and then what interrupted puts of snapshots have left.

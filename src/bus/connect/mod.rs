@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// URLs, those of `NATS_URL` where none are set; empty: this machine.
     #[serde(deserialize_with = "list", serialize_with = "redacted_urls")]
@@ -66,6 +66,28 @@ pub struct Config {
     pub request_timeout: Span,
     /// How long a starting process tries to reach a server.
     pub startup_timeout: Span,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            of_every_client: false,
+            reread: Reread::default(),
+            creds: SecretPath::default(),
+            nkey: SecretPath::default(),
+            user: String::new(),
+            password: Secret::default(),
+            token: Secret::default(),
+            tls_ca: String::new(),
+            tls_cert: String::new(),
+            tls_key: String::new(),
+            tls_first: false,
+            inbox_prefix: String::new(),
+            request_timeout: Span(Duration::from_secs(5)),
+            startup_timeout: Span(Duration::from_secs(10)),
+        }
+    }
 }
 
 /// The oldest server with stream metadata and the consumer options that the log source relies on.
