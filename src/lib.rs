@@ -34,7 +34,7 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 5 | [`cli`], [`config`], [`context`], [`progress`]; [`up`], the roles together |
-//! | 4 | the roles: [`summing`], a [`worker`] that sums, [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share |
+//! | 4 | the roles: [`summing`], a [`worker`] that sums, [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share; [`system`], an application and where it runs, with what the [`environment`] says of it |
 //! | 3 | [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS; [`topology_section`]: what of it is configured |
 //! | 1 | [`store`]: everything that is said to redb; [`snapshot`], a store as a stream of bytes; [`table`]: rows in memory; [`summer::held`], the table of this program |
