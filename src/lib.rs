@@ -33,13 +33,13 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 5 | [`cli`], [`config`]; [`up`], the roles together |
-//! | 4 | the roles: [`summing`], a [`worker`] that sums, [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share |
+//! | 5 | [`cli`], [`config`], [`context`], [`progress`]; [`up`], the roles together |
+//! | 4 | the roles: [`publisher`] for anybody's records, [`summing`], a [`worker`] that sums, [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share; [`system`], an application and where it runs, with what the [`environment`] says of it |
 //! | 3 | [`partition`] |
-//! | 2 | [`bus`]: everything that is said to NATS |
-//! | 1 | [`store`]: everything that is said to redb; [`table`]: rows in memory |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`effect`], [`reject`], [`key`], [`packed`], [`words`], [`stamp`], [`application`], [`transaction`], [`summer`], [`mod@line`], [`inspection`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
-//! | side | [`telemetry`], [`throttle`], [`progress`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
+//! | 2 | [`bus`]: everything that is said to NATS; [`topology_section`]: what of it is configured |
+//! | 1 | [`store`]: everything that is said to redb; [`snapshot`], a store as a stream of bytes; [`table`]: rows in memory; [`summer::held`], the table of this program |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`mod@time`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`effect`], [`reject`], [`key`], [`packed`], [`words`], [`stamp`], [`application`], [`transaction`], [`bus::names`], [`summer`], [`final_names`], [`mod@line`], [`inspection`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
+//! | side | [`telemetry`], [`throttle`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
 pub mod stream_id;
@@ -49,6 +49,7 @@ pub mod checksum;
 pub mod codec;
 pub mod interleaved;
 pub mod row;
+pub mod time;
 pub mod workload;
 
 pub mod accept;

@@ -13,11 +13,7 @@ use crate::chunk::SeqNo;
 use crate::stream_id::StreamId;
 use crate::sum::{RunningSum, Sum, Value};
 
-/// Nanoseconds since the Unix epoch, as the server that keeps the log stamped them.
-pub type UnixNanos = i64;
-
-/// Nanoseconds that the log's own clock has run: see [`Checkpoint::step`](crate::checkpoint::Checkpoint::step).
-pub type LogTime = i64;
+pub use crate::time::{LogTime, UnixNanos};
 
 /// What a store knows of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@ mod bad_endings;
 mod lane;
 pub mod lanes;
 pub mod outbox;
+mod question;
 pub mod run_finals;
 pub mod watch;
 
-use crate::bus::backoff;
 use crate::bus::connect::{Connection, Denied};
 use crate::bus::read::NoAnswer;
 use crate::bus::topology::{REJECT_HEADROOM, Topology};
@@ -15,7 +15,6 @@ use crate::ladder::Delayed;
 use crate::presence::{Contact, Moment, SILENCE};
 use crate::publisher::delivery::{DeliveryError, Patience};
 use crate::report::Report;
-use crate::row::UnixNanos;
 use crate::run::lanes::{LaneEntries, Lanes};
 use crate::run::run_finals::RunFinals;
 use crate::run::watch::{Arrival, WatchError, Watching};
@@ -24,11 +23,12 @@ use crate::sum::Sum;
 use crate::summer::Summer;
 use crate::throttle::Throttle;
 use crate::unopened::Unopened;
-use crate::verify::{BatchPlace, Copies, Ending, Final, Ledger, Seen};
+use crate::verify::{Ending, Ledger, Seen};
 use crate::workload::Workload;
 use bad_endings::BadEndings;
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use question::{Answer, Question, ask};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -90,24 +90,6 @@ pub enum Step {
     Tick,
     /// Nothing of note.
     Nothing,
-}
-
-/// A question to a leader, answered.
-enum Answer {
-    Copies(StreamId, Copies),
-    Overdue(StreamId, Option<Final>),
-    Closing(BatchPlace, Option<UnixNanos>),
-}
-
-/// A question to a leader.
-#[derive(Clone, Copy)]
-enum Question {
-    /// How many finals a stream has.
-    Copies(StreamId),
-    /// The final of a stream that is overdue.
-    Overdue(StreamId),
-    /// When a batch with closing chunks was stored.
-    Closing(BatchPlace),
 }
 
 /// What a step waits for.
@@ -437,27 +419,4 @@ async fn choose(
             (true, None) => {}
         }
     }
-}
-
-/// Asks the leader until it answers.
-fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttle>) -> BoxFuture<'static, Answer> {
-    async move {
-        for pause in backoff::reopening() {
-            let answer = match question {
-                Question::Copies(id) => finals.copies(id).await.map(|copies| Answer::Copies(id, copies)),
-                Question::Overdue(id) => finals.last(id).await.map(|found| Answer::Overdue(id, found)),
-                Question::Closing(batch) => finals.stored_at(batch).await.map(|at| Answer::Closing(batch, at)),
-            };
-            match answer {
-                Ok(answer) => return answer,
-                Err(cause) if complaints.is_due() => {
-                    tracing::warn!(%cause, "no answer about a final: asking again")
-                }
-                Err(_) => {}
-            }
-            tokio::time::sleep(pause).await;
-        }
-        unreachable!("the pauses never end")
-    }
-    .boxed()
 }

@@ -9,6 +9,7 @@ mod cluster;
 mod crash;
 mod damage;
 mod embed;
+mod floors;
 mod forgetting;
 mod formats;
 mod ledger;

@@ -1,0 +1,51 @@
+//! What a run asks leaders of its finals, until they answer.
+
+use crate::bus::backoff;
+use crate::row::UnixNanos;
+use crate::run::run_finals::RunFinals;
+use crate::stream_id::StreamId;
+use crate::throttle::Throttle;
+use crate::verify::{BatchPlace, Copies, Final};
+use futures_util::future::{BoxFuture, FutureExt};
+use std::sync::Arc;
+
+/// A question to a leader, answered.
+pub(super) enum Answer {
+    Copies(StreamId, Copies),
+    Overdue(StreamId, Option<Final>),
+    Closing(BatchPlace, Option<UnixNanos>),
+}
+
+/// A question to a leader.
+#[derive(Clone, Copy)]
+pub(super) enum Question {
+    /// How many finals a stream has.
+    Copies(StreamId),
+    /// The final of a stream that is overdue.
+    Overdue(StreamId),
+    /// When a batch with closing chunks was stored.
+    Closing(BatchPlace),
+}
+
+/// Asks the leader until it answers.
+pub(super) fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttle>) -> BoxFuture<'static, Answer> {
+    async move {
+        for pause in backoff::reopening() {
+            let answer = match question {
+                Question::Copies(id) => finals.copies(id).await.map(|copies| Answer::Copies(id, copies)),
+                Question::Overdue(id) => finals.last(id).await.map(|found| Answer::Overdue(id, found)),
+                Question::Closing(batch) => finals.stored_at(batch).await.map(|at| Answer::Closing(batch, at)),
+            };
+            match answer {
+                Ok(answer) => return answer,
+                Err(cause) if complaints.is_due() => {
+                    tracing::warn!(%cause, "no answer about a final: asking again")
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(pause).await;
+        }
+        unreachable!("the pauses never end")
+    }
+    .boxed()
+}
