@@ -37,8 +37,8 @@
 //! | 4 | the roles: [`worker`], [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share |
 //! | 3 | [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS |
-//! | 1 | [`store`]: everything that is said to redb; [`table`]: rows in memory |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`effect`], [`reject`], [`key`], [`words`], [`stamp`], [`application`], [`transaction`], [`summer`], [`mod@line`], [`inspection`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
+//! | 1 | [`store`]: everything that is said to redb; [`table`]: rows in memory; [`testing`]: both, for whoever writes an application |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`effect`], [`reject`], [`key`], [`words`], [`stamp`], [`producer`], [`application`], [`transaction`], [`summer`], [`mod@line`], [`inspection`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
 //! | side | [`telemetry`], [`throttle`], [`progress`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
@@ -61,6 +61,7 @@ pub mod transaction;
 
 pub mod application;
 pub mod key;
+pub mod producer;
 pub mod stamp;
 pub mod words;
 
@@ -70,6 +71,8 @@ pub mod snapshot;
 
 pub mod summer;
 pub mod table;
+
+pub mod testing;
 
 pub mod inspection;
 pub mod line;

@@ -54,6 +54,7 @@ pub fn transaction(number: u64, position: u64, finals: &[u64]) -> Box<Transactio
         number,
         rows: finals.iter().map(|n| row(sum(*n))).collect(),
         collected: Vec::new(),
+        producers: vec![],
         checkpoint: checkpoint(position),
         tally: Default::default(),
     };

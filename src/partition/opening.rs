@@ -123,7 +123,7 @@ impl Partition {
             looked_at: None,
         };
         Ok(Ok(Session {
-            table: Table::new(self.summer.clone(), self.share(), self.stores.row_bytes, checkpoint),
+            table: Table::over(self.summer.clone(), self.share(), self.stores.row_bytes, checkpoint, &self.store)?,
             source,
             one_by_one,
             work,
