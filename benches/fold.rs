@@ -88,7 +88,7 @@ impl Folding {
     /// Decodes and folds, and ends a transaction now and then, as a summer does.
     fn fold(&mut self, payload: Bytes) {
         self.position += 1;
-        let batch = Batch { position: self.position, time: 1, payload };
+        let batch = Batch { position: self.position, time: 1, payload, stamp: None };
         let folded = fold_held(&mut self.table, &batch);
         assert!(folded.rejected.is_none());
         if self.position.is_multiple_of(TRANSACTION) {

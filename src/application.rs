@@ -77,6 +77,12 @@ pub trait Application: Clone + Send + Sync + 'static {
         LogTime::MAX
     }
 
+    /// How long a producer is remembered after the last of its batches that was folded, if batches are stamped: so long after it was
+    /// first sent, a batch that is sent again is known, and a producer may be silent. 7 days.
+    fn producer_expiry(&self) -> LogTime {
+        7 * 24 * 60 * 60 * 1_000_000_000
+    }
+
     /// Whether the row counts as absent at `now`, be it still stored or not.
     fn is_expired(&self, _row: &Self::Row, _now: LogTime) -> bool {
         false
@@ -111,7 +117,7 @@ pub type Facts = BTreeMap<String, String>;
 /// How a batch that is sent again is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Each batch carries its producer's [stamp](crate::stamp::Stamp).
+    /// Each batch carries its producer's [stamp](crate::stamp::Stamp), and is folded or refused [by it](crate::producer).
     Stamped,
     /// Records number themselves: the application knows what comes again.
     Own,

@@ -37,8 +37,8 @@
 //! | 4 | the roles: [`publisher`] for anybody's records, [`summing`], a [`worker`] that sums, [`chunker`], [`sum_files`], [`get`], [`status`]; [`generator`] is how the chunker makes chunks, [`run`] what two of them share; [`system`], an application and where it runs, with what the [`environment`] says of it |
 //! | 3 | [`partition`] |
 //! | 2 | [`bus`]: everything that is said to NATS; [`topology_section`]: what of it is configured |
-//! | 1 | [`store`]: everything that is said to redb; [`snapshot`], a store as a stream of bytes; [`table`]: rows in memory; [`summer::held`], the table of this program |
-//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`mod@time`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`effect`], [`reject`], [`key`], [`packed`], [`words`], [`stamp`], [`application`], [`transaction`], [`bus::names`], [`summer`], [`final_names`], [`mod@line`], [`inspection`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
+//! | 1 | [`store`]: everything that is said to redb; [`snapshot`], a store as a stream of bytes; [`table`]: rows in memory; [`testing`]: both, for whoever writes an application; [`summer::held`], the table of this program |
+//! | 0 | [`stream_id`], [`chunk`], [`sum`], [`codec`], [`checksum`], [`row`], [`mod@time`], [`checkpoint`], [`identity`], [`accept`], [`doubt`], [`effect`], [`reject`], [`key`], [`packed`], [`words`], [`stamp`], [`producer`], [`application`], [`transaction`], [`bus::names`], [`summer`], [`final_names`], [`mod@line`], [`inspection`], [`workload`], [`interleaved`], [`unopened`], [`verify`], [`ladder`], [`latency`], [`ahead`], [`presence`], [`report`], [`standing`]: pure |
 //! | side | [`telemetry`], [`throttle`], [`shutdown`], [`caught`], [`crash_point`], [`heap`], [`joined`], [`values`]; [`nats_server`] and [`local_server`] for a server of one's own |
 
 pub mod chunk;
@@ -63,6 +63,7 @@ pub mod transaction;
 pub mod application;
 pub mod key;
 pub mod packed;
+pub mod producer;
 pub mod stamp;
 pub mod words;
 
@@ -77,6 +78,8 @@ pub mod final_names;
 pub mod summer;
 pub mod table;
 pub mod topology_section;
+
+pub mod testing;
 
 pub mod inspection;
 pub mod line;

@@ -35,6 +35,15 @@ pub struct Rejections {
 }
 
 impl Rejections {
+    /// All of the first `count` records.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn all(count: usize, reason: &'static str) -> Self {
+        assert!(count > 0, "what is rejected holds something");
+        Self { ranges: vec![RejectedRange { first: 0, last: count - 1, reason }] }
+    }
+
     pub fn add(&mut self, index: usize, reason: &'static str) {
         match self.ranges.last_mut() {
             Some(range) if range.reason == reason && range.last + 1 == index => range.last = index,

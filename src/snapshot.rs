@@ -9,16 +9,20 @@
 //! | --- | --- |
 //! | u32, little-endian | length of the header |
 //! | header | MessagePack map: [`Header`] |
+//! | if batches are stamped, as often as the header says | a producer: the length of its name, its name, its row's length, its row with its checksum; sorted by name |
 //! | as often as the header says | a key (if its length varies, that before it), a row's length, the row with its checksum; sorted by key |
 //!
 //! Lengths are LEB128: one byte below 128.
 //!
-//! Both ways take as much memory as one row and zstd's window.
+//! Both ways take as much memory as one row, the producers and zstd's window.
+
+mod producers;
 
 use crate::accept::Accepted;
 use crate::application::Application;
 use crate::checkpoint::Checkpoint;
 use crate::key::Key;
+use crate::producer::NamedProducer;
 use crate::store::sealed::{self, MOST_ROW_BYTES, Undecoded};
 use crate::store::{KeyedRow, Owner, StoreError, View};
 use redb::Value;
@@ -51,6 +55,9 @@ pub struct Header {
     pub checkpoint: Checkpoint,
     pub accepted: Vec<Accepted>,
     pub rows: u64,
+    /// If batches are stamped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub producers: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +80,8 @@ pub enum SnapshotError {
 pub fn write<A: Application>(view: &View<A>, owner: &Owner, out: impl Write) -> Result<Header, SnapshotError> {
     let checkpoint = view.checkpoint()?.ok_or(SnapshotError::NothingFolded)?;
     let accepted = view.accepted()?;
-    let header = Header { format: FORMAT, owner: owner.clone(), checkpoint, accepted, rows: view.len()? };
+    let (all, owner, rows) = (view.producers()?, owner.clone(), view.len()?);
+    let header = Header { format: FORMAT, owner, checkpoint, accepted, rows, producers: producers::count::<A>(&all) };
     let mut out = out;
     out.write_all(&magic::<A>())?;
     let mut frame = zstd::Encoder::new(out, LEVEL)?;
@@ -82,6 +90,7 @@ pub fn write<A: Application>(view: &View<A>, owner: &Owner, out: impl Write) -> 
     let len = u32::try_from(bytes.len()).expect("a header is short");
     frame.write_all(&len.to_le_bytes())?;
     frame.write_all(&bytes)?;
+    producers::write(&all, &mut frame)?;
     let mut buffer = Vec::with_capacity(128);
     let varies = <A::Key as Key>::Stored::fixed_width().is_none();
     view.each(None, |key, row| {
@@ -100,9 +109,10 @@ pub fn write<A: Application>(view: &View<A>, owner: &Owner, out: impl Write) -> 
     Ok(header)
 }
 
-/// A snapshot being read: its header, then its rows.
+/// A snapshot being read: its header and producers, then its rows.
 pub struct Reading<R: Read, A: Application> {
     pub header: Header,
+    pub producers: Vec<NamedProducer>,
     frame: zstd::Decoder<'static, BufReader<R>>,
     left: u64,
     last: Option<A::Key>,
@@ -152,18 +162,12 @@ pub fn read<R: Read, A: Application>(
             "its checkpoint, at {found}, is not the one that is listed, at {listed}"
         )));
     }
+    let producers = producers::read::<A>(header.producers, &mut frame)?;
     let left = header.rows;
-    Ok(Reading { header, frame, left, last: None, ended: false, key: Vec::new(), row: Vec::new() })
+    Ok(Reading { header, producers, frame, left, last: None, ended: false, key: Vec::new(), row: Vec::new() })
 }
 
 impl<R: Read, A: Application> Reading<R, A> {
-    fn length(&mut self, most: u64) -> Result<usize, SnapshotError> {
-        let length =
-            leb128::read::unsigned(&mut self.frame).map_err(|error| SnapshotError::Damaged(error.to_string()))?;
-        let sound = usize::try_from(length).ok().filter(|_| length <= most);
-        sound.ok_or_else(|| SnapshotError::Damaged(format!("something in it is {length} bytes long")))
-    }
-
     fn row(&mut self) -> Result<Option<KeyedRow<A>>, SnapshotError> {
         if self.left == 0 {
             // The checksum comes with the end of the frame, and the object's own with the end of the object.
@@ -177,15 +181,15 @@ impl<R: Read, A: Application> Reading<R, A> {
         self.left -= 1;
         let width = match <A::Key as Key>::Stored::fixed_width() {
             Some(width) => width,
-            None => self.length(MOST_KEY_BYTES)?,
+            None => length(&mut self.frame, MOST_KEY_BYTES)?,
         };
         self.key.resize(width, 0);
         self.frame.read_exact(&mut self.key).map_err(damaged)?;
-        let length = self.length(MOST_ROW_BYTES)?;
-        self.row.resize(length, 0);
+        let bytes = length(&mut self.frame, MOST_ROW_BYTES)?;
+        self.row.resize(bytes, 0);
         self.frame.read_exact(&mut self.row).map_err(damaged)?;
         // Before anybody looks at the key: what its bytes are is known only now.
-        let row = sealed::open::<A>(&self.key, &self.row).map_err(|undecoded| {
+        let row = sealed::open::<A::Row>(&self.key, &self.row).map_err(|undecoded| {
             let key = hex::encode(&self.key);
             SnapshotError::Damaged(match undecoded {
                 Undecoded::Damaged => format!("the checksum of the row of {key} is wrong"),
@@ -199,6 +203,13 @@ impl<R: Read, A: Application> Reading<R, A> {
         self.last = Some(key.clone());
         Ok(Some((key, row)))
     }
+}
+
+/// The length of what comes next, which is `most` bytes at the most.
+fn length(frame: &mut impl Read, most: u64) -> Result<usize, SnapshotError> {
+    let length = leb128::read::unsigned(frame).map_err(|error| SnapshotError::Damaged(error.to_string()))?;
+    let sound = usize::try_from(length).ok().filter(|_| length <= most);
+    sound.ok_or_else(|| SnapshotError::Damaged(format!("something in it is {length} bytes long")))
 }
 
 /// Ends after the last row only where all of it was there and intact.
@@ -254,8 +265,14 @@ mod tests {
     fn store(folder: &std::path::Path, n: u32) -> Store<Summer> {
         let store = Store::open(folder, &owner(0), 1 << 20).unwrap();
         let checkpoint = Checkpoint { position: 7, ..Checkpoint::start_of(11) };
-        let transaction =
-            Transaction { number: 1, rows: rows(n), collected: vec![], checkpoint, tally: Tally::default() };
+        let transaction = Transaction {
+            number: 1,
+            rows: rows(n),
+            collected: vec![],
+            producers: vec![],
+            checkpoint,
+            tally: Tally::default(),
+        };
         store.commit(&transaction).unwrap();
         store
     }
@@ -271,7 +288,7 @@ mod tests {
             let restored = Store::<Summer>::open(to.path(), &owner(0), 1 << 20).unwrap();
             let reading = read::<_, Summer>(bytes.as_slice(), &owner(0), &header.checkpoint).unwrap();
             let header = reading.header.clone();
-            restored.restore(&header.checkpoint, &header.accepted, reading, |_| {}).unwrap();
+            restored.restore(&header.checkpoint, &header.accepted, &[], reading, |_| {}).unwrap();
             assert_eq!(restored.checkpoint().unwrap(), original.checkpoint().unwrap());
             assert_eq!(restored.rows_after(None, 9999).unwrap().0, rows(n));
         }
@@ -294,7 +311,7 @@ mod tests {
         for bytes in damaged {
             let result = read::<_, Summer>(bytes.as_slice(), &owner(0), &checkpoint).and_then(|reading| {
                 let header = reading.header.clone();
-                kept.restore(&header.checkpoint, &header.accepted, reading, |_| {})
+                kept.restore(&header.checkpoint, &header.accepted, &[], reading, |_| {})
             });
             assert!(matches!(result, Err(SnapshotError::Damaged(_) | SnapshotError::UnknownFormat(_))), "{result:?}");
         }
@@ -338,14 +355,20 @@ mod tests {
         let rows: Vec<_> =
             ["", "a", &"long ".repeat(99), "ä", "日本"].map(|word| (word.to_owned(), word.len() as u64)).into();
         let checkpoint = Checkpoint { position: 7, ..Checkpoint::start_of(11) };
-        let transaction =
-            Transaction { number: 1, rows: rows.clone(), collected: vec![], checkpoint, tally: Tally::default() };
+        let transaction = Transaction {
+            number: 1,
+            rows: rows.clone(),
+            collected: vec![],
+            producers: vec![],
+            checkpoint,
+            tally: Tally::default(),
+        };
         store.commit(&transaction).unwrap();
         let mut bytes = Vec::new();
         write(&store.view().unwrap(), &owner(0), &mut bytes).unwrap();
         let restored = Store::<Words>::open(to.path(), &owner(0), 1 << 20).unwrap();
         let reading = read::<_, Words>(bytes.as_slice(), &owner(0), &checkpoint).unwrap();
-        restored.restore(&checkpoint, &[], reading, |_| {}).unwrap();
+        restored.restore(&checkpoint, &[], &[], reading, |_| {}).unwrap();
         assert_eq!(restored.rows_after(None, 9).unwrap(), (rows, true));
         let other = read::<_, Summer>(bytes.as_slice(), &owner(0), &checkpoint);
         assert!(matches!(other, Err(SnapshotError::Damaged(_))));

@@ -7,6 +7,7 @@ use crate::bus::names::Names;
 use crate::bus::topology::{self, TopologyError};
 use crate::environment::{self, ConfigError};
 use crate::key::Key;
+use crate::publisher::{NamedError, PublishError, Publisher};
 use crate::worker::ask::{self, AskError};
 use crate::worker::{self, Worker, WorkerError};
 use bytes::Bytes;
@@ -40,6 +41,10 @@ pub enum Error {
     Worker(#[from] WorkerError),
     #[error(transparent)]
     Ask(#[from] AskError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(transparent)]
+    Named(#[from] NamedError),
     #[error("signals can't be watched for: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -84,6 +89,25 @@ impl<A: Application> System<A> {
     pub fn worker(&self) -> Worker<A> {
         let Config { nats, topology, worker } = self.config.clone();
         Worker::new(self.application.clone(), worker, nats, topology)
+    }
+
+    /// A publisher of records that nobody sends again.
+    pub async fn publisher(&self) -> Result<Publisher<A>, Error> {
+        let connection = self.connect("publisher").await?;
+        let topology = connection.unless_denied(self.admin(&connection).check()).await??;
+        Ok(Publisher::anonymous(&connection, &topology))
+    }
+
+    /// A publisher with a name that outlives the process: it goes on where its last life was. See [`Publisher::push_at`].
+    pub async fn publisher_named(&self, name: &str) -> Result<Publisher<A>, Error> {
+        let connection = self.connect("publisher").await?;
+        let topology = connection.unless_denied(self.admin(&connection).check()).await??;
+        let told = async |partition| {
+            let subject = topology.names.producers_subject(partition);
+            let told = ask::ask(&connection, subject, partition, name.to_owned().into()).await?;
+            Ok(std::str::from_utf8(&told).ok().and_then(|told| told.parse().ok()))
+        };
+        Ok(Publisher::named(&connection, &topology, name, told).await?)
     }
 
     /// Asks the workers of a key's partition what they have committed: see [`Worker::answering`].

@@ -3,8 +3,10 @@
 
 use crate::application::{self, Application};
 use crate::checkpoint::{Checkpoint, Position};
+use crate::producer::ChangedProducer;
 use crate::reject::RejectedBatch;
 use crate::row::UnixNanos;
+use crate::stamp::Stamp;
 use bytes::Bytes;
 
 /// A batch of records as the log holds it.
@@ -14,13 +16,17 @@ pub struct Batch {
     /// The server's timestamp of the message.
     pub time: UnixNanos,
     pub payload: Bytes,
+    /// Which batch of which producer it is, if it says so.
+    pub stamp: Option<Stamp>,
 }
 
 /// How many records met which fate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally<T> {
-    /// Records decoded.
+    /// Records decoded, but for those of batches that came again.
     pub records: u64,
+    /// Batches that came again, and were dropped: their stamps say so.
+    pub again: u64,
     /// Keys that had no row, and have one.
     pub opened: u64,
     /// Records rejected; an undecodable batch counts as one.
@@ -34,6 +40,7 @@ pub struct Tally<T> {
 impl<T: application::Tally> Tally<T> {
     pub fn add(&mut self, other: &Self) {
         self.records += other.records;
+        self.again += other.again;
         self.opened += other.opened;
         self.rejected += other.rejected;
         self.losses += other.losses;
@@ -61,6 +68,8 @@ pub struct Transaction<A: Application> {
     pub rows: Vec<(A::Key, A::Row)>,
     /// Keys whose rows are forgotten, and leave the store.
     pub collected: Vec<A::Key>,
+    /// What has become of producers, each once, by name.
+    pub producers: Vec<ChangedProducer>,
     /// Where the store stands once this is committed. The committer fills in the marks; until then they are out of date.
     pub checkpoint: Checkpoint,
     pub tally: Tally<A::Tally>,

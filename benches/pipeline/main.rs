@@ -373,7 +373,7 @@ fn cost(made: &Made, live_streams: usize) -> f64 {
         if position as usize == made.batches[0].len() / 3 {
             (began, chunks) = (Instant::now(), 0);
         }
-        let batch = Batch { position, time: 1, payload: payload.clone() };
+        let batch = Batch { position, time: 1, payload: payload.clone(), stamp: None };
         chunks += fold_held(&mut table, &batch).tally.records;
         // A transaction ends now and then, as in a summer.
         if position % 256 == 0

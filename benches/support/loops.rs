@@ -200,7 +200,7 @@ pub fn fold_alone(made: &Made) -> f64 {
                     let Some(batches) = made.batches.get(partition as usize) else { break };
                     let mut table = table(partition, partitions);
                     for (payload, position) in batches.iter().zip(1..) {
-                        let batch = Batch { position, time: 1, payload: payload.clone() };
+                        let batch = Batch { position, time: 1, payload: payload.clone(), stamp: None };
                         fold_held(&mut table, &batch);
                     }
                 }

@@ -127,6 +127,11 @@ impl Names {
         format!("{}.{worker}", self.standing_subject())
     }
 
+    /// Where workers of one partition are asked how far a producer has come.
+    pub fn producers_subject(&self, partition: u32) -> String {
+        self.subject(&format!("{}s.producers.{partition}", self.words.worker))
+    }
+
     /// Where workers of one partition are asked what they have committed.
     pub fn ask_subject(&self, partition: u32) -> String {
         self.subject(&format!("{}s.ask.{partition}", self.words.worker))

@@ -128,6 +128,19 @@ impl StoredMessage {
         let mut pairs = lines.filter_map(|line| line.split_once(':'));
         pairs.find(|(found, _)| *found == name).map(|(_, value)| value.trim())
     }
+
+    /// The value of a header as the client hands it out with a message that is pulled: lines that begin with a space go on with the
+    /// one before. What decides about a batch must be read the same in both ways.
+    pub fn unfolded_header(&self, name: &str) -> Option<String> {
+        let lines = self.headers.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+        let mut lines = lines.map(|line| line.strip_suffix('\r').unwrap_or(line));
+        let of_name =
+            |line: &str| line.strip_prefix(name)?.strip_prefix(':').map(|value| value.trim_start().to_owned());
+        let mut value = lines.find_map(of_name)?;
+        lines.take_while(|line| line.starts_with(char::is_whitespace)).for_each(|line| value.push_str(line));
+        value.truncate(value.trim_end().len());
+        Some(value)
+    }
 }
 
 #[derive(Default, Serialize)]
@@ -258,6 +271,27 @@ pub async fn subjects(jetstream: &Context, stream: &str, filter: &str) -> Result
         counts.extend(subjects);
         if is_last {
             return Ok(Some(Subjects { at, counts }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_read_as_the_client_reads_it() {
+        for (headers, expected) in [
+            ("NATS/1.0\r\nStamp: a 1 1 1\r\n\r\n", Some("a 1 1 1")),
+            ("NATS/1.0\r\nOther: b\r\nStamp:a 1\r\nStamp: second\r\n\r\n", Some("a 1")),
+            ("NATS/1.0\r\nStamp: a 1\r\n 1\t\r\n\t1 \r\nOther: b\r\n\r\n", Some("a 1 1\t\t1")),
+            ("NATS/1.0\r\nOther: b\r\n Stamp: a\r\nstamp: a\r\nStamps: a\r\n\r\n", None),
+            ("", None),
+        ] {
+            let headers = headers.as_bytes().to_vec();
+            let message =
+                StoredMessage { subject: String::new(), sequence: 1, time: 1, payload: Bytes::new(), headers };
+            assert_eq!(message.unfolded_header("Stamp").as_deref(), expected);
         }
     }
 }

@@ -14,7 +14,9 @@ use crate::bus::names::Names;
 use crate::bus::pull::{Demand, Pull, PullError};
 use crate::bus::read::{self, StoredMessage, Which};
 use crate::checkpoint::Position;
+use crate::stamp::STAMP;
 use crate::transaction::Batch;
+use async_nats::Message;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::context::Context;
@@ -303,15 +305,19 @@ async fn next_message(
             let info = message.info().map_err(|error| Lost::PullFailed(error.to_string()))?;
             let (position, time) = (info.stream_sequence, read::unix_nanos(info.published));
             let pending = info.pending;
-            Ok((Batch { position, time, payload: message.message.payload }, pending))
+            let Message { payload, headers, .. } = message.message;
+            let stamp = headers.and_then(|headers| headers.get(STAMP)?.as_str().parse().ok());
+            Ok((Batch { position, time, payload, stamp }, pending))
         }
         Messages::OneByOne { left: 0, .. } => Err(Lost::EndOfReading),
         Messages::OneByOne { left, subject } => {
             let found = read::message(jetstream, log, Which::NextOf(position + 1, subject)).await;
             match found.map_err(|cause| Lost::PullFailed(cause.to_string()))? {
-                Some(StoredMessage { sequence, time, payload, .. }) => {
+                Some(message) => {
                     *left -= 1;
-                    Ok((Batch { position: sequence, time, payload }, 0))
+                    let stamp = message.unfolded_header(STAMP).and_then(|stamp| stamp.parse().ok());
+                    let StoredMessage { sequence: position, time, payload, .. } = message;
+                    Ok((Batch { position, time, payload, stamp }, 0))
                 }
                 None => Err(Lost::EndOfReading),
             }

@@ -38,8 +38,9 @@ pub fn checkpoint(position: u64) -> Checkpoint {
 
 /// A transaction through a position.
 pub fn transaction(number: u64, position: u64) -> Box<Transaction<Sample>> {
-    let (rows, collected, tally) = (Vec::new(), Vec::new(), Default::default());
-    Box::new(Transaction { number, rows, collected, checkpoint: checkpoint(position), tally })
+    let (rows, collected, producers) = (Vec::new(), Vec::new(), Vec::new());
+    let tally = Default::default();
+    Box::new(Transaction { number, rows, collected, producers, checkpoint: checkpoint(position), tally })
 }
 
 /// A stream of effects, as its leader knows it.

@@ -119,7 +119,7 @@ impl<A: Application> Partition<A> {
             looked_at: None,
         };
         Ok(Ok(Session {
-            table: Table::new(self.application.clone(), self.share(), self.stores.row_bytes, checkpoint),
+            table: Table::over(self.application.clone(), self.share(), self.stores.row_bytes, checkpoint, &self.store)?,
             source,
             one_by_one,
             work,

@@ -115,7 +115,8 @@ fn take<A: Application>(
     checkpoint: &Checkpoint,
     log: &str,
 ) -> Result<u64, SnapshotError> {
-    let reading = snapshot::read::<_, A>(input, owner, checkpoint)?;
+    let mut reading = snapshot::read::<_, A>(input, owner, checkpoint)?;
+    let producers = std::mem::take(&mut reading.producers);
     let header = reading.header.clone();
     let mut told_at = Instant::now();
     let told = |rows| {
@@ -129,6 +130,6 @@ fn take<A: Application>(
     accepted.extend(header.accepted.iter().cloned());
     accepted.sort_by_key(|accepted| accepted.at);
     accepted.dedup();
-    store.restore(&header.checkpoint, &accepted, reading, told)?;
+    store.restore(&header.checkpoint, &accepted, &producers, reading, told)?;
     Ok(header.rows)
 }

@@ -47,6 +47,7 @@ fn transaction(position: u64) -> Transaction<Summer> {
         number: 1,
         rows,
         collected: (first - 40..first - 20).map(id).collect(),
+        producers: vec![],
         checkpoint: Checkpoint { position, ..Checkpoint::start_of(11) },
         tally: Tally::default(),
     }

@@ -3,6 +3,7 @@
 //! | table | key | value |
 //! | --- | --- | --- |
 //! | the application's, `streams` for sums | key, as `StreamId` of 16 bytes | an encoded row, its [checksum] under its key at its end |
+//! | `producers`, if batches are stamped | name | an encoded [`Producer`](crate::producer::Producer), its [checksum] under its name at its end |
 //! | `meta` | `"format"` | 2; this entry has the same shape in every format |
 //! | `meta` | `"owner"` | map: log name, partition, partitions |
 //! | `meta` | `"checkpoint"` | map: [`Checkpoint`] |
@@ -11,7 +12,7 @@
 //! Each value of `meta` is MessagePack, and behind it 8 bytes: its [checksum] under its key. The first
 //! format had neither the entry `format` nor checksums.
 //!
-//! Rows and checkpoint change in one write transaction or not at all. Each commit is on disk when it returns, and
+//! Rows, producers and checkpoint change in one write transaction or not at all. Each commit is on disk when it returns, and
 //! saves what redb needs to open the file after a crash without scanning it.
 //!
 //! What is read is verified, so a disk that has changed it is found out: the store is damaged, and from then on refuses
@@ -25,6 +26,7 @@ mod error;
 mod file;
 #[cfg(test)]
 mod flips;
+mod producers;
 pub mod sealed;
 mod view;
 
@@ -37,6 +39,7 @@ use crate::caught::{Quiet, caught};
 use crate::checkpoint::Checkpoint;
 use crate::checksum;
 use crate::key::Key;
+use crate::producer::NamedProducer;
 use crate::transaction::Transaction;
 use file::{Health, Watched};
 use redb::backends::FileBackend;
@@ -140,6 +143,9 @@ impl<A: Application> Store<A> {
             // Whoever finds the tables finds what they begin with.
             None => store.write(|tx| {
                 tx.open_table(rows_table::<A>())?;
+                if producers::has_table::<A>() {
+                    producers::make(tx)?;
+                }
                 put_meta(tx, FORMAT, &THIS_FORMAT)?;
                 put_meta(tx, OWNER, owner)
             })?,
@@ -193,7 +199,7 @@ impl<A: Application> Store<A> {
         self.view()?.rows(keys)
     }
 
-    /// Commits the rows and the checkpoint together. On disk when this returns.
+    /// Commits rows, producers and checkpoint together. On disk when this returns.
     pub fn commit(&self, transaction: &Transaction<A>) -> Result<(), StoreError> {
         self.write(|tx| {
             {
@@ -212,16 +218,20 @@ impl<A: Application> Store<A> {
                     table.remove(A::Key::stored(key.borrow()))?;
                 }
             }
+            if !transaction.producers.is_empty() {
+                producers::put(tx, &transaction.producers)?;
+            }
             put_meta(tx, CHECKPOINT, &transaction.checkpoint)
         })
     }
 
-    /// Replaces checkpoint and rows by others, all or nothing: an error of `rows` leaves the store as it was.
+    /// Replaces checkpoint, producers and rows by others, all or nothing: an error of `rows` leaves the store as it was.
     /// `told` hears now and then how many rows there are so far.
     pub fn restore<E: From<StoreError>>(
         &self,
         checkpoint: &Checkpoint,
         accepted: &[Accepted],
+        producers: &[NamedProducer],
         rows: impl Iterator<Item = Result<(A::Key, A::Row), E>>,
         mut told: impl FnMut(u64),
     ) -> Result<(), E> {
@@ -243,6 +253,11 @@ impl<A: Application> Store<A> {
             }
         }
         health.watch(|| {
+            if producers::has_table::<A>() {
+                producers::make(&tx)?;
+                let all: Vec<_> = producers.iter().map(|(name, row)| (name.clone(), Some(*row))).collect();
+                producers::put(&tx, &all)?;
+            }
             put_meta(&tx, CHECKPOINT, checkpoint)?;
             put_meta(&tx, ACCEPTED, accepted)
         })?;

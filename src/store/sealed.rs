@@ -24,16 +24,21 @@ pub fn key_bytes<K: Key>(key: &K::Ref) -> Vec<u8> {
 
 /// Appends the row of a key.
 pub fn seal<A: Application>(key: &<A::Key as Key>::Ref, row: &A::Row, out: &mut Vec<u8>) {
+    let stored = A::Key::stored(key);
+    seal_under(<A::Key as Key>::Stored::as_bytes(&stored).as_ref(), row, out);
+}
+
+/// Appends a row of any kind, of the key with these bytes.
+pub fn seal_under<R: Row>(key: &[u8], row: &R, out: &mut Vec<u8>) {
     let from = out.len();
     row.encode(out);
-    let stored = A::Key::stored(key);
-    checksum::seal(<A::Key as Key>::Stored::as_bytes(&stored).as_ref(), out, from);
+    checksum::seal(key, out, from);
 }
 
 /// The row of the key with these bytes.
-pub fn open<A: Application>(key: &[u8], bytes: &[u8]) -> Result<A::Row, Undecoded> {
+pub fn open<R: Row>(key: &[u8], bytes: &[u8]) -> Result<R, Undecoded> {
     let bytes = checksum::opened(key, bytes).ok_or(Undecoded::Damaged)?;
-    A::Row::decode(bytes).ok_or(Undecoded::Unknown)
+    R::decode(bytes).ok_or(Undecoded::Unknown)
 }
 
 #[cfg(test)]
@@ -52,15 +57,15 @@ mod tests {
         seal::<Summer>(&StreamId::new(id), &row, &mut bytes);
         // The checksum was made with another language's XXH3.
         assert_eq!(hex::encode(&bytes), "020500000000000000090000000000000044f05cc0c9d5cca8");
-        assert_eq!(open::<Summer>(&id, &bytes), Ok(row));
-        assert_eq!(open::<Summer>(&other, &bytes), Err(Undecoded::Damaged));
-        assert_eq!(open::<Summer>(&id, &bytes[..bytes.len() - 1]), Err(Undecoded::Damaged));
-        assert_eq!(open::<Summer>(&id, &[]), Err(Undecoded::Damaged));
+        assert_eq!(open::<Row>(&id, &bytes), Ok(row));
+        assert_eq!(open::<Row>(&other, &bytes), Err(Undecoded::Damaged));
+        assert_eq!(open::<Row>(&id, &bytes[..bytes.len() - 1]), Err(Undecoded::Damaged));
+        assert_eq!(open::<Row>(&id, &[]), Err(Undecoded::Damaged));
         let mut later = bytes[..bytes.len() - checksum::BYTES].to_vec();
         later[0] = 9;
         checksum::seal(&id, &mut later, 0);
-        assert_eq!(open::<Summer>(&id, &later), Err(Undecoded::Unknown));
+        assert_eq!(open::<Row>(&id, &later), Err(Undecoded::Unknown));
         bytes[0] = 9;
-        assert_eq!(open::<Summer>(&id, &bytes), Err(Undecoded::Damaged));
+        assert_eq!(open::<Row>(&id, &bytes), Err(Undecoded::Damaged));
     }
 }

@@ -30,6 +30,7 @@ fn transaction() -> Transaction<Summer> {
             (id(3), Row::Completed { seq_no: SeqNo::new(9).unwrap(), value, changed_at: 5 }),
         ],
         collected: Vec::new(),
+        producers: vec![],
         checkpoint: Checkpoint { position: 7, live_streams: 1, sums, ..Checkpoint::start_of(11) },
         tally: Tally::default(),
     }
@@ -133,7 +134,7 @@ fn a_store_in_which_anything_was_found_damaged_refuses_everything_and_writes_not
         store.checkpoint().err(),
         store.commit(&transaction()).err(),
         store.rows(&mut [StreamId::new([1; 16])]).err(),
-        store.restore(&transaction().checkpoint, &[], std::iter::empty::<Result<_, StoreError>>(), |_| {}).err(),
+        store.restore(&transaction().checkpoint, &[], &[], std::iter::empty::<Result<_, StoreError>>(), |_| {}).err(),
     ] {
         assert!(matches!(&error, Some(StoreError::Damaged { what, .. }) if what == "a page"), "{error:?}");
     }

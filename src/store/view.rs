@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 /// One moment of a store.
 pub struct View<A> {
-    tx: Quiet<ReadTransaction>,
-    health: Arc<Health>,
+    pub(super) tx: Quiet<ReadTransaction>,
+    pub(super) health: Arc<Health>,
     of: PhantomData<fn() -> A>,
 }
 
@@ -124,7 +124,7 @@ impl<A: Application> View<A> {
                 let stored = A::Key::stored(key.borrow());
                 let bytes = Stored::<A>::as_bytes(&stored);
                 if let Some(value) = table.get(&stored)? {
-                    found.push((key.clone(), sealed::open::<A>(bytes.as_ref(), value.value())));
+                    found.push((key.clone(), sealed::open::<A::Row>(bytes.as_ref(), value.value())));
                 }
             }
             Ok(found)
@@ -160,7 +160,7 @@ impl<A: Application> View<A> {
                 Some(entry) => {
                     let (key, row) = entry?;
                     let stored = key.value();
-                    let row = sealed::open::<A>(Stored::<A>::as_bytes(&stored).as_ref(), row.value());
+                    let row = sealed::open::<A::Row>(Stored::<A>::as_bytes(&stored).as_ref(), row.value());
                     Ok(Some((A::Key::loaded(stored), row)))
                 }
             })?;

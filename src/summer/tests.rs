@@ -38,7 +38,7 @@ impl Log {
     }
 
     fn at(&mut self, time: UnixNanos, payload: Bytes) -> Folded {
-        let batch = Batch { position: self.0.position() + 1, time, payload };
+        let batch = Batch { position: self.0.position() + 1, time, payload, stamp: None };
         let staged = self.0.stage(&batch.payload);
         self.0.fold(&batch, staged)
     }

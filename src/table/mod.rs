@@ -2,13 +2,16 @@
 //!
 //! A batch goes down once and comes up once. It is decoded, and each of its records gets the place of its row; rows that are
 //! not held are read from the store; then the [application](Application) folds record after record, in order. What has changed
-//! since the last seal becomes a transaction. What the table decides depends on the log alone, so that any replay arrives
+//! since the last seal becomes a transaction. If batches are [stamped](crate::producer), the stamp of one says first whether it is
+//! folded at all. What the table decides depends on the log alone, so that any replay arrives
 //! at the same place.
 
 mod memory;
 mod places;
 mod prefetch;
+mod producers;
 mod reading;
+mod stamped;
 
 use crate::application::{Application, Cx, Slot, Undecodable};
 use crate::checkpoint::{Checkpoint, Position};
@@ -17,6 +20,7 @@ use crate::reject::{self, RejectedBatch, Rejections};
 use crate::transaction::{Batch, Folded, Tally, Transaction};
 use places::Places;
 use prefetch::prefetch;
+use producers::Producers;
 use std::sync::Arc;
 
 /// How many records ahead of the one that is folded a row is fetched into the processor's cache.
@@ -67,6 +71,8 @@ pub struct Table<A: Application> {
     changed: Vec<(A::Key, usize)>,
     /// Keys whose forgotten rows leave the store with the open transaction.
     collected: Vec<A::Key>,
+    /// None if records number themselves.
+    producers: Producers,
     /// Where the table stands; ahead of what is committed.
     at: Checkpoint,
     /// The open transaction, counted from 1.
@@ -89,8 +95,16 @@ impl<A: Application> Table<A> {
     /// Bytes of memory that one row takes, without its key.
     pub const PLACE_BYTES: usize = size_of::<Place<A::Row>>();
 
-    /// The table of a store that stands at `at`. About `row_bytes` of memory are for rows.
+    /// The table of a store that stands at `at` and has no producers. About `row_bytes` of memory are for rows.
+    ///
+    /// # Panics
+    /// If batches are stamped, and some are folded: then the store has producers, and [`Table::over`] reads them.
     pub fn new(application: Arc<A>, share: Share, row_bytes: u64, at: Checkpoint) -> Self {
+        assert!(!Self::IS_STAMPED || at.position == 0, "producers are read from the store");
+        Self::with(application, share, row_bytes, at, Producers::default())
+    }
+
+    fn with(application: Arc<A>, share: Share, row_bytes: u64, at: Checkpoint, producers: Producers) -> Self {
         Self {
             application,
             share,
@@ -98,6 +112,7 @@ impl<A: Application> Table<A> {
             rows: Places::default(),
             changed: Vec::new(),
             collected: Vec::new(),
+            producers,
             at,
             number: 1,
             tally: Tally::default(),
@@ -122,6 +137,10 @@ impl<A: Application> Table<A> {
         let application = self.application.clone();
         let mut records = emptied(std::mem::take(&mut self.spare));
         let (mut undecodable, mut missing) = (None, Vec::new());
+        // An empty batch of a producer says that it has begun, and nothing else.
+        if Self::IS_STAMPED && payload.is_empty() {
+            return Staged { records, undecodable, missing };
+        }
         for record in application.records(payload) {
             match record {
                 Ok(record) => {
@@ -166,6 +185,13 @@ impl<A: Application> Table<A> {
         assert_eq!(batch.position, self.at.position + 1, "positions are dense");
         self.at.step(batch.time, self.application.longest_step());
         self.batches += 1;
+        if Self::IS_STAMPED
+            && let Some(folded) = self.unfolded(batch, &staged)
+        {
+            self.spare = emptied(staged.records);
+            self.tally.add(&folded.tally);
+            return folded;
+        }
 
         let mut folded = Folded { outputs: Vec::new(), rejected: None, loss: None, tally: Tally::default() };
         let mut rejections = Rejections::default();
@@ -258,8 +284,9 @@ impl<A: Application> Table<A> {
         self.number += 1;
         self.batches = 0;
         let (collected, tally) = (std::mem::take(&mut self.collected), std::mem::take(&mut self.tally));
+        let producers = self.producers.take_changed();
         self.evict(self.row_bytes, committed);
-        Some(Transaction { number, rows, collected, checkpoint: self.at, tally })
+        Some(Transaction { number, rows, collected, producers, checkpoint: self.at, tally })
     }
 
     /// Lets rows that are forgotten leave the store with the open transaction. `stored` are rows as the last committed

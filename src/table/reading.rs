@@ -1,7 +1,9 @@
 //! A batch folded over a store: what the table does not hold is read from there.
 
-use super::Table;
+use super::producers::Producers;
+use super::{Share, Table};
 use crate::application::Application;
+use crate::checkpoint::Checkpoint;
 use crate::joined::joined;
 use crate::store::{Store, StoreError};
 use crate::transaction::{Batch, Folded};
@@ -11,6 +13,18 @@ use std::sync::Arc;
 const FEW_ROWS: usize = 64;
 
 impl<A: Application> Table<A> {
+    /// The table of a store that stands at `at`. About `row_bytes` of memory are for rows.
+    pub fn over(
+        application: Arc<A>,
+        share: Share,
+        row_bytes: u64,
+        at: Checkpoint,
+        store: &Store<A>,
+    ) -> Result<Self, StoreError> {
+        let producers = Producers::new(store.view()?.producers()?);
+        Ok(Self::with(application, share, row_bytes, at, producers))
+    }
+
     /// Folds one batch into the open transaction, and returns the effects that it asks for.
     ///
     /// # Panics

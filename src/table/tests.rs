@@ -1,7 +1,7 @@
 //! The table under a small application: counters that expire.
 
 use super::*;
-use crate::application::{self, Output};
+use crate::application::{self, Input, Output};
 use crate::row::LogTime;
 use bytes::Bytes;
 
@@ -43,6 +43,7 @@ impl Output for u64 {
 
 impl Application for Counters {
     const NAME: &'static str = "counters";
+    const INPUT: Input = Input::Own;
 
     type Key = u64;
     type Row = Count;
@@ -96,7 +97,8 @@ impl Log {
 
     /// Folds a message with the rows that the store has.
     fn at(&mut self, time: LogTime, payload: &[u8]) -> Folded<Counters> {
-        let batch = Batch { position: self.table.position() + 1, time, payload: Bytes::copy_from_slice(payload) };
+        let batch =
+            Batch { position: self.table.position() + 1, time, payload: Bytes::copy_from_slice(payload), stamp: None };
         let staged = self.table.stage(&batch.payload);
         for (key, row) in self.stored.iter().filter(|(key, _)| staged.missing.contains(key)) {
             self.table.supply(key, *row);
@@ -142,7 +144,7 @@ fn a_key_of_another_partition_is_rejected_whatever_its_record_says() {
     let staged = table.stage(&payload);
     assert!(staged.missing.iter().all(|key| u64::partition(key, 2) == 1));
     let ours = staged.missing.len();
-    let folded = table.fold(&Batch { position: 1, time: 1, payload: payload.clone() }, staged);
+    let folded = table.fold(&Batch { position: 1, time: 1, payload: payload.clone(), stamp: None }, staged);
     assert_eq!((folded.outputs.len(), folded.tally.rejected), (ours, 100 - ours as u64));
     assert_eq!(folded.rejected.unwrap().rejections.reasons(), "misrouted");
 }

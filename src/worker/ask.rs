@@ -7,6 +7,8 @@
 use crate::application::Application;
 use crate::bus::connect::Connection;
 use crate::joined::joined;
+use crate::producer::Producer;
+use crate::stamp::Stamp;
 use crate::store::{Store, StoreError, View};
 use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
@@ -65,6 +67,16 @@ pub async fn answer<A: Application>(
         // Whoever has asked asks again.
         published.ok();
     }
+}
+
+/// The last stamp of a producer, by its name, as far as it is committed; empty if there is none.
+pub(super) fn last_stamp<A: Application>(view: &View<A>, name: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let name = String::from_utf8_lossy(name);
+    let found = view.producer(&name)?;
+    Ok(found.map_or_else(Vec::new, |row| {
+        let Producer { life, number, offset, .. } = row;
+        Stamp { producer: name.into_owned(), life, number, offset }.to_string().into_bytes()
+    }))
 }
 
 /// Asks the workers of a partition, and returns the first answer.

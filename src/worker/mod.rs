@@ -9,7 +9,7 @@ pub use name::WorkerName;
 pub use set::{OnViolation, PartitionSet};
 
 use crate::accept::Acceptance;
-use crate::application::Application;
+use crate::application::{Application, Input};
 use crate::bus::admin::Admin;
 use crate::bus::connect::{self, ConnectError};
 use crate::bus::connections::Connections;
@@ -213,14 +213,19 @@ impl<A: Application> Worker<A> {
                 tracing::warn!(%error, "nobody can ask how far this worker is");
             }
         };
-        let asked = answer.iter().flat_map(|answer| {
-            let ask = |partition: &Partition<A>| {
-                let subject = names.ask_subject(partition.number());
-                ask::answer(publishing.clone(), subject, partition.stores(), answer.clone())
-            };
-            opened.iter().map(ask).collect::<Vec<_>>()
-        });
-        let asked = join_all(asked.collect::<Vec<_>>());
+        let mut asked = Vec::new();
+        for partition in &opened {
+            let (number, stores) = (partition.number(), partition.stores());
+            if let Some(answer) = answer {
+                let subject = names.ask_subject(number);
+                asked.push(ask::answer(publishing.clone(), subject, stores.clone(), answer.clone()));
+            }
+            if A::INPUT == Input::Stamped {
+                let answer: Arc<Answer<A>> = Arc::new(ask::last_stamp);
+                asked.push(ask::answer(publishing.clone(), names.producers_subject(number), stores, answer));
+            }
+        }
+        let asked = join_all(asked);
         let beside = async move { _ = tokio::join!(answering, asked, sweep(&snapshots)) };
         Ok(Started { partitions: opened, beside: beside.boxed() })
     }

@@ -60,7 +60,9 @@ fn store_with_all_of_it(folder: &Path) -> Store<Summer> {
     let store = Store::<Summer>::open(folder, &owner(), 1 << 20).unwrap();
     store.accept(&checkpoint(), accepted()).unwrap();
     let (checkpoint, tally) = (checkpoint(), Tally::default());
-    store.commit(&Transaction { number: 1, rows: rows(), collected: vec![], checkpoint, tally }).unwrap();
+    store
+        .commit(&Transaction { number: 1, rows: rows(), collected: vec![], producers: vec![], checkpoint, tally })
+        .unwrap();
     store
 }
 
@@ -129,7 +131,7 @@ fn a_snapshot_that_was_written_before_is_read_and_written_the_same() {
     let reading = snapshot::read::<_, Summer>(&*bytes, &owner(), &checkpoint()).unwrap();
     let accepted = reading.header.accepted.clone();
     assert_eq!(reading.header.rows, 3);
-    store.restore(&checkpoint(), &accepted, reading, |_| ()).unwrap();
+    store.restore(&checkpoint(), &accepted, &[], reading, |_| ()).unwrap();
     assert_eq!(store.rows_after(None, 9).unwrap(), (rows(), true));
     let mut again = Vec::new();
     snapshot::write(&store.view().unwrap(), &owner(), &mut again).unwrap();

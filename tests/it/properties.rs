@@ -97,7 +97,7 @@ fn any_log() -> impl Strategy<Value = Vec<Batch>> {
         let mut time = 100;
         let numbered = batches.into_iter().zip(1..).map(|((payload, step), position)| {
             time += step;
-            Batch { position, time, payload: payload.into() }
+            Batch { position, time, payload: payload.into(), stamp: None }
         });
         numbered.collect()
     })
@@ -159,7 +159,7 @@ proptest! {
         let log: Vec<_> = batches
             .into_iter()
             .zip(1..)
-            .map(|(payload, position)| Batch { position, time: 5, payload: payload.into() })
+            .map(|(payload, position)| Batch { position, time: 5, payload: payload.into(), stamp: None })
             .collect();
         let (rows, _, finals) = fold_log(&log, &then);
         let sums: HashMap<_, _> = finals.iter().map(|sum| (sum.id, sum.value.0)).collect();
