@@ -1,4 +1,4 @@
-//! `Checkpoint`: where a store stands, in which log, and what it knows to be in `sums` and `rejects`.
+//! `Checkpoint`: where a store stands, in which log, and what it knows to be out.
 
 use crate::row::{LogTime, UnixNanos};
 use serde::{Deserialize, Serialize};
@@ -21,11 +21,13 @@ pub struct Checkpoint {
     pub log_time: LogTime,
     /// Through this position messages were folded before a loss was accepted, and come again: the log's clock stands still.
     pub refolds_through: Position,
-    /// Live streams in the store, expired ones that nobody has collected included.
-    pub live_streams: u64,
-    /// The furthest final that this store knows to be in `sums`.
-    pub sums: Option<Mark>,
-    /// The furthest reject that this store knows to be in `rejects`.
+    /// Live rows in the store, expired ones that nobody has collected included.
+    #[serde(rename = "live_streams")]
+    pub live: u64,
+    /// The furthest output that this store knows to be in the stream of outputs.
+    #[serde(rename = "sums")]
+    pub outputs: Option<Mark>,
+    /// The furthest reject that this store knows to be in the stream of rejects.
     pub rejects: Option<Mark>,
 }
 
@@ -59,8 +61,8 @@ impl Checkpoint {
             message_time: 0,
             log_time: 0,
             refolds_through: 0,
-            live_streams: 0,
-            sums: None,
+            live: 0,
+            outputs: None,
             rejects: None,
         }
     }

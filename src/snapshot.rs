@@ -317,7 +317,7 @@ mod tests {
         }
         assert_eq!(kept.rows_after(None, 9).unwrap().0, rows(3));
         assert!(matches!(read::<_, Summer>(bytes.as_slice(), &owner(1), &checkpoint), Err(SnapshotError::Foreign(_))));
-        let listed = Checkpoint { live_streams: 1, ..checkpoint };
+        let listed = Checkpoint { live: 1, ..checkpoint };
         assert!(matches!(read::<_, Summer>(bytes.as_slice(), &owner(0), &listed), Err(SnapshotError::Damaged(_))));
     }
 

@@ -52,7 +52,7 @@ pub struct Standing {
 impl Standing {
     /// Of a store that stands at `checkpoint`, with so many rows and bytes.
     pub fn of(checkpoint: &Checkpoint, rows: u64, store_bytes: u64) -> Self {
-        let &Checkpoint { position, live_streams, log_created, .. } = checkpoint;
+        let &Checkpoint { position, live: live_streams, log_created, .. } = checkpoint;
         Self { position, live_streams, rows, store_bytes, log_created: Some(log_created), ..Self::default() }
     }
 

@@ -229,7 +229,7 @@ impl<A: Application> Outcome<A> {
         let mut checkpoint = found.checkpoint;
         if collected {
             // It counts rows that are forgotten, until they are collected.
-            checkpoint.live_streams = self.checkpoint.live_streams;
+            checkpoint.live = self.checkpoint.live;
         }
         if checkpoint != self.checkpoint {
             return Err(format!("the checkpoint is {checkpoint:?} instead of {:?}", self.checkpoint));

@@ -379,7 +379,7 @@ fn cost(made: &Made, live_streams: usize) -> f64 {
         if position % 256 == 0
             && let Some(last) = table.seal(0, &[])
         {
-            live = last.checkpoint.live_streams;
+            live = last.checkpoint.live;
         }
     }
     assert!(live as usize >= live_streams * 9 / 10, "{live} live streams");

@@ -276,7 +276,7 @@ impl<A: Application> Inspection<A> {
     /// The mark of the furthest effect of the transactions before.
     fn before(&self) -> Option<Mark> {
         match self.stream.kind {
-            Kind::Outputs => self.before.sums,
+            Kind::Outputs => self.before.outputs,
             Kind::Rejects => self.before.rejects,
         }
     }
@@ -403,7 +403,7 @@ impl<A: Application> Inspection<A> {
 
     fn sound(&mut self) -> Sound<A> {
         let mut transaction = self.transaction.take().expect("it is handed over once");
-        (transaction.checkpoint.sums, transaction.checkpoint.rejects) = (self.outputs, self.rejects);
+        (transaction.checkpoint.outputs, transaction.checkpoint.rejects) = (self.outputs, self.rejects);
         Sound { transaction, leaders: std::mem::take(&mut self.leaders) }
     }
 }

@@ -37,7 +37,7 @@ impl Case {
         Self {
             transaction: transaction(1, 50),
             evidence,
-            before: Checkpoint { sums: Some(mark(1)), rejects: Some(mark(1)), ..checkpoint(40) },
+            before: Checkpoint { outputs: Some(mark(1)), rejects: Some(mark(1)), ..checkpoint(40) },
             known: leaders("a"),
             world,
         }
@@ -119,7 +119,7 @@ const READ_BACK: [&str; 6] = ["look out 4", "read 1", "read 2", "read 3", "look 
 fn without_a_sign_the_furthest_the_mark_before_and_the_log_are_asked_for() {
     let (said, Sound { transaction, leaders: found }) = Case::three().sound();
     assert_eq!(said, ["look out 4", "mark out 1", "log"]);
-    assert_eq!((transaction.checkpoint.sums, transaction.checkpoint.rejects), (Some(mark(4)), Some(mark(1))));
+    assert_eq!((transaction.checkpoint.outputs, transaction.checkpoint.rejects), (Some(mark(4)), Some(mark(1))));
     assert_eq!(found, leaders("a"));
 }
 
@@ -128,7 +128,7 @@ fn where_nothing_was_confirmed_only_the_log_is_asked_for() {
     let case = Case::of(&[]).with(|case| case.known.outputs = None);
     let (said, Sound { transaction, leaders: found }) = case.sound();
     assert_eq!(said, ["log"]);
-    assert_eq!((transaction.checkpoint.sums, transaction.checkpoint.rejects), (Some(mark(1)), Some(mark(1))));
+    assert_eq!((transaction.checkpoint.outputs, transaction.checkpoint.rejects), (Some(mark(1)), Some(mark(1))));
     assert_eq!(found, Leaders { outputs: None, ..leaders("a") });
 }
 
@@ -185,7 +185,7 @@ fn what_has_aged_out_is_not_forgotten_and_leaves_the_mark_as_it_was() {
         })
         .sound();
     assert_eq!(said, ["look out 4", "log"]);
-    assert_eq!(transaction.checkpoint.sums, Some(mark(1)));
+    assert_eq!(transaction.checkpoint.outputs, Some(mark(1)));
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn the_furthest_is_the_one_that_was_read_back() {
         case.world.outputs.store(Subject::Output(Said(1)));
     });
     let (said, Sound { transaction, .. }) = moved.sound();
-    assert_eq!((said[5].as_str(), transaction.checkpoint.sums), ("look out 5", Some(mark(5))));
+    assert_eq!((said[5].as_str(), transaction.checkpoint.outputs), ("look out 5", Some(mark(5))));
 }
 
 #[test]

@@ -114,7 +114,7 @@ impl<A: Application, E> Line<A, E> {
             queue: VecDeque::new(),
             in_flight: 0,
             actions: VecDeque::new(),
-            outputs: order(committed.sums),
+            outputs: order(committed.outputs),
             rejects: order(committed.rejects),
             leaders,
             halt,

@@ -25,7 +25,7 @@ impl Session {
     }
 
     fn with_halt(halt: bool) -> Self {
-        let committed = Checkpoint { sums: Some(mark(10)), ..checkpoint(0) };
+        let committed = Checkpoint { outputs: Some(mark(10)), ..checkpoint(0) };
         let mut world = World::new(1000);
         world.outputs.last = 9;
         world.outputs.store(Subject::Output(Said(999)));
@@ -141,7 +141,7 @@ fn a_transaction_is_inspected_when_it_is_sealed_and_all_of_it_is_confirmed_in_wh
         }
         assert_eq!(session.actions(), ["inspect through 100"]);
         assert_eq!((session.inspect(), session.actions()), (vec![], vec!["write 1".to_owned()]));
-        assert_eq!(session.writing.as_ref().unwrap().checkpoint.sums, Some(mark(13)));
+        assert_eq!(session.writing.as_ref().unwrap().checkpoint.outputs, Some(mark(13)));
         session.write();
         assert!(session.actions().is_empty());
     }
@@ -179,7 +179,7 @@ fn effects_of_the_next_transaction_are_confirmed_while_the_first_is_inspected_an
     assert!(session.inspect().is_empty());
     session.actions();
     let at = session.writing.unwrap().checkpoint;
-    assert_eq!((at.sums, at.rejects), (Some(mark(13)), Some(mark(1))));
+    assert_eq!((at.outputs, at.rejects), (Some(mark(13)), Some(mark(1))));
 }
 
 #[test]
@@ -368,5 +368,5 @@ fn each_inspection_goes_on_from_the_marks_and_leaders_of_the_one_before() {
     assert!(session.inspect().is_empty());
     session.actions();
     session.write();
-    assert_eq!(session.line.committed.sums, Some(mark(13)));
+    assert_eq!(session.line.committed.outputs, Some(mark(13)));
 }

@@ -222,7 +222,7 @@ impl<A: Application> Partition<A> {
     /// Whether the streams of outputs and rejects still have what was confirmed in them. The outer error is a reason to try again.
     pub(super) async fn judge_effects(&self, checkpoint: &Checkpoint) -> Result<Result<(), Verdict>, String> {
         let effects = self.effects(checkpoint);
-        for (kind, mark) in [(Kind::Outputs, checkpoint.sums), (Kind::Rejects, checkpoint.rejects)] {
+        for (kind, mark) in [(Kind::Outputs, checkpoint.outputs), (Kind::Rejects, checkpoint.rejects)] {
             let Some(mark) = mark else { continue };
             match effects.mark_reading(kind, &mark).await {
                 Ok(Some(reading)) => {
@@ -286,11 +286,11 @@ impl<A: Application> Partition<A> {
         if again.doubtful {
             return Ok(Err(format!("{} may forget again what is published again", words.outputs)));
         }
-        let mut sums = None;
+        let mut outputs = None;
         if let Some(place) = again.furthest {
             let subject = effects.subject(&Subject::Output(place.key));
             match effects.look(Kind::Outputs, place.sequence, &subject).await {
-                Ok(Some((Found::There(mark), _))) => sums = Some(mark),
+                Ok(Some((Found::There(mark), _))) => outputs = Some(mark),
                 Ok(Some((Found::Expired, _))) => {}
                 Ok(Some((Found::Forgotten, _)) | None) => {
                     return Ok(Err(format!("{} has forgotten again what was published again", words.outputs)));
@@ -315,7 +315,7 @@ impl<A: Application> Partition<A> {
             again.conflicting,
             words.outputs
         );
-        let after = Checkpoint { sums, ..*checkpoint };
+        let after = Checkpoint { outputs, ..*checkpoint };
         self.record(text, checkpoint, &after)?;
         self.doubt.mended();
         Ok(Ok(after))

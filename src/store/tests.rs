@@ -31,7 +31,7 @@ fn transaction() -> Transaction<Summer> {
         ],
         collected: Vec::new(),
         producers: vec![],
-        checkpoint: Checkpoint { position: 7, live_streams: 1, sums, ..Checkpoint::start_of(11) },
+        checkpoint: Checkpoint { position: 7, live: 1, outputs: sums, ..Checkpoint::start_of(11) },
         tally: Tally::default(),
     }
 }

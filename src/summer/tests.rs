@@ -66,7 +66,7 @@ fn a_stream_is_opened_extended_and_completed() {
     );
     let own = Tally { bytes: 13, completed: 2, duplicates: 0 };
     assert_eq!(folded.tally, transaction::Tally { records: 4, opened: 2, own, ..transaction::Tally::default() });
-    assert_eq!(log.0.seal(0, &[]).unwrap().checkpoint.live_streams, 0);
+    assert_eq!(log.0.seal(0, &[]).unwrap().checkpoint.live, 0);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn an_expired_row_is_no_row_and_says_for_a_while_that_it_was() {
     let now = pass(&mut log, now, 3 * HOUR / 4);
     let again = log.at(now, encode(&[(1, 1, b"a"), (2, 1, b"")]));
     assert_eq!(again.tally.opened, 2);
-    assert_eq!(log.0.seal(0, &[]).unwrap().checkpoint.live_streams, 1);
+    assert_eq!(log.0.seal(0, &[]).unwrap().checkpoint.live, 1);
 }
 
 #[test]

@@ -249,7 +249,7 @@ impl<A: Application> Table<A> {
             // Most records change neither: branches are cheaper here than sums.
             let is_live = place.row.as_ref().is_some_and(|row| application.is_live(row));
             if is_live != was_live {
-                self.at.live_streams = self.at.live_streams + u64::from(is_live) - u64::from(was_live);
+                self.at.live = self.at.live + u64::from(is_live) - u64::from(was_live);
             }
             if !was_there {
                 folded.tally.opened += 1;
@@ -313,7 +313,7 @@ impl<A: Application> Table<A> {
                 }
                 _ => continue,
             };
-            self.at.live_streams = self.at.live_streams.saturating_sub(u64::from(was_live));
+            self.at.live = self.at.live.saturating_sub(u64::from(was_live));
             self.collected.push(key.clone());
         }
     }

@@ -107,7 +107,7 @@ impl Log {
     }
 
     fn live(&mut self) -> u64 {
-        self.table.at.live_streams
+        self.table.at.live
     }
 }
 
@@ -122,7 +122,7 @@ fn a_transaction_holds_what_changed_and_nothing_else() {
     assert_eq!(log.at(1, &[2, 1, 2]).outputs, [1, 1, 2]);
     let first = log.table.seal(0, &[]).unwrap();
     assert_eq!(keys(&first), [2, 1], "each once, in the order of their first change");
-    assert_eq!((first.number, first.checkpoint.position, first.checkpoint.live_streams), (1, 1, 2));
+    assert_eq!((first.number, first.checkpoint.position, first.checkpoint.live), (1, 1, 2));
     log.at(1, &[2, 101]);
     let second = log.table.seal(0, &[]).unwrap();
     assert_eq!((keys(&second), second.number), (vec![2], 2));
@@ -178,7 +178,7 @@ fn forgotten_rows_are_collected_unless_they_live_again() {
     log.at(1 + FORGOTTEN + 1, &[2]);
     let transaction = log.table.seal(2, &stored).unwrap();
     assert_eq!((&transaction.collected[..], &keys(&transaction)[..]), (&[1, 3, 4][..], &[2][..]));
-    assert_eq!(transaction.checkpoint.live_streams, 2, "2, and 99");
+    assert_eq!(transaction.checkpoint.live, 2, "2, and 99");
     // Until that is committed the store still has them, and whoever is counted again begins anew.
     assert_eq!(log.at(1 + FORGOTTEN + 1, &[1]).outputs, [1]);
     assert_eq!(log.live(), 3);

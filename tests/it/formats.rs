@@ -46,8 +46,8 @@ fn checkpoint() -> Checkpoint {
         message_time: 1_700_000_000_000_000_003,
         log_time: 4_000,
         refolds_through: 5,
-        live_streams: 1,
-        sums: Some(Mark { created: 6, sequence: 7, time: 8 }),
+        live: 1,
+        outputs: Some(Mark { created: 6, sequence: 7, time: 8 }),
         rejects: None,
     }
 }
