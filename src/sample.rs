@@ -1,7 +1,8 @@
-//! An application for tests: counts bytes by their values, and says each that it has counted three times.
+//! Applications for tests.
 
-use crate::application::{Application, Cx, Output, Slot, Undecodable};
+use crate::application::{Application, Cx, Input, Never, Output, Row, Slot, Undecodable};
 
+/// Counts bytes by their values, and says each that it has counted three times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample;
 
@@ -43,6 +44,58 @@ impl Application for Sample {
             cx.put_out(Said(*record));
         }
         slot.set(times);
+        Ok(())
+    }
+}
+
+/// Keeps bytes as they are, for tests of what keeps them. Nothing is folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Texts;
+
+/// A row of any length that does not begin with a 9: that is of another version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text(pub Vec<u8>);
+
+impl Text {
+    /// So many bytes that depend on `seed`.
+    pub fn of(seed: u64, len: usize) -> Self {
+        let byte = |n: usize| (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (n % 8 * 8)) as u8 ^ n as u8;
+        let mut bytes: Vec<u8> = (0..len).map(byte).collect();
+        bytes[0] = 1;
+        Self(bytes)
+    }
+}
+
+impl Row for Text {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        (bytes.first() != Some(&9)).then(|| Self(bytes.to_vec()))
+    }
+}
+
+impl Application for Texts {
+    const NAME: &'static str = "texts";
+    const INPUT: Input = Input::Own;
+
+    type Key = [u8; 16];
+    type Row = Text;
+    type Record<'a> = [u8; 16];
+    type Output = Never;
+    type Reason = Never;
+    type Tally = ();
+
+    fn records(&self, _: &[u8]) -> impl Iterator<Item = Result<[u8; 16], Undecodable>> {
+        std::iter::empty()
+    }
+
+    fn key<'r>(&self, record: &'r [u8; 16]) -> &'r [u8; 16] {
+        record
+    }
+
+    fn fold(&self, _: Slot<'_, Text>, _: &[u8; 16], _: &mut Cx<'_, Self>) -> Result<(), Never> {
         Ok(())
     }
 }

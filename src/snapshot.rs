@@ -235,34 +235,24 @@ fn damaged(error: io::Error) -> SnapshotError {
 mod tests {
     use super::*;
     use crate::application::{Cx, Never, Slot, Undecodable};
-    use crate::chunk::{Chunk, SeqNo};
-    use crate::row::Row;
+    use crate::sample::{Text, Texts};
     use crate::store::Store;
-    use crate::stream_id::StreamId;
-    use crate::sum::RunningSum;
-    use crate::summer::Summer;
     use crate::transaction::{Tally, Transaction};
 
     fn owner(partition: u32) -> Owner {
         Owner { log: format!("chunks-{partition}"), partition, partitions: 8 }
     }
 
-    fn rows(n: u32) -> Vec<(StreamId, Row)> {
+    fn rows(n: u32) -> Vec<([u8; 16], Text)> {
         let row = |n: u32| {
             let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&n.to_be_bytes());
-            let id = StreamId::new(bytes);
-            let sum = RunningSum::open(&Chunk { id, seq_no: SeqNo::FIRST, data: &n.to_le_bytes() });
-            let row = match n % 2 {
-                0 => Row::Live { sum, changed_at: n.into() },
-                _ => Row::Completed { seq_no: SeqNo::FIRST, value: sum.value(), changed_at: n.into() },
-            };
-            (id, row)
+            (bytes, Text::of(n.into(), if n.is_multiple_of(2) { 109 } else { 37 }))
         };
         (0..n).map(row).collect()
     }
 
-    fn store(folder: &std::path::Path, n: u32) -> Store<Summer> {
+    fn store(folder: &std::path::Path, n: u32) -> Store<Texts> {
         let store = Store::open(folder, &owner(0), 1 << 20).unwrap();
         let checkpoint = Checkpoint { position: 7, ..Checkpoint::start_of(11) };
         let transaction = Transaction {
@@ -285,8 +275,8 @@ mod tests {
             let mut bytes = Vec::new();
             let header = write(&original.view().unwrap(), &owner(0), &mut bytes).unwrap();
             assert_eq!((header.checkpoint.position, header.rows), (7, n.into()));
-            let restored = Store::<Summer>::open(to.path(), &owner(0), 1 << 20).unwrap();
-            let reading = read::<_, Summer>(bytes.as_slice(), &owner(0), &header.checkpoint).unwrap();
+            let restored = Store::<Texts>::open(to.path(), &owner(0), 1 << 20).unwrap();
+            let reading = read::<_, Texts>(bytes.as_slice(), &owner(0), &header.checkpoint).unwrap();
             let header = reading.header.clone();
             restored.restore(&header.checkpoint, &header.accepted, &[], reading, |_| {}).unwrap();
             assert_eq!(restored.checkpoint().unwrap(), original.checkpoint().unwrap());
@@ -309,16 +299,16 @@ mod tests {
             damaged.push(flipped);
         }
         for bytes in damaged {
-            let result = read::<_, Summer>(bytes.as_slice(), &owner(0), &checkpoint).and_then(|reading| {
+            let result = read::<_, Texts>(bytes.as_slice(), &owner(0), &checkpoint).and_then(|reading| {
                 let header = reading.header.clone();
                 kept.restore(&header.checkpoint, &header.accepted, &[], reading, |_| {})
             });
             assert!(matches!(result, Err(SnapshotError::Damaged(_) | SnapshotError::UnknownFormat(_))), "{result:?}");
         }
         assert_eq!(kept.rows_after(None, 9).unwrap().0, rows(3));
-        assert!(matches!(read::<_, Summer>(bytes.as_slice(), &owner(1), &checkpoint), Err(SnapshotError::Foreign(_))));
+        assert!(matches!(read::<_, Texts>(bytes.as_slice(), &owner(1), &checkpoint), Err(SnapshotError::Foreign(_))));
         let listed = Checkpoint { live: 1, ..checkpoint };
-        assert!(matches!(read::<_, Summer>(bytes.as_slice(), &owner(0), &listed), Err(SnapshotError::Damaged(_))));
+        assert!(matches!(read::<_, Texts>(bytes.as_slice(), &owner(0), &listed), Err(SnapshotError::Damaged(_))));
     }
 
     /// Words and how often each was said.
@@ -370,7 +360,7 @@ mod tests {
         let reading = read::<_, Words>(bytes.as_slice(), &owner(0), &checkpoint).unwrap();
         restored.restore(&checkpoint, &[], &[], reading, |_| {}).unwrap();
         assert_eq!(restored.rows_after(None, 9).unwrap(), (rows, true));
-        let other = read::<_, Summer>(bytes.as_slice(), &owner(0), &checkpoint);
+        let other = read::<_, Texts>(bytes.as_slice(), &owner(0), &checkpoint);
         assert!(matches!(other, Err(SnapshotError::Damaged(_))));
     }
 }

@@ -1,16 +1,12 @@
 //! What a disk may do to a store: bits changed anywhere, and the end cut off.
 
 use super::*;
-use crate::chunk::{Chunk, SeqNo};
-use crate::row::Row;
-use crate::row::UnixNanos;
-use crate::stream_id::StreamId;
-use crate::sum::RunningSum;
-use crate::summer::Summer;
+use crate::sample::{Text, Texts};
+use crate::time::UnixNanos;
 use crate::transaction::Tally;
 use std::collections::BTreeMap;
 
-type Rows = BTreeMap<StreamId, Row>;
+type Rows = BTreeMap<[u8; 16], Text>;
 
 /// A store's rows at each position that it has stood at: what it may hold, and nothing else.
 type History = BTreeMap<u64, Rows>;
@@ -19,28 +15,24 @@ fn owner() -> Owner {
     Owner { log: "chunks-0".into(), partition: 0, partitions: 8 }
 }
 
-fn open(folder: &Path) -> Result<Store<Summer>, StoreError> {
+fn open(folder: &Path) -> Result<Store<Texts>, StoreError> {
     // Next to no cache: what is read is read from the disk.
     Store::open(folder, &owner(), 0)
 }
 
-fn id(n: u32) -> StreamId {
+fn id(n: u32) -> [u8; 16] {
     let mut bytes = [0; 16];
     // Far apart, so that new rows come between the others.
     bytes[..4].copy_from_slice(&n.wrapping_mul(0x9e37_79b9).to_be_bytes());
-    StreamId::new(bytes)
+    bytes
 }
 
-fn row(n: u32, changed_at: UnixNanos) -> Row {
-    let sum = RunningSum::open(&Chunk { id: id(n), seq_no: SeqNo::FIRST, data: &changed_at.to_le_bytes() });
-    match n % 3 {
-        0 => Row::Completed { seq_no: SeqNo::FIRST, value: sum.value(), changed_at },
-        _ => Row::Live { sum, changed_at },
-    }
+fn row(n: u32, changed_at: UnixNanos) -> Text {
+    Text::of(u64::from(n) << 32 | changed_at.cast_unsigned(), if n.is_multiple_of(3) { 37 } else { 109 })
 }
 
 /// Opens, changes and collects some rows each.
-fn transaction(position: u64) -> Transaction<Summer> {
+fn transaction(position: u64) -> Transaction<Texts> {
     let first = u32::try_from(position).unwrap() * 60;
     let rows = (first - 20..first + 60).map(|n| (id(n), row(n, position.cast_signed()))).collect();
     Transaction {
@@ -53,7 +45,7 @@ fn transaction(position: u64) -> Transaction<Summer> {
     }
 }
 
-fn commit(store: &Store<Summer>, rows: &mut Rows, position: u64) -> Result<(), StoreError> {
+fn commit(store: &Store<Texts>, rows: &mut Rows, position: u64) -> Result<(), StoreError> {
     let transaction = transaction(position);
     store.commit(&transaction)?;
     rows.extend(transaction.rows);
@@ -76,7 +68,7 @@ fn made(folder: &Path) -> History {
 
 /// Reads all rows, each once in a row and once by its ID: they are those of some position of the history. Looked up by its
 /// ID, a row may be missed; it is never another one.
-fn read(store: &Store<Summer>, history: &History) -> Result<u64, StoreError> {
+fn read(store: &Store<Texts>, history: &History) -> Result<u64, StoreError> {
     let position = store.checkpoint()?.map_or(0, |checkpoint| checkpoint.position);
     let rows = &history[&position];
     let mut ids: Vec<_> = rows.keys().copied().collect();
@@ -160,11 +152,11 @@ fn each_bit_of_a_row_counts() {
     let rows = history.values().last().unwrap();
     for (n, (id, row)) in rows.iter().enumerate().step_by(11) {
         let mut encoded = Vec::new();
-        sealed::seal::<Summer>(id, row, &mut encoded);
+        sealed::seal::<Texts>(id, row, &mut encoded);
         let places: Vec<_> = (0..bytes.len() - encoded.len()).filter(|at| bytes[*at..].starts_with(&encoded)).collect();
         assert!(!places.is_empty());
         let mut flipped = bytes.clone();
         places.iter().for_each(|at| flipped[at + n % encoded.len()] ^= 1 << (n % 8));
-        assert!(is_found_damaged(&flipped, &history), "{id}: byte {}", n % encoded.len());
+        assert!(is_found_damaged(&flipped, &history), "{id:?}: byte {}", n % encoded.len());
     }
 }

@@ -2,36 +2,25 @@
 
 use super::*;
 use crate::checkpoint::Mark;
-use crate::chunk::{Chunk, SeqNo};
-use crate::row::Row;
-use crate::stream_id::StreamId;
-use crate::sum::RunningSum;
-use crate::summer::Summer;
+use crate::sample::{Text, Texts};
 use crate::transaction::Tally;
 
 fn owner() -> Owner {
     Owner { log: "chunks-0".into(), partition: 0, partitions: 8 }
 }
 
-fn open(folder: &Path) -> Result<Store<Summer>, StoreError> {
+fn open(folder: &Path) -> Result<Store<Texts>, StoreError> {
     Store::open(folder, &owner(), 1 << 20)
 }
 
-fn transaction() -> Transaction<Summer> {
-    let id = |n| StreamId::new([n; 16]);
-    let sum = RunningSum::open(&Chunk { id: id(1), seq_no: SeqNo::FIRST, data: b"battery" });
-    let value = sum.value();
-    let sums = Some(Mark { created: 5, sequence: 6, time: 7 });
+fn transaction() -> Transaction<Texts> {
+    let outputs = Some(Mark { created: 5, sequence: 6, time: 7 });
     Transaction {
         number: 1,
-        rows: vec![
-            (id(1), Row::Live { sum, changed_at: 3 }),
-            (id(2), Row::Broken { seq_no: SeqNo::FIRST, changed_at: -4 }),
-            (id(3), Row::Completed { seq_no: SeqNo::new(9).unwrap(), value, changed_at: 5 }),
-        ],
+        rows: vec![([1; 16], Text::of(1, 109)), ([2; 16], Text::of(2, 17)), ([3; 16], Text::of(3, 37))],
         collected: Vec::new(),
         producers: vec![],
-        checkpoint: Checkpoint { position: 7, live: 1, outputs: sums, ..Checkpoint::start_of(11) },
+        checkpoint: Checkpoint { position: 7, live: 1, outputs, ..Checkpoint::start_of(11) },
         tally: Tally::default(),
     }
 }
@@ -49,9 +38,9 @@ fn rows_and_checkpoint_come_back_after_a_reopen() {
     let store = open(folder.path()).unwrap();
     assert_eq!(store.checkpoint().unwrap(), Some(transaction().checkpoint));
     assert_eq!(store.rows_after(None, 9).unwrap(), (transaction().rows, true));
-    let mut ids = [StreamId::new([9; 16]), StreamId::new([3; 16]), StreamId::new([1; 16])];
+    let mut ids = [[9; 16], [3; 16], [1; 16]];
     let found: Vec<_> = store.rows(&mut ids).unwrap().into_iter().map(|(id, _)| id).collect();
-    assert_eq!(found, [StreamId::new([1; 16]), StreamId::new([3; 16])]);
+    assert_eq!(found, [[1; 16], [3; 16]]);
 }
 
 #[test]
@@ -61,7 +50,7 @@ fn a_store_in_use_or_of_another_partition_is_refused() {
     assert!(matches!(open(folder.path()), Err(StoreError::InUse { .. })));
     drop(store);
     let other = Owner { partitions: 4, ..owner() };
-    assert!(matches!(Store::<Summer>::open(folder.path(), &other, 1 << 20), Err(StoreError::Foreign { .. })));
+    assert!(matches!(Store::<Texts>::open(folder.path(), &other, 1 << 20), Err(StoreError::Foreign { .. })));
 }
 
 #[test]
@@ -72,7 +61,7 @@ fn a_file_that_is_no_store_is_set_aside_and_kept() {
     fs::write(&path, &text).unwrap();
     assert!(matches!(open(folder.path()), Err(StoreError::Damaged { .. })));
     assert_eq!(fs::read_to_string(&path).unwrap(), text, "who only opens it changes nothing");
-    let store = Store::<Summer>::open_or_replace(folder.path(), &owner(), 1 << 20).unwrap();
+    let store = Store::<Texts>::open_or_replace(folder.path(), &owner(), 1 << 20).unwrap();
     assert_eq!(store.checkpoint().unwrap(), None);
     let aside = aside::found(&path).unwrap();
     assert_eq!(aside.len(), 1);
@@ -84,7 +73,7 @@ fn made_otherwise(folder: &Path, entries: &[(&str, Vec<u8>)], tables: bool) {
     let db = Database::create(folder.join("chunks-0.redb")).unwrap();
     let tx = db.begin_write().unwrap();
     if tables {
-        tx.open_table(rows_table::<Summer>()).unwrap();
+        tx.open_table(rows_table::<Texts>()).unwrap();
     }
     for (key, bytes) in entries {
         tx.open_table(META).unwrap().insert(key, bytes.as_slice()).unwrap();
@@ -133,7 +122,7 @@ fn a_store_in_which_anything_was_found_damaged_refuses_everything_and_writes_not
     for error in [
         store.checkpoint().err(),
         store.commit(&transaction()).err(),
-        store.rows(&mut [StreamId::new([1; 16])]).err(),
+        store.rows(&mut [[1; 16]]).err(),
         store.restore(&transaction().checkpoint, &[], &[], std::iter::empty::<Result<_, StoreError>>(), |_| {}).err(),
     ] {
         assert!(matches!(&error, Some(StoreError::Damaged { what, .. }) if what == "a page"), "{error:?}");

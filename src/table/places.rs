@@ -96,11 +96,10 @@ impl<K, T> IndexMut<usize> for Places<K, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream_id::StreamId;
 
     #[test]
     fn values_are_found_by_key_before_and_after_others_are_dropped() {
-        let id = |n: u32| StreamId::new([n.to_be_bytes(); 4].concat().try_into().unwrap());
+        let id = |n: u32| <[u8; 16]>::try_from([n.to_be_bytes(); 4].concat()).unwrap();
         let mut places = Places::default();
         for n in 0..1000 {
             assert_eq!(places.insert(id(n), n), n as usize);
