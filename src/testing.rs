@@ -123,12 +123,12 @@ fn fold_all<A: Application>(
 ) -> Result<Outcome<A>, String> {
     let folder = tempfile::tempdir().map_err(|error| format!("there is no temporary folder: {error}"))?;
     let failed = |error: StoreError| error.to_string();
-    let mut life = Life::begin(application, folder.path(), way).map_err(failed)?;
+    let mut opened = Opened::begin(application, folder.path(), way).map_err(failed)?;
     let (mut asked, mut tally) = (Vec::<Asked>::new(), Tally::default());
     for last in 1..=batches.len() {
-        while life.position() < last {
-            let index = life.position();
-            let found: Asked = life.fold(&batches[index], &mut tally).map_err(failed)?.into();
+        while opened.position() < last {
+            let index = opened.position();
+            let found: Asked = opened.fold(&batches[index], &mut tally).map_err(failed)?.into();
             if let Some(expected) = expected.get(index).or(asked.get(index))
                 && *expected != found
             {
@@ -139,19 +139,19 @@ fn fold_all<A: Application>(
             }
         }
         if way.restarts && last < batches.len() {
-            drop(life);
-            life = Life::begin(application, folder.path(), way).map_err(failed)?;
+            drop(opened);
+            opened = Opened::begin(application, folder.path(), way).map_err(failed)?;
         }
     }
-    life.commit(&mut tally).map_err(failed)?;
-    let (view, checkpoint) = (life.store.view(), life.store.checkpoint().map_err(failed)?);
+    opened.commit(&mut tally).map_err(failed)?;
+    let (view, checkpoint) = (opened.store.view(), opened.store.checkpoint().map_err(failed)?);
     let producers = view.and_then(|view| view.producers()).map_err(failed)?;
-    let (rows, _) = life.store.rows_after(None, usize::MAX).map_err(failed)?;
+    let (rows, _) = opened.store.rows_after(None, usize::MAX).map_err(failed)?;
     Ok(Outcome { asked, rows, producers, checkpoint: checkpoint.expect("the store has begun"), tally })
 }
 
 /// From one opening of the store to the next.
-struct Life<A: Application> {
+struct Opened<A: Application> {
     application: Arc<A>,
     way: Way,
     store: Store<A>,
@@ -162,7 +162,7 @@ struct Life<A: Application> {
     forgotten: Rows<A>,
 }
 
-impl<A: Application> Life<A> {
+impl<A: Application> Opened<A> {
     fn begin(application: &Arc<A>, folder: &Path, way: Way) -> Result<Self, StoreError> {
         let store = Store::open(folder, &Owner { log: "log-0".to_owned(), partition: 0, partitions: 1 }, CACHE)?;
         let checkpoint = match store.checkpoint()? {
@@ -175,10 +175,10 @@ impl<A: Application> Life<A> {
         };
         let (share, row_bytes) = (Share { partition: 0, partitions: 1 }, if way.collects { 0 } else { u64::MAX });
         let table = Table::over(application.clone(), share, row_bytes, checkpoint, &store)?;
-        let mut life =
+        let mut opened =
             Self { application: application.clone(), way, store, table, committed: 0, forgotten: Vec::new() };
-        life.look_for_forgotten(checkpoint.log_time)?;
-        Ok(life)
+        opened.look_for_forgotten(checkpoint.log_time)?;
+        Ok(opened)
     }
 
     /// How many batches are folded.

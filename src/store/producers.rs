@@ -90,3 +90,109 @@ impl<A: Application> View<A> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::store::{Owner, Store};
+    use crate::summer::Summer;
+    use crate::testing::letters::Letters;
+    use crate::transaction::{Tally, Transaction};
+    use redb::{Database, ReadableDatabase, TableHandle};
+    use std::path::Path;
+
+    fn open<A: Application>(folder: &Path) -> Result<Store<A>, StoreError> {
+        Store::open(folder, &Owner { log: "log-0".into(), partition: 0, partitions: 1 }, 1 << 20)
+    }
+
+    fn row(number: u64) -> Producer {
+        Producer { life: 1, number, offset: 3 * number, contested: number.is_multiple_of(2), changed_at: 7 }
+    }
+
+    fn transaction(position: u64, producers: &[(&str, Option<u64>)]) -> Transaction<Letters> {
+        Transaction {
+            number: position,
+            rows: vec![(1, position)],
+            collected: vec![],
+            producers: producers.iter().map(|(name, number)| ((*name).into(), number.map(row))).collect(),
+            checkpoint: Checkpoint { position, ..Checkpoint::start_of(1) },
+            tally: Tally::default(),
+        }
+    }
+
+    fn named(producers: &[(&str, u64)]) -> Vec<NamedProducer> {
+        producers.iter().map(|(name, number)| ((*name).into(), row(*number))).collect()
+    }
+
+    #[test]
+    fn producers_come_back_after_a_reopen_and_those_that_have_expired_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open::<Letters>(folder.path()).unwrap();
+        assert_eq!(store.view().unwrap().producers().unwrap(), []);
+        store.commit(&transaction(1, &[("b", Some(1)), ("a", Some(2)), ("c", Some(3))])).unwrap();
+        let before = store.view().unwrap();
+        store.commit(&transaction(2, &[("b", Some(4)), ("c", None), ("never", None)])).unwrap();
+        assert_eq!(before.producers().unwrap(), named(&[("a", 2), ("b", 1), ("c", 3)]), "as it was at one moment");
+        drop((before, store));
+        let store = open::<Letters>(folder.path()).unwrap();
+        let view = store.view().unwrap();
+        assert_eq!(view.producers().unwrap(), named(&[("a", 2), ("b", 4)]));
+        assert_eq!(view.producer("b").unwrap(), Some(row(4)));
+        assert_eq!(view.producer("c").unwrap(), None);
+    }
+
+    #[test]
+    fn a_restored_store_has_the_producers_that_it_is_given_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open::<Letters>(folder.path()).unwrap();
+        store.commit(&transaction(1, &[("a", Some(1)), ("b", Some(2))])).unwrap();
+        let at = Checkpoint { position: 9, ..Checkpoint::start_of(1) };
+        let failing = [Ok((1, 1)), Err(StoreError::Damaged { path: "".into(), what: "its source".into() })];
+        store.restore(&at, &[], &named(&[("c", 1)]), failing.into_iter(), |_| {}).unwrap_err();
+        assert_eq!(store.view().unwrap().producers().unwrap(), named(&[("a", 1), ("b", 2)]), "all or nothing");
+        let none = std::iter::empty::<Result<_, StoreError>>();
+        store.restore(&at, &[], &named(&[("b", 5), ("c", 1)]), none, |_| {}).unwrap();
+        assert_eq!(store.view().unwrap().producers().unwrap(), named(&[("b", 5), ("c", 1)]));
+    }
+
+    #[test]
+    fn a_producer_that_is_not_what_was_written_makes_the_store_damaged() {
+        let sealed = |name: &str, number| {
+            let mut bytes = Vec::new();
+            sealed::seal_under(name.as_bytes(), &row(number), &mut bytes);
+            bytes
+        };
+        let mut flipped = sealed("a", 1);
+        flipped[9] ^= 1;
+        for bytes in [flipped, sealed("b", 1), vec![]] {
+            let folder = tempfile::tempdir().unwrap();
+            drop(open::<Letters>(folder.path()).unwrap());
+            let db = Database::open(folder.path().join("log-0.redb")).unwrap();
+            let tx = db.begin_write().unwrap();
+            tx.open_table(PRODUCERS).unwrap().insert("a", bytes.as_slice()).unwrap();
+            tx.commit().unwrap();
+            drop(db);
+            let store = open::<Letters>(folder.path()).unwrap();
+            let view = store.view().unwrap();
+            assert!(matches!(view.producer("a"), Err(StoreError::Damaged { .. })));
+            let said = view.producers().unwrap_err().to_string();
+            assert!(said.ends_with(r#"the checksum of the producer "a" is wrong"#), "{said}");
+            assert!(store.damage().is_some());
+        }
+    }
+
+    #[test]
+    fn a_store_whose_records_number_themselves_has_no_table_of_producers() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open::<Summer>(folder.path()).unwrap();
+        assert_eq!(store.view().unwrap().producers().unwrap(), []);
+        store.restore(&Checkpoint::start_of(1), &[], &[], std::iter::empty::<Result<_, StoreError>>(), |_| {}).unwrap();
+        drop(store);
+        let db = Database::open(folder.path().join("log-0.redb")).unwrap();
+        let read = db.begin_read().unwrap();
+        let mut tables: Vec<_> = read.list_tables().unwrap().map(|table| table.name().to_owned()).collect();
+        tables.sort_unstable();
+        assert_eq!(tables, ["meta", "streams"]);
+    }
+}

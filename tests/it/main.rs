@@ -22,6 +22,7 @@ mod restored;
 mod retention;
 mod sharing;
 mod snapshots;
+mod stamps;
 mod status;
 mod sum_as_sha1sum;
 mod sum_files;

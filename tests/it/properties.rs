@@ -15,14 +15,18 @@ use stream_sum::stream_id::StreamId;
 use stream_sum::sum::{RunningSum, Sum};
 use stream_sum::summer::{Rules, Summer};
 use stream_sum::table::{Share, Table};
+use stream_sum::testing::restart_points;
 use stream_sum::transaction::Batch;
 
 const PARTITIONS: u32 = 2;
 
+fn summer() -> Summer {
+    Summer::new(Rules { max_chunk_bytes: 64, expiry: Expiry { idle: 50, completed: 70 } })
+}
+
 /// A table that holds no row longer than it must.
 fn table(at: Checkpoint) -> Table<Summer> {
-    let rules = Rules { max_chunk_bytes: 64, expiry: Expiry { idle: 50, completed: 70 } };
-    Table::new(Arc::new(Summer::new(rules)), Share { partition: 0, partitions: PARTITIONS }, 0, at)
+    Table::new(Arc::new(summer()), Share { partition: 0, partitions: PARTITIONS }, 0, at)
 }
 
 fn id(n: usize) -> StreamId {
@@ -101,6 +105,15 @@ fn any_log() -> impl Strategy<Value = Vec<Batch>> {
         });
         numbered.collect()
     })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_restart_after_any_batch_gives_the_same_outputs_rejects_and_store(log in any_log()) {
+        prop_assert_eq!(restart_points(summer(), &log), Ok(()));
+    }
 }
 
 proptest! {
