@@ -14,7 +14,7 @@ test:
 
 # Formatting, lints and documentation, warnings denied
 lint:
-    cargo fmt --check
+    cargo fmt --all --check
     cargo clippy --locked --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 

@@ -2,22 +2,23 @@
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use jetfold::checkpoint::Checkpoint;
+use jetfold::table::{Share, Table};
+use jetfold::transaction::Batch;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use sha1::{Digest, Sha1};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stream_sum::checkpoint::Checkpoint;
-use stream_sum::chunk::SeqNo;
-use stream_sum::interleaved::Interleaved;
-use stream_sum::row::Expiry;
-use stream_sum::stream_id::{RunPrefix, StreamId};
-use stream_sum::summer::held::fold_held;
-use stream_sum::summer::{Rules, Summer};
-use stream_sum::table::{Share, Table};
-use stream_sum::transaction::Batch;
-use stream_sum::workload::Workload;
-use stream_sum::{Chunk, codec};
+use stream_sum::Chunk;
+use stream_sum::run::interleaved::Interleaved;
+use stream_sum::run::workload::Workload;
+use stream_sum::sum::chunk::SeqNo;
+use stream_sum::sum::codec;
+use stream_sum::sum::held::fold_held;
+use stream_sum::sum::row::Expiry;
+use stream_sum::sum::stream_id::{RunPrefix, StreamId};
+use stream_sum::sum::{Rules, Summer};
 
 /// Bytes of one batch: what a chunker fills by default.
 const BATCH_BYTES: usize = 256 << 10;

@@ -2,11 +2,13 @@
 //!
 //! Takes the configuration of stream-sum from the environment, and listens on the address that it is given.
 
+use jetfold::shutdown;
 use std::error::Error;
 use stream_sum::StreamId;
-use stream_sum::config::{Config, Sources};
-use stream_sum::final_names::names;
-use stream_sum::{get, shutdown, summing};
+use stream_sum::cli::config::{Config, Sources};
+use stream_sum::roles::get;
+use stream_sum::roles::summing;
+use stream_sum::sum::names::names;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 

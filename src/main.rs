@@ -2,10 +2,12 @@
 
 mod descriptors;
 
+use jetfold::caught::caught;
+use jetfold::crash_point;
 use std::process::ExitCode;
-use stream_sum::caught::caught;
+use stream_sum::cli::heap;
 use stream_sum::cli::{self, Cli, CliError, Exit, Standard};
-use stream_sum::{crash_point, heap, telemetry};
+use stream_sum::telemetry;
 
 fn main() -> ExitCode {
     heap::tune();

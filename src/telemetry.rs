@@ -1,8 +1,8 @@
 //! Logs: to standard error, as text for people or JSON for machines; and progress bars, which share a terminal with
 //! them.
 
-use crate::values::{parsed, serde_as_text};
 use indicatif::MultiProgress;
+use jetfold::values::{parsed, serde_as_text};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::io::{self, IsTerminal, Write};

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use hdrhistogram::Histogram;
 use std::time::{Duration, Instant};
-use stream_sum::final_names::FinalNames;
-use stream_sum::stream_id::{RunPrefix, StreamId};
+use stream_sum::sum::names::FinalNames;
+use stream_sum::sum::stream_id::{RunPrefix, StreamId};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 

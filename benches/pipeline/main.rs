@@ -364,8 +364,8 @@ impl Bench {
 
 /// Nanoseconds a chunk, once every stream is open.
 fn cost(made: &Made, live_streams: usize) -> f64 {
-    use stream_sum::summer::held::fold_held;
-    use stream_sum::transaction::Batch;
+    use jetfold::transaction::Batch;
+    use stream_sum::sum::held::fold_held;
     let mut table = loops::table(0, 1);
     let (mut began, mut chunks, mut live) = (Instant::now(), 0, 0);
     for (payload, position) in made.batches[0].iter().zip(1..) {

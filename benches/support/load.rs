@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
-use stream_sum::chunk::SeqNo;
-use stream_sum::stream_id::{RunPrefix, StreamId};
-use stream_sum::{Chunk, codec};
+use stream_sum::Chunk;
+use stream_sum::sum::chunk::SeqNo;
+use stream_sum::sum::codec;
+use stream_sum::sum::stream_id::{RunPrefix, StreamId};
 
 /// Bytes of one batch: what a chunker fills by default.
 const BATCH_BYTES: usize = 256 << 10;

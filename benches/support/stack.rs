@@ -1,22 +1,24 @@
 //! A nats-server of its own with a topology, and processes of the program beside it. All of it ends with the benchmark.
 
 use async_nats::jetstream;
+use jetfold::nats::connect::{self, Connection};
+use jetfold::nats::names::Names;
+use jetfold::nats::standing;
+use jetfold::standing::PartitionStanding;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use stream_sum::bus::connect::{self, Connection};
-use stream_sum::bus::names::Names;
-use stream_sum::bus::standing;
-use stream_sum::chunk::SeqNo;
-use stream_sum::config::{Config, Sources};
-use stream_sum::final_names::{FinalNames, names};
-use stream_sum::local_server::LocalServer;
-use stream_sum::standing::PartitionStanding;
-use stream_sum::stream_id::StreamId;
-use stream_sum::{Chunk, codec, nats_server};
+use stream_sum::Chunk;
+use stream_sum::cli::config::{Config, Sources};
+use stream_sum::local::nats_server;
+use stream_sum::local::server::LocalServer;
+use stream_sum::sum::chunk::SeqNo;
+use stream_sum::sum::codec;
+use stream_sum::sum::names::{FinalNames, names};
+use stream_sum::sum::stream_id::StreamId;
 use tempfile::TempDir;
 
 const WORKER: &str = "bench";

@@ -1,22 +1,22 @@
 //! Running a command: its parts put together, and its result written.
 
-use crate::bus::admin::Admin;
-use crate::bus::connect;
-use crate::bus::topology::TopologyError;
-use crate::chunker::{self, generate_and_verify_streams};
-use crate::config::{Config, Override, variable};
-use crate::final_names::{FinalNames, names};
-use crate::joined::joined;
-use crate::local_server::LocalServer;
-use crate::nats_server;
-use crate::progress;
-use crate::report::{Report, Verdict};
-use crate::status;
-use crate::summer::Summer;
+use crate::cli::config::{Config, Override, variable};
+use crate::cli::progress;
+use crate::local::nats_server;
+use crate::local::server::LocalServer;
+use crate::local::up::{self, Stack};
+use crate::roles::chunker::{self, generate_and_verify_streams};
+use crate::roles::status;
+use crate::run::report::{Report, Verdict};
+use crate::sum::Summer;
+use crate::sum::names::{FinalNames, names};
 use crate::telemetry;
-use crate::up::{self, Stack};
-use crate::values::Size;
 use futures_util::future::FutureExt;
+use jetfold::joined::joined;
+use jetfold::nats::admin::Admin;
+use jetfold::nats::connect;
+use jetfold::nats::topology::TopologyError;
+use jetfold::values::Size;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, SocketAddr};

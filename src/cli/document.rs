@@ -1,9 +1,9 @@
 //! What `--report` writes: how a run stands, beside what it was told to do. Each field is explained in `docs/report.md`.
 
-use crate::chunker::ChunkerConfig;
-use crate::config::Config;
-use crate::report::{Report, Verdict};
-use crate::topology_section;
+use crate::cli::config::Config;
+use crate::roles::chunker::ChunkerConfig;
+use crate::run::report::{Report, Verdict};
+use crate::sum::topology_section;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -59,9 +59,9 @@ fn now() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Sources;
-    use crate::report::{Facts, Reason, Waiting};
-    use crate::stream_id::RunPrefix;
+    use crate::cli::config::Sources;
+    use crate::run::report::{Facts, Reason, Waiting};
+    use crate::sum::stream_id::RunPrefix;
     use serde_json::Value;
     use std::collections::BTreeSet;
 

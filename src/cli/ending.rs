@@ -1,19 +1,19 @@
 //! How a command ends: its exit code, and the sentence that says why.
 
-use crate::bus::connect::ConnectError;
-use crate::bus::topology::TopologyError;
-use crate::chunker::ChunkerError;
-use crate::config::ConfigError;
-use crate::get::GetError;
-use crate::local_server::LocalServerError;
-use crate::nats_server::ServerError;
+use crate::cli::config::ConfigError;
+use crate::local::nats_server::ServerError;
+use crate::local::server::LocalServerError;
+use crate::local::up::UpError;
+use crate::roles::chunker::ChunkerError;
+use crate::roles::get::GetError;
+use crate::roles::status::StatusError;
+use crate::roles::sum_files::SumError;
 use crate::run::RunError;
-use crate::status::StatusError;
-use crate::store::StoreError;
-use crate::sum_files::SumError;
 use crate::telemetry;
-use crate::up::UpError;
-use crate::worker::WorkerError;
+use jetfold::nats::connect::ConnectError;
+use jetfold::nats::topology::TopologyError;
+use jetfold::store::StoreError;
+use jetfold::worker::WorkerError;
 use std::io;
 use std::path::PathBuf;
 

@@ -1,27 +1,31 @@
 //! The command line: what each command takes. [`ending`] says what its end means; `commands` runs it.
 
 mod commands;
+pub mod config;
+pub mod context;
 mod document;
 pub mod ending;
+pub mod heap;
+pub mod progress;
 mod report_file;
 mod sum;
 
 pub use ending::{CliError, Exit, complain};
 
-use crate::accept::Acceptance;
-use crate::bus::admin::Allowed;
-use crate::bus::connect;
-use crate::chunker::Choices;
+use crate::cli::config::{Config, Override, Sources};
 use crate::cli::sum::SumArgs;
-use crate::config::{Config, Override, Sources};
-use crate::final_names::names;
-use crate::get;
-use crate::shutdown;
-use crate::stream_id::{RunPrefix, StreamId};
-use crate::summing;
+use crate::local::up::keeper;
+use crate::roles::chunker::Choices;
+use crate::roles::get;
+use crate::roles::summing;
+use crate::sum::names::names;
+use crate::sum::stream_id::{RunPrefix, StreamId};
 use crate::telemetry::{self, Format};
-use crate::up::keeper;
 use clap::{Args, Parser, Subcommand};
+use jetfold::identity::accept::Acceptance;
+use jetfold::nats::admin::Allowed;
+use jetfold::nats::connect;
+use jetfold::shutdown;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -6,11 +6,11 @@
 //! | a file in a folder that takes no other | every few seconds, over what it holds |
 //! | a pipe, a device, or an open file of a process as /dev/stdout | once, at the end |
 
+use crate::cli::config::Config;
 use crate::cli::document::Head;
 use crate::cli::ending::CliError;
-use crate::config::Config;
-use crate::joined::joined;
-use crate::report::{Report, Verdict};
+use crate::run::report::{Report, Verdict};
+use jetfold::joined::joined;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Seek, Write};
 use std::os::fd::AsFd;
@@ -187,7 +187,7 @@ fn descriptor(real: &Path) -> Option<io::Result<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Sources;
+    use crate::cli::config::Sources;
     use std::os::unix::fs::symlink;
 
     fn opened(path: &Path) -> ReportFile {

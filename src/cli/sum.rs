@@ -1,12 +1,12 @@
 //! The options of `sum`, which are those of GNU `sha1sum`, and its run.
 
+use crate::cli::config::Config;
 use crate::cli::ending::{CliError, Exit, complain};
-use crate::config::Config;
-use crate::progress;
-use crate::sum_files::checksum_line::{Form, Style};
-use crate::sum_files::quote::Charset;
-use crate::sum_files::task::{Checking, Task, Told};
-use crate::sum_files::{self, Limits, Request};
+use crate::cli::progress;
+use crate::roles::sum_files::checksum_line::{Form, Style};
+use crate::roles::sum_files::quote::Charset;
+use crate::roles::sum_files::task::{Checking, Task, Told};
+use crate::roles::sum_files::{self, Limits, Request};
 use crate::telemetry::BesideBars;
 use clap::Args;
 use std::ffi::OsString;

@@ -1,8 +1,8 @@
 //! Streams that have ended badly, as they are told of.
 
-use crate::stream_id::StreamId;
-use crate::throttle::Throttle;
-use crate::verify::Ending;
+use crate::run::ledger::Ending;
+use crate::sum::stream_id::StreamId;
+use jetfold::throttle::Throttle;
 
 /// Streams that ended badly and are named one by one; of others, now and then, how many there are.
 const MOST_NAMED: u32 = 20;

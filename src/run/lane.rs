@@ -1,10 +1,10 @@
 //! One partition's lane: a batch that fills while the one before is in flight.
 
-use crate::chunk::Chunk;
-use crate::codec::encode_chunk;
-use crate::presence::Moment;
-use crate::report::Reason;
-use crate::stream_id::StreamId;
+use crate::run::presence::Moment;
+use crate::run::report::Reason;
+use crate::sum::chunk::Chunk;
+use crate::sum::codec::encode_chunk;
+use crate::sum::stream_id::StreamId;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;

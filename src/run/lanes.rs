@@ -9,18 +9,18 @@
 
 pub use crate::run::lane::Closed;
 
-use crate::bus::connect::Connection;
-use crate::bus::names::Names;
-use crate::checkpoint::Position;
-use crate::chunk::Chunk;
-use crate::joined::joined;
-use crate::presence::Moment;
-use crate::publisher::delivery::{Account, Delivery, DeliveryError, Halt, Patience};
-use crate::report::{Reason, Waiting};
 use crate::run::lane::{Block, Emptied, Lane, Standstill};
-use crate::stream_id::StreamId;
-use crate::throttle::{Throttle, ThrottleByCause};
-use crate::verify::{BatchPlace, Ledger};
+use crate::run::ledger::{BatchPlace, Ledger};
+use crate::run::presence::Moment;
+use crate::run::report::{Reason, Waiting};
+use crate::sum::chunk::Chunk;
+use crate::sum::stream_id::StreamId;
+use jetfold::checkpoint::Position;
+use jetfold::joined::joined;
+use jetfold::nats::connect::Connection;
+use jetfold::nats::names::Names;
+use jetfold::publisher::delivery::{Account, Delivery, DeliveryError, Halt, Patience};
+use jetfold::throttle::{Throttle, ThrottleByCause};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::task::JoinSet;

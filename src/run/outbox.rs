@@ -1,9 +1,9 @@
 //! `Outbox`: chunks that one thread is about to hand in, to whichever lane has room.
 
-use crate::chunk::Chunk;
-use crate::codec::CHUNK_OVERHEAD;
 use crate::run::lane::{Block, Closed, Emptied};
 use crate::run::lanes::LaneEntries;
+use crate::sum::chunk::Chunk;
+use crate::sum::codec::CHUNK_OVERHEAD;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -125,10 +125,10 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chunk::SeqNo;
-    use crate::report::Reason;
     use crate::run::lane::{Lane, Standstill};
-    use crate::stream_id::StreamId;
+    use crate::run::report::Reason;
+    use crate::sum::chunk::SeqNo;
+    use crate::sum::stream_id::StreamId;
     use std::sync::Arc;
     use std::time::Instant;
 

@@ -1,12 +1,12 @@
 //! What a run asks leaders of its finals, until they answer.
 
-use crate::bus::backoff;
-use crate::row::UnixNanos;
+use crate::run::ledger::{BatchPlace, Copies, Final};
 use crate::run::run_finals::RunFinals;
-use crate::stream_id::StreamId;
-use crate::throttle::Throttle;
-use crate::verify::{BatchPlace, Copies, Final};
+use crate::sum::stream_id::StreamId;
 use futures_util::future::{BoxFuture, FutureExt};
+use jetfold::nats::retry;
+use jetfold::throttle::Throttle;
+use jetfold::time::UnixNanos;
 use std::sync::Arc;
 
 /// A question to a leader, answered.
@@ -30,7 +30,7 @@ pub(super) enum Question {
 /// Asks the leader until it answers.
 pub(super) fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttle>) -> BoxFuture<'static, Answer> {
     async move {
-        for pause in backoff::reopening() {
+        for pause in retry::reopening() {
             let answer = match question {
                 Question::Copies(id) => finals.copies(id).await.map(|copies| Answer::Copies(id, copies)),
                 Question::Overdue(id) => finals.last(id).await.map(|found| Answer::Overdue(id, found)),

@@ -1,14 +1,14 @@
 //! `RunFinals`: what the leaders say of the finals of one run, and of the closing chunks before them.
 
-use crate::bus::connect::Connection;
-use crate::bus::names::Names;
-use crate::bus::read::{self, NoAnswer, StoredMessage, Which};
-use crate::codec;
-use crate::final_names::FinalNames;
-use crate::identity::MessageMark;
-use crate::row::UnixNanos;
-use crate::stream_id::{RunPrefix, StreamId};
-use crate::verify::{BatchPlace, Copies, Final};
+use crate::run::ledger::{BatchPlace, Copies, Final};
+use crate::sum::codec;
+use crate::sum::names::FinalNames;
+use crate::sum::stream_id::{RunPrefix, StreamId};
+use jetfold::identity::MessageMark;
+use jetfold::nats::connect::Connection;
+use jetfold::nats::names::Names;
+use jetfold::nats::read::{self, NoAnswer, StoredMessage, Which};
+use jetfold::time::UnixNanos;
 
 /// The finals of one run, in `sums`.
 #[derive(Clone)]

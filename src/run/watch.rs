@@ -4,18 +4,18 @@
 //! the consumer has delivered more than has come, a new one begins after the last final that was handed on. What breaks the
 //! connection again and again, since the client can't read its headers, is read by leader reads.
 
-use crate::bus::backoff;
-use crate::bus::heard::Heard;
-use crate::bus::pull::{Demand, Pull};
-use crate::bus::read::{self, NoAnswer, Which};
-use crate::identity::MessageMark;
-use crate::row::UnixNanos;
+use crate::run::ledger::Final;
 use crate::run::run_finals::RunFinals;
-use crate::stream_id::StreamId;
-use crate::throttle::Throttle;
-use crate::verify::Final;
+use crate::sum::stream_id::StreamId;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
+use jetfold::identity::MessageMark;
+use jetfold::log::pull::{Demand, Pull};
+use jetfold::nats::heard::Heard;
+use jetfold::nats::read::{self, NoAnswer, Which};
+use jetfold::nats::retry;
+use jetfold::throttle::Throttle;
+use jetfold::time::UnixNanos;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -123,12 +123,12 @@ impl Watch {
     async fn run(mut self, messages: Pull) {
         let mut opened = Ok(messages);
         let mut fruitless = 0;
-        let mut pauses = backoff::reopening();
+        let mut pauses = retry::reopening();
         loop {
             let before = self.handed_on;
             let followed = match opened {
                 Ok(messages) => {
-                    pauses = backoff::reopening();
+                    pauses = retry::reopening();
                     self.follow(messages).await
                 }
                 Err(cause) => Err(cause),
@@ -152,7 +152,7 @@ impl Watch {
                 }
             }
             if is_back {
-                pauses = backoff::reopening();
+                pauses = retry::reopening();
             }
             opened = self.open_again(fruitless >= MOST_FRUITLESS).await;
         }

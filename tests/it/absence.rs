@@ -7,8 +7,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
 use std::time::Duration;
-use stream_sum::codec::encode_final;
-use stream_sum::stream_id::StreamId;
+use stream_sum::sum::codec::encode_final;
+use stream_sum::sum::stream_id::StreamId;
 
 /// Waits until the chunks are acknowledged: their streams wait for finals then.
 fn awaits_finals(chunking: &Process) {

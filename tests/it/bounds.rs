@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::path::Path;
-use stream_sum::stream_id::{RunPrefix, StreamId};
+use stream_sum::sum::stream_id::{RunPrefix, StreamId};
 
 /// Runs a chunker to its end, and says how many streams were verified.
 fn verified(server: &Server, flags: &str, environment: &[(&str, &str)]) -> u64 {

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use stream_sum::chunk::{Chunk, SeqNo};
-use stream_sum::sum::RunningSum;
+use stream_sum::sum::chunk::{Chunk, SeqNo};
+use stream_sum::sum::running::RunningSum;
 
 const SET_ASIDE: &str = "a store is damaged: it was set aside, and is made again from a snapshot or the log";
 

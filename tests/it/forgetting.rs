@@ -4,12 +4,12 @@ use crate::support::{
     Process, Program, Server, apply, batch, cluster, copy, id_in, messages, status, summer, wait_for, wait_until,
 };
 use async_nats::jetstream;
+use jetfold::store::{Owner, Store};
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use stream_sum::store::{Owner, Store};
-use stream_sum::summer::Summer;
+use stream_sum::sum::Summer;
 
 /// Three nodes, and one system on them with one replica of everything.
 struct System {

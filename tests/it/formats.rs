@@ -4,22 +4,22 @@
 //! the one before.
 
 use crate::support::{Program, Server};
+use jetfold::checkpoint::{Checkpoint, Mark};
+use jetfold::identity::accept::Accepted;
+use jetfold::standing::{PartitionStanding, WorkerStanding};
+use jetfold::store::snapshot;
+use jetfold::store::{Owner, Store};
+use jetfold::transaction::{Tally, Transaction};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
-use stream_sum::accept::Accepted;
-use stream_sum::checkpoint::{Checkpoint, Mark};
-use stream_sum::chunk::{Chunk, SeqNo};
-use stream_sum::final_names::{FinalNames, names};
-use stream_sum::row::Row;
-use stream_sum::snapshot;
-use stream_sum::standing::{PartitionStanding, WorkerStanding};
-use stream_sum::store::{Owner, Store};
-use stream_sum::stream_id::StreamId;
-use stream_sum::sum::RunningSum;
-use stream_sum::summer::Summer;
-use stream_sum::transaction::{Tally, Transaction};
+use stream_sum::sum::Summer;
+use stream_sum::sum::chunk::{Chunk, SeqNo};
+use stream_sum::sum::names::{FinalNames, names};
+use stream_sum::sum::row::Row;
+use stream_sum::sum::running::RunningSum;
+use stream_sum::sum::stream_id::StreamId;
 
 fn owner() -> Owner {
     Owner { log: "chunks-0".into(), partition: 0, partitions: 2 }

@@ -7,11 +7,11 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use stream_sum::codec::encode_final;
-use stream_sum::stream_id::{RunPrefix, StreamId};
-use stream_sum::sum::Sum;
-use stream_sum::sum::Value as Digest;
-use stream_sum::workload::Workload;
+use stream_sum::run::workload::Workload;
+use stream_sum::sum::codec::encode_final;
+use stream_sum::sum::running::Sum;
+use stream_sum::sum::running::Value as Digest;
+use stream_sum::sum::stream_id::{RunPrefix, StreamId};
 
 pub const RUN: RunPrefix = RunPrefix([0xaa, 0xbb, 0xcc, 0xdd]);
 const WORKLOAD: Workload = Workload { seed: 7, chunks: 2, chunk_bytes: 8 };
@@ -55,7 +55,7 @@ pub async fn published(jetstream: &jetstream::Context, streams: usize) {
         let mut chunks = 0;
         for sequence in state.first_sequence.max(1)..=state.last_sequence {
             let message = log.get_raw_message(sequence).await.unwrap();
-            chunks += stream_sum::codec::chunks(&message.payload).filter(Result::is_ok).count();
+            chunks += stream_sum::sum::codec::chunks(&message.payload).filter(Result::is_ok).count();
         }
         (chunks == streams * 3).then_some(())
     })

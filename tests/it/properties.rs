@@ -3,20 +3,20 @@
 
 use crate::support::batch;
 use futures_util::FutureExt;
+use jetfold::checkpoint::Checkpoint;
+use jetfold::store::{Owner, Store};
+use jetfold::table::{Share, Table};
+use jetfold::testing::restart_points;
+use jetfold::transaction::Batch;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use stream_sum::checkpoint::Checkpoint;
-use stream_sum::row::{Expiry, Row};
-use stream_sum::store::{Owner, Store};
-use stream_sum::stream_id::StreamId;
-use stream_sum::sum::{RunningSum, Sum};
-use stream_sum::summer::{Rules, Summer};
-use stream_sum::table::{Share, Table};
-use stream_sum::testing::restart_points;
-use stream_sum::transaction::Batch;
+use stream_sum::sum::row::{Expiry, Row};
+use stream_sum::sum::running::{RunningSum, Sum};
+use stream_sum::sum::stream_id::StreamId;
+use stream_sum::sum::{Rules, Summer};
 
 const PARTITIONS: u32 = 2;
 
@@ -186,8 +186,8 @@ proptest! {
     #[test]
     fn a_running_sum_resumes_from_its_state_anywhere(content in vec(any::<u8>(), 1..400), cut in 0..400usize) {
         let cut = cut.min(content.len());
-        let chunk = |seq_no, data| stream_sum::chunk::Chunk {
-            id: id(0), seq_no: stream_sum::chunk::SeqNo::new(seq_no).unwrap(), data,
+        let chunk = |seq_no, data| stream_sum::sum::chunk::Chunk {
+            id: id(0), seq_no: stream_sum::sum::chunk::SeqNo::new(seq_no).unwrap(), data,
         };
         let head = RunningSum::open(&chunk(1, &content[..cut]));
         let mut sum = RunningSum::resume(head.seq_no(), head.state()).unwrap();

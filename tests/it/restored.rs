@@ -4,10 +4,10 @@
 use crate::backup::{Backup, back_up, exchange};
 use crate::support::{Process, Server, apply, batch, id_in, summer, wait_for, wait_until};
 use async_nats::jetstream;
+use jetfold::store::{Owner, Store};
 use nix::sys::signal::Signal;
 use std::path::Path;
-use stream_sum::store::{Owner, Store};
-use stream_sum::summer::Summer;
+use stream_sum::sum::Summer;
 
 /// Publishes a stream of one chunk that ends at once.
 async fn complete(jetstream: &jetstream::Context, n: usize) {

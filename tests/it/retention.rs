@@ -5,10 +5,10 @@ use crate::snapshots::{apply, caught_up, first_sequence, publish, settling, snap
 use crate::support::{Process, Server, summer, total, wait_until};
 use async_nats::jetstream::object_store::ObjectMetadata;
 use async_nats::jetstream::stream::Stream;
+use jetfold::archive::bucket::{Look, age};
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
-use stream_sum::bus::snapshots::{Look, age};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

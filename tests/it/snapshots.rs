@@ -4,19 +4,19 @@ use crate::support::{
     PATIENCE, Process, Program, Server, batch, count, id_in, parse_log, status, summer, total, wait_for, wait_until,
 };
 use async_nats::jetstream;
+use jetfold::archive::bucket::Snapshots;
+use jetfold::nats::connect::{self, Connection};
+use jetfold::store::{Owner, Store};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use stream_sum::bus::connect::{self, Connection};
-use stream_sum::bus::snapshots::Snapshots;
-use stream_sum::config::{Config, Sources};
-use stream_sum::final_names::names;
-use stream_sum::row::Row;
-use stream_sum::store::{Owner, Store};
-use stream_sum::stream_id::StreamId;
-use stream_sum::summer::Summer;
+use stream_sum::cli::config::{Config, Sources};
+use stream_sum::sum::Summer;
+use stream_sum::sum::names::names;
+use stream_sum::sum::row::Row;
+use stream_sum::sum::stream_id::StreamId;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

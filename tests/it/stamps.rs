@@ -1,12 +1,12 @@
 //! Stamps as they come from a log, in both ways of reading it.
 
 use crate::support::{PATIENCE, Server, apply, publish_raw};
+use jetfold::log::source::{Log, Source, pull_bytes};
+use jetfold::nats::connect::{self, Connection};
+use stream_sum::sum::names::names;
+use jetfold::transaction::Batch;
 use std::sync::Arc;
-use stream_sum::bus::connect::{self, Connection};
-use stream_sum::bus::names::Names;
-use stream_sum::bus::source::{Log, Source, pull_bytes};
-use stream_sum::config::{Config, Sources};
-use stream_sum::transaction::Batch;
+use stream_sum::cli::config::{Config, Sources};
 use tokio::time::timeout;
 
 async fn connection(server: &Server) -> Connection {
@@ -44,7 +44,7 @@ async fn a_stamp_is_the_same_whether_its_batch_is_pulled_or_read_by_itself() {
     for (headers, _) in headers {
         publish_raw(&server, "chunks.0", &format!("NATS/1.0\r\n{headers}\r\n"), b"payload");
     }
-    let (names, connection) = (Names::new(""), connection(&server).await);
+    let (names, connection) = (names(""), connection(&server).await);
     let mut log = Log::new(connection, &names, 0, "w", pull_bytes(1 << 20, 1), Arc::default());
     let pulled = read(log.open(0).await.unwrap().source, headers.len()).await;
     let one_by_one = read(log.open_one_by_one(0), headers.len()).await;

@@ -2,6 +2,7 @@
 
 use crate::support::{Program, Server, apply, messages, noise, summer, wait_for, wait_until};
 use futures_util::StreamExt;
+use jetfold::standing::{PartitionStanding, WorkerStanding};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
@@ -10,9 +11,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use stream_sum::codec;
-use stream_sum::final_names::names;
-use stream_sum::standing::{PartitionStanding, WorkerStanding};
+use stream_sum::sum::codec;
+use stream_sum::sum::names::names;
 
 fn sha1sum(folder: &Path, names: &[OsString]) -> Vec<u8> {
     Command::new("sha1sum").args(names).current_dir(folder).output().unwrap().stdout

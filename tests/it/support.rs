@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use stream_sum::nats_server;
-use stream_sum::stream_id::StreamId;
+use stream_sum::local::nats_server;
+use stream_sum::sum::stream_id::StreamId;
 
 /// How long a condition may take on a machine that does many things at once.
 pub const PATIENCE: Duration = Duration::from_secs(60);

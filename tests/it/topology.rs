@@ -3,9 +3,9 @@
 use crate::support::{Program, Server, apply, id_in, parse_log, summer, total};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use std::time::Duration;
-use stream_sum::config::{Config, Sources};
-use stream_sum::final_names::{FinalNames, names};
-use stream_sum::local_server::mapping_file;
+use stream_sum::cli::config::{Config, Sources};
+use stream_sum::local::server::mapping_file;
+use stream_sum::sum::names::{FinalNames, names};
 
 #[tokio::test]
 async fn everything_is_made_as_the_design_says() {

@@ -7,12 +7,12 @@ use crate::support::{
     Ended, Process, Server, apply, batch, copy, id_in, messages, status, summer, wait_for, wait_until,
 };
 use async_nats::jetstream;
+use jetfold::store::{Owner, Store};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::path::Path;
-use stream_sum::store::{Owner, Store};
-use stream_sum::stream_id::StreamId;
-use stream_sum::summer::Summer;
+use stream_sum::sum::Summer;
+use stream_sum::sum::stream_id::StreamId;
 
 async fn publish(jetstream: &jetstream::Context, n: usize) {
     let payload = batch(&[(id_in(0, 1, 5, n), 1, b"a")]);

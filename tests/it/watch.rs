@@ -6,8 +6,8 @@ use crate::support::{Process, Program, Server, apply, count, publish_raw, summer
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
-use stream_sum::codec::encode_final;
-use stream_sum::stream_id::StreamId;
+use stream_sum::sum::codec::encode_final;
+use stream_sum::sum::stream_id::StreamId;
 
 /// A chunker of `streams` streams behind a route.
 fn chunker_behind(route: &LossyRoute, streams: u64, deadline: &str, report: &Path) -> Process {

@@ -5,7 +5,7 @@ use crate::support::{
 };
 use async_nats::HeaderMap;
 use async_nats::jetstream;
-use stream_sum::stream_id::StreamId;
+use stream_sum::sum::stream_id::StreamId;
 
 const BATTERY: &str = "93c410000102030405060708090a0b0c0d0e0f01c40762617474657279";
 const HORSE: &str = "93c410000102030405060708090a0b0c0d0e0f02c40620686f727365";

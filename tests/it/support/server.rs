@@ -6,8 +6,8 @@ use nix::sys::signal::{Signal, kill};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Child;
-use stream_sum::final_names::{FinalNames, names};
-use stream_sum::local_server::LocalServer;
+use stream_sum::local::server::LocalServer;
+use stream_sum::sum::names::{FinalNames, names};
 use tempfile::TempDir;
 
 /// A nats-server of the test's own, on a free port, with its store in a temporary folder.

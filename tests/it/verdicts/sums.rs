@@ -5,10 +5,10 @@ use crate::support::{Server, apply, batch, copy, id_in, summer, wait_until};
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use std::fs;
-use stream_sum::chunk::SeqNo;
-use stream_sum::codec;
-use stream_sum::final_names::{FinalNames, names};
-use stream_sum::sum::{Sum, Value};
+use stream_sum::sum::chunk::SeqNo;
+use stream_sum::sum::codec;
+use stream_sum::sum::names::{FinalNames, names};
+use stream_sum::sum::running::{Sum, Value};
 
 /// Publishes a stream of one chunk that ends at once.
 async fn complete(jetstream: &jetstream::Context, n: usize) {

@@ -1,0 +1,297 @@
+//! The second half of the line: publish what a fold asks for, see it confirmed, commit.
+//!
+//! Everything about it is decided by a [`Line`], which is pure. This does what the line says: it keeps the publishes, the
+//! inspection and the write that are under way, and tells the line what becomes of them. While a transaction is on its way
+//! to disk, effects of the next are published already.
+
+use crate::application::Application;
+use crate::checkpoint::Checkpoint;
+use crate::commit::effect::{Answer, Confirmed, Conflict, Effect, Outcome};
+use crate::commit::inspection::{Inspection, Sound, Unsound};
+use crate::commit::line::{Action, Failed, Line};
+use crate::crash_point;
+use crate::effects::Effects;
+use crate::effects::acks::Acks;
+use crate::joined::joined;
+use crate::log::reader::LogReader;
+use crate::nats::connect::Connection;
+use crate::partition::check::{self, Check};
+use crate::partition::counters::Counters;
+use crate::refused::RejectedBatch;
+use crate::store::{Size, Store, StoreError};
+use crate::throttle::Throttle;
+use crate::transaction::Transaction;
+use crate::words::Words;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Batches whose effects may wait to be published. Each holds outputs of one batch at most.
+pub const QUEUED_BATCHES: usize = 4;
+
+/// What the fold hands over, in order.
+pub enum Work<A: Application> {
+    /// The effects of one batch of the open transaction.
+    Effects { outputs: Vec<A::Output>, rejected: Option<RejectedBatch> },
+    /// The open transaction ends here.
+    Seal(Box<Transaction<A>>),
+}
+
+/// Why committing ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Conflict(Box<Conflict>),
+    /// Log or effects no longer are as they were folded and published: to be judged, and folded again.
+    #[error("not committed: {0}")]
+    Doubt(String),
+}
+
+/// Rows to look at after a commit for each key that it has opened: more than one, so that rows leave the store as
+/// fast as they come, and the store holds a quarter more than it has to at the most.
+const LOOKED_AT: u64 = 4;
+
+/// The most rows to look at: those that have expired wait in memory for the next transaction.
+const LOOKED_AT_MOST: usize = 1 << 16;
+
+/// Rows to look at besides.
+const LOOKED_AT_LEAST: u64 = 256;
+
+/// Where two workers fold the same logs, all that one publishes is there already.
+static TOLD_AGAIN: Throttle = Throttle::new();
+
+/// How far a session has come.
+pub struct Committed<A: Application> {
+    pub transaction: u64,
+    pub checkpoint: Checkpoint,
+    pub size: Size,
+    /// Rows that this commit has left in the store although they have expired: some of them.
+    pub expired: Arc<[(A::Key, A::Row)]>,
+}
+
+impl<A: Application> Clone for Committed<A> {
+    fn clone(&self) -> Self {
+        let Self { transaction, checkpoint, size, expired } = self;
+        Self { transaction: *transaction, checkpoint: *checkpoint, size: *size, expired: expired.clone() }
+    }
+}
+
+/// A commit, and the key up to which expired rows were looked for, where that was not the last.
+type Written<A> = Result<(Committed<A>, Option<<A as Application>::Key>), StoreError>;
+
+pub struct Committer<A: Application> {
+    pub connection: Connection,
+    pub log: LogReader,
+    pub effects: Arc<Effects<A>>,
+    pub store: Arc<Store<A>>,
+    /// Whether a conflicting output ends the session.
+    pub halt: bool,
+    pub counters: Arc<Counters<A>>,
+    pub committed: watch::Sender<Committed<A>>,
+    pub application: Arc<A>,
+    /// The key up to which expired rows were looked for; `None`: to be looked for from the first on.
+    pub looked_at: Option<A::Key>,
+}
+
+/// What is under way for a line.
+struct UnderWay<A: Application> {
+    /// First tries of outputs, each with the number of its transaction.
+    acks: Acks<(u64, A::Output)>,
+    /// What takes more than one try: what became of it, and whether a try of it ended unknown.
+    publishing: FuturesUnordered<Publishing<A>>,
+    inspecting: Option<Inspecting<A>>,
+    writing: Option<JoinHandle<Written<A>>>,
+}
+
+type Publishing<A> = BoxFuture<'static, (u64, Outcome<<A as Application>::Output>, bool)>;
+type Inspecting<A> = BoxFuture<'static, Result<Sound<A>, Unsound<<A as Application>::Output>>>;
+
+impl CommitError {
+    fn of<O>(failed: Failed<O, StoreError>, words: &'static Words) -> Self {
+        match failed {
+            Failed::Conflict(conflict) => Self::Conflict(conflict),
+            Failed::Unsound(unsound) => Self::Doubt(unsound.said(words)),
+            Failed::Unwritten(error) => Self::Store(error),
+        }
+    }
+}
+
+impl<A: Application> Committer<A> {
+    /// Works until the fold hangs up and everything sealed is committed, or `cancel` says to drop what is not.
+    ///
+    /// A commit that is on its way to disk is always waited for.
+    pub async fn run(
+        mut self,
+        mut work: mpsc::Receiver<Work<A>>,
+        cancel: CancellationToken,
+    ) -> Result<(), CommitError> {
+        let acks = self.effects.acks().await.map_err(|error| CommitError::Doubt(error.to_string()))?;
+        let leaders = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            leaders = check::leaders(&self.effects, &self.log) => leaders,
+        };
+        let Committed { transaction, checkpoint, .. } = *self.committed.borrow();
+        let mut line = Line::new(transaction, checkpoint, leaders, self.connects(), self.halt);
+        let mut under_way = UnderWay { acks, publishing: FuturesUnordered::new(), inspecting: None, writing: None };
+        let began = Instant::now();
+        loop {
+            while let Some(action) = line.next_action() {
+                if let Action::End(result) = action {
+                    return result.map_err(|failed| CommitError::of(failed, &A::WORDS));
+                }
+                self.act(action, &mut under_way);
+            }
+            let UnderWay { acks, publishing, inspecting, writing } = &mut under_way;
+            tokio::select! {
+                biased;
+                () = cancel.cancelled(), if !line.is_ending() => line.cancel(),
+                result = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
+                    *writing = None;
+                    let result = joined(result).map(|written| self.written(written));
+                    self.say_already_there(line.written(result));
+                }
+                found = async { inspecting.as_mut().expect("guarded").await }, if inspecting.is_some() => {
+                    *inspecting = None;
+                    line.inspected(found);
+                }
+                ((number, output), answer) = acks.next(), if acks.unanswered() > 0 => {
+                    if let Answer::Stored(_) = answer {
+                        self.counters.outputs_published.add(1);
+                    }
+                    line.acknowledged(number, output, answer, began.elapsed());
+                }
+                Some((number, outcome, unknown)) = publishing.next(), if !publishing.is_empty() => {
+                    self.count(&outcome);
+                    line.confirmed(number, outcome, unknown, began.elapsed());
+                }
+                received = work.recv(), if line.has_room() => match received {
+                    None => line.hang_up(),
+                    Some(Work::Effects { outputs, rejected }) => line.effects(outputs, rejected),
+                    Some(Work::Seal(transaction)) => line.seal(transaction, self.connects()),
+                },
+            }
+        }
+    }
+
+    fn act(&self, action: Action<A, StoreError>, under_way: &mut UnderWay<A>) {
+        match action {
+            Action::Send(number, output) => {
+                if !self.effects.send(&mut under_way.acks, &output, (number, output.clone())) {
+                    under_way.publishing.push(self.publish(number, Effect::Output(output)));
+                }
+            }
+            Action::Publish(number, effect) => under_way.publishing.push(self.publish(number, effect)),
+            Action::LetPass(conflict) => {
+                self.counters.conflicting_outputs.add(1);
+                tracing::error!(log = self.log.name(), "{conflict}");
+            }
+            Action::Inspect(inspection) => {
+                crash_point::reached("effects-confirmed");
+                under_way.inspecting = Some(self.inspect(inspection));
+            }
+            Action::Write(transaction) => under_way.writing = Some(self.write(transaction)),
+            Action::End(_) => unreachable!("returned before"),
+        }
+    }
+
+    /// How often the connection has been made.
+    fn connects(&self) -> u64 {
+        *self.connection.connects().borrow()
+    }
+
+    fn publish(&self, number: u64, effect: Effect<A::Output>) -> Publishing<A> {
+        let effects = self.effects.clone();
+        async move {
+            match effect {
+                Effect::Output(output) => {
+                    let (confirmed, unknown) = effects.publish_output(output).await;
+                    (number, Outcome::Output(confirmed), unknown)
+                }
+                Effect::Reject(batch) => {
+                    let (confirmed, unknown) = effects.publish_reject(&batch).await;
+                    (number, Outcome::Reject(confirmed), unknown)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn count(&self, outcome: &Outcome<A::Output>) {
+        let counters = &self.counters;
+        match outcome {
+            Outcome::Output(Ok(Confirmed { already_there: true, .. })) => counters.outputs_already_there.add(1),
+            Outcome::Output(Ok(_)) => counters.outputs_published.add(1),
+            Outcome::Reject(Confirmed { already_there, differs, .. }) => {
+                counters.rejects_differing.add(u64::from(*differs));
+                match already_there {
+                    true => counters.rejects_already_there.add(1),
+                    false => counters.rejects_published.add(1),
+                }
+            }
+            // Counted where it is let pass.
+            Outcome::Output(Err(_)) => {}
+        }
+    }
+
+    fn inspect(&self, inspection: Box<Inspection<A>>) -> Inspecting<A> {
+        let (log, effects) = (self.log.clone(), self.effects.clone());
+        let check = Check { connection: self.connection.clone(), log, effects };
+        async move { check.run(*inspection).await }.boxed()
+    }
+
+    fn write(&self, transaction: Box<Transaction<A>>) -> JoinHandle<Written<A>> {
+        let (store, counters) = (self.store.clone(), self.counters.clone());
+        let (after, application) = (self.looked_at.clone(), self.application.clone());
+        tokio::task::spawn_blocking(move || {
+            crash_point::reached("before-commit");
+            store.commit(&transaction)?;
+            crash_point::reached("after-commit");
+            let Transaction { number, checkpoint, tally, .. } = *transaction;
+            counters.folded(&tally);
+            let most = usize::try_from(tally.opened * LOOKED_AT + LOOKED_AT_LEAST).unwrap_or(usize::MAX);
+            let (mut expired, mut left, mut looked_at) = (Vec::new(), most.min(LOOKED_AT_MOST), None);
+            store.view()?.each(after, |key, row| {
+                left -= 1;
+                if left == 0 {
+                    looked_at = Some(key.clone());
+                }
+                if application.is_forgotten(&row, checkpoint.log_time) {
+                    expired.push((key, row));
+                }
+                Ok::<_, StoreError>(left > 0)
+            })?;
+            // At the end of the table, the next look starts again at its beginning.
+            let expired = expired.into();
+            Ok((Committed { transaction: number, checkpoint, size: store.size()?, expired }, looked_at))
+        })
+    }
+
+    fn written(&mut self, (committed, looked_at): (Committed<A>, Option<A::Key>)) {
+        tracing::debug!(log = self.log.name(), position = committed.checkpoint.position, "committed");
+        self.looked_at = looked_at;
+        self.committed.send_replace(committed);
+    }
+
+    /// Tells now and then how many effects of committed transactions were there before they were published.
+    fn say_already_there(&self, effects: u64) {
+        if effects > 0
+            && let Some(already_there) = TOLD_AGAIN.add(effects)
+        {
+            let position = self.committed.borrow().checkpoint.position;
+            tracing::info!(
+                log = self.log.name(),
+                position,
+                already_there,
+                "{} and {} were there already: these batches had been folded before",
+                A::WORDS.output_plural,
+                A::WORDS.rejects,
+            );
+        }
+    }
+}

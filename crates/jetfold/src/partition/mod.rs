@@ -1,0 +1,387 @@
+//! The partition worker: the only place where log, fold and store meet.
+//!
+//! One line per transaction: pull, fold, publish outputs and rejects, each confirmed, then commit rows and checkpoint
+//! together. A `session` is the first half, pull and fold; [`committer`] is the second. They are two tasks, so that
+//! folding goes on while a commit is on its way to disk.
+//!
+//! A crash anywhere replays from the checkpoint and arrives at the same place. So does everything that is doubtful: the
+//! uncommitted fold is dropped, and the source is opened again at the checkpoint.
+
+pub mod check;
+pub mod committer;
+pub mod counters;
+mod damage;
+mod opening;
+pub mod republish;
+mod session;
+pub mod stores;
+
+use crate::application::Application;
+use crate::archive::Archive;
+use crate::archive::bucket::Snapshots;
+use crate::checkpoint::Position;
+use crate::commit::effect::Conflict;
+use crate::identity::accept::Loss;
+use crate::identity::doubt::Doubt;
+use crate::identity::{Verdict, rfc3339};
+use crate::joined::joined;
+use crate::log::reader::LogReader;
+use crate::log::source::Log;
+use crate::nats::connect::Connection;
+use crate::nats::names::Names;
+use crate::nats::retry;
+use crate::standing::Standing;
+use crate::store::{Owner, Store, StoreError};
+use crate::table::Share;
+use crate::throttle::ThrottleByCause;
+use crate::time::UnixNanos;
+use crate::words::Words;
+use counters::Counters;
+use damage::Aside;
+use session::Ended;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use stores::Stores;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// While the log is ahead, a transaction may last this many times `checkpoint_interval`. Who catches up changes the same rows
+/// again and again, and each commit writes all of them.
+const CATCHING_UP: u32 = 8;
+
+/// A transaction that holds this part of `checkpoint_bytes` ends as soon as the log is drained: so many batches are not to
+/// be folded again, and there is nothing to wait for.
+const LARGE: usize = 16;
+
+/// How long after a refusal a partition is looked at again: somebody may have mended its log.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How long after the signal to stop a last snapshot may take.
+const LAST_SNAPSHOT: Duration = Duration::from_secs(9);
+
+/// What all partitions of a process meet at once, or one of them with each batch, is said once.
+static REOPENINGS: ThrottleByCause = ThrottleByCause::new();
+
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    pub checkpoint_interval: Duration,
+    /// Bytes of chunk batches in one transaction, at the most.
+    pub checkpoint_bytes: usize,
+    /// Whether proven loss and a conflicting output stop the worker.
+    pub halt: bool,
+    /// How old a snapshot must be before its log is purged up to it: till then the broker may not have it on disk.
+    pub purge_delay: Duration,
+}
+
+impl Config {
+    /// How long a transaction of `bytes` may last, from its first batch on. `ahead`: the log has more than it has folded.
+    fn longest(&self, bytes: usize, ahead: bool) -> Duration {
+        match ahead {
+            true => self.checkpoint_interval * CATCHING_UP,
+            false if bytes >= self.checkpoint_bytes / LARGE => Duration::ZERO,
+            false => self.checkpoint_interval,
+        }
+    }
+}
+
+/// Why a partition can't be folded any further.
+#[derive(Debug, thiserror::Error)]
+pub enum PartitionError {
+    #[error("partition {partition}: {}{}", verdict.said(words), way_out(verdict, *partition, words))]
+    Refused { partition: u32, verdict: Verdict, words: &'static Words },
+    #[error(
+        "partition {partition}: {}{}. This store is new, because one that may have folded them was damaged, and lies beside it as {aside}",
+        verdict.said(words), way_out(verdict, *partition, words)
+    )]
+    RefusedAfterDamage { partition: u32, verdict: Verdict, aside: Aside, words: &'static Words },
+    #[error(
+        "partition {partition}: the log {log} is gone: bring it back from a backup; or make it anew with `{}`, and go on with {} replaced:{partition}", words.apply, words.accept
+    )]
+    LogGone { partition: u32, log: String, words: &'static Words },
+    #[error(
+        "partition {partition}: another process has started as the same worker and has taken over; give each {} a {} name of its own", words.worker, words.worker_name
+    )]
+    Superseded { partition: u32, words: &'static Words },
+    #[error("partition {partition}, position {position}: {loss}. Halted before it, as {} says", words.on_violation)]
+    Loss { partition: u32, position: Position, loss: String, words: &'static Words },
+    #[error("partition {partition}: {conflict}. Halted before committing it, as {} says", words.on_violation)]
+    Conflict { partition: u32, conflict: Box<Conflict>, words: &'static Words },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What follows a verdict in the sentence that refuses a partition.
+fn way_out(verdict: &Verdict, partition: u32, words: &Words) -> String {
+    verdict.way_out(partition, words).map(|way_out| format!(". {way_out}")).unwrap_or_default()
+}
+
+impl PartitionError {
+    /// Whether it is this partition's log alone that can't be folded: it is refused, and others go on.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::RefusedAfterDamage { .. } | Self::LogGone { .. })
+    }
+
+    /// Whether a guarantee was broken, rather than something that could not be done.
+    pub fn is_violation(&self) -> bool {
+        matches!(self, Self::Loss { .. } | Self::Conflict { .. })
+    }
+}
+
+/// What the partitions of one worker share.
+pub struct Shared<A: Application> {
+    pub application: Arc<A>,
+    pub names: Names,
+    /// Partitions of the system.
+    pub partitions: u32,
+    pub stores: Stores,
+    pub config: Config,
+    /// For what is published and asked.
+    pub connection: Connection,
+    pub snapshots: Snapshots,
+    /// Snapshots that are written at once.
+    pub turns: Arc<Semaphore>,
+    pub counters: Arc<Counters<A>>,
+}
+
+/// One partition, as one worker folds it.
+pub struct Partition<A: Application> {
+    partition: u32,
+    application: Arc<A>,
+    names: Names,
+    partitions: u32,
+    stores: Stores,
+    config: Config,
+    store: Arc<Store<A>>,
+    /// The same, for whoever reads it beside folding.
+    shown: watch::Sender<Arc<Store<A>>>,
+    /// On a connection for pulling: what is pulled must not hold up what is published.
+    log: Log,
+    connection: Connection,
+    counters: Arc<Counters<A>>,
+    standing: watch::Sender<Standing>,
+    owner: Owner,
+    snapshots: Snapshots,
+    /// Turns of writing snapshots, for all partitions of the worker.
+    turns: Arc<Semaphore>,
+    /// What the operator accepts, until it was needed.
+    accepts: Vec<Loss>,
+    /// What is in question about the log. Its time counts from `began`.
+    doubt: Doubt,
+    began: Instant,
+    /// Sessions in a row that were lost before anything was committed.
+    fruitless: u32,
+    /// Since when the log is refused, and as what.
+    refused: Option<Refusal>,
+    /// Whether it is, for whoever wants to know.
+    is_refused: watch::Sender<bool>,
+    /// The position of which was said that its message is deleted.
+    deleted_at: AtomicU64,
+}
+
+/// A log that is refused.
+struct Refusal {
+    since: UnixNanos,
+    why: PartitionError,
+}
+
+impl<A: Application> Partition<A> {
+    pub fn new(
+        partition: u32,
+        shared: &Shared<A>,
+        store: Arc<Store<A>>,
+        log: Log,
+        accepts: Vec<Loss>,
+    ) -> Result<Self, StoreError> {
+        let (size, checkpoint) = (store.size()?, store.checkpoint()?);
+        let standing = checkpoint.map_or_else(Standing::default, |at| Standing::of(&at, size.rows, size.bytes));
+        let trouble = store.replaced().map_or_else(|| "not opened yet".to_owned(), damage::trouble);
+        let standing = Standing { trouble: Some(trouble), ..standing };
+        Ok(Self {
+            partition,
+            owner: shared.stores.owner(partition),
+            application: shared.application.clone(),
+            names: shared.names.clone(),
+            partitions: shared.partitions,
+            stores: shared.stores.clone(),
+            config: shared.config,
+            shown: watch::Sender::new(store.clone()),
+            store,
+            snapshots: shared.snapshots.clone(),
+            turns: shared.turns.clone(),
+            accepts,
+            log,
+            connection: shared.connection.clone(),
+            counters: shared.counters.clone(),
+            standing: watch::Sender::new(standing),
+            doubt: Doubt::new(checkpoint.map_or(0, |checkpoint| checkpoint.position)),
+            began: Instant::now(),
+            fruitless: 0,
+            refused: None,
+            is_refused: watch::Sender::new(false),
+            deleted_at: AtomicU64::new(0),
+        })
+    }
+
+    pub fn number(&self) -> u32 {
+        self.partition
+    }
+
+    fn share(&self) -> Share {
+        Share { partition: self.partition, partitions: self.partitions }
+    }
+
+    /// How far it is, for whoever wants to know.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Its store, and each that takes its place.
+    pub fn stores(&self) -> watch::Receiver<Arc<Store<A>>> {
+        self.shown.subscribe()
+    }
+
+    /// Whether its log is refused at the moment.
+    pub fn is_refused(&self) -> watch::Receiver<bool> {
+        self.is_refused.subscribe()
+    }
+
+    /// Folds until told to stop. A store that is found damaged is set aside, and made again. A log that is refused is looked
+    /// at again now and then, and told to stop meanwhile, it ends with the refusal.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), PartitionError> {
+        loop {
+            let result = self.run_on_store(&stop).await;
+            if let Some(what) = damage::found(&self.store, &result) {
+                self.replace_store(what).await?;
+                continue;
+            }
+            match result.map_err(|error| self.with_what_was_set_aside(error)) {
+                Err(error) if error.is_refusal() => {
+                    self.refuse(error);
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = tokio::time::sleep(LOOK_AGAIN) => {}
+                    }
+                }
+                Ok(()) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        for loss in &self.accepts {
+            tracing::warn!(partition = self.partition, %loss, "there was nothing of the kind to accept");
+        }
+        // Told to stop while it was looked at again, or before that: it is refused still.
+        self.refused.map_or(Ok(()), |refusal| Err(refusal.why))
+    }
+
+    /// Says once why the log is refused, and tells it from then on.
+    fn refuse(&mut self, why: PartitionError) {
+        let said = why.to_string();
+        let since = match &self.refused {
+            Some(before) if before.why.to_string() == said => before.since,
+            _ => {
+                tracing::error!("{said}");
+                let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
+                UnixNanos::try_from(now).unwrap_or(UnixNanos::MAX)
+            }
+        };
+        let trouble = format!("refused since {}: {said}", rfc3339(since));
+        self.standing.send_modify(|standing| (standing.trouble, standing.refused_since) = (Some(trouble), Some(since)));
+        self.refused = Some(Refusal { since, why });
+        self.is_refused.send_replace(true);
+    }
+
+    /// The log is what it was: whoever mended it is told.
+    fn refuse_no_more(&mut self) {
+        if self.refused.take().is_some() {
+            tracing::info!(log = self.log.name(), "the log is what it was again, and is folded on");
+            self.is_refused.send_replace(false);
+        }
+    }
+
+    /// Folds into the store and keeps its archive until told to stop, or until the store is found damaged. Nobody else
+    /// holds the store then.
+    async fn run_on_store(&mut self, stop: &CancellationToken) -> Result<(), PartitionError> {
+        let archive = Archive::new(
+            self.owner.clone(),
+            self.store.clone(),
+            LogReader::new(self.connection.clone(), &self.names, self.partition),
+            self.snapshots.clone(),
+            self.turns.clone(),
+            self.config.purge_delay,
+        );
+        let archive = Arc::new(archive);
+        let over = CancellationToken::new();
+        let archiving = tokio::spawn(archive.clone().run(self.standing(), over.clone()));
+        let stop = stop.child_token();
+        let mut stopped_at = None;
+        let result = {
+            let folding = self.fold_on(stop.clone());
+            tokio::pin!(folding);
+            tokio::select! {
+                result = &mut folding => result,
+                () = stop.cancelled() => {
+                    stopped_at = Some(Instant::now());
+                    folding.await
+                }
+                // The archive says so where it has found the store damaged: what is not committed can't be any more.
+                () = over.cancelled() => {
+                    stop.cancel();
+                    folding.await
+                }
+            }
+        };
+        over.cancel();
+        joined(archiving.await);
+        if result.is_ok() && self.store.damage().is_none() {
+            archive.put_last(stopped_at.unwrap_or_else(Instant::now) + LAST_SNAPSHOT).await;
+        }
+        result
+    }
+
+    async fn fold_on(&mut self, stop: CancellationToken) -> Result<(), PartitionError> {
+        let mut pauses = retry::reopening();
+        let mut connects = self.log.connects();
+        loop {
+            connects.mark_unchanged();
+            match self.session(&stop).await? {
+                Ended::Stopped => return Ok(()),
+                Ended::Lost { why, progressed } => {
+                    if progressed {
+                        pauses = retry::reopening();
+                    }
+                    if let Some(times) = REOPENINGS.count(&why) {
+                        tracing::warn!(log = self.log.name(), why, times, "opening the log again");
+                    }
+                    // Why the log is refused says more than why it can't be looked at again.
+                    if self.refused.is_none() {
+                        self.standing.send_modify(|standing| standing.trouble = Some(why));
+                    }
+                }
+            }
+            let pause = pauses.next().expect("the pauses never end");
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = connects.changed() => pauses = retry::reopening(),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_lasts_longer_while_the_log_is_ahead_and_ends_large_where_it_is_not() {
+        let interval = Duration::from_millis(250);
+        let config =
+            Config { checkpoint_interval: interval, checkpoint_bytes: 1600, halt: false, purge_delay: Duration::ZERO };
+        assert_eq!(config.longest(99, false), interval);
+        assert_eq!(config.longest(100, false), Duration::ZERO);
+        assert_eq!(config.longest(99, true), interval * 8);
+        assert_eq!(config.longest(100, true), interval * 8);
+    }
+}

@@ -1,0 +1,179 @@
+//! `Delivery`: one batch after the other to one log, each sent again and again until it is stored.
+
+use crate::checkpoint::Position;
+use crate::nats::connect::Connection;
+use crate::nats::publish::{Refusal, publish};
+use crate::nats::retry;
+use crate::publisher::stamped::{Lost, Stamped, StampedError};
+use crate::throttle::ThrottleByCause;
+use crate::words::Words;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a log stores nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// It takes no more bytes until what is folded is purged.
+    LogFull,
+    /// Nobody has acknowledged the batch: it may be stored or not.
+    NoAnswer,
+}
+
+/// How long a batch is sent again.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// While its log is full.
+    pub full: Duration,
+    /// While the outcome is unknown; `None`: for as long as NATS is away.
+    pub unknown: Option<Duration>,
+}
+
+/// Why a batch could not be delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliveryError {
+    #[error(
+        "the log {log} has been full for {} ({cause}): start {}s, raise topology.log_max_bytes, or purge what is folded",
+        humantime::format_duration(*waited), words.worker
+    )]
+    LogFull { log: String, waited: Duration, cause: String, words: &'static Words },
+    #[error("a batch of {bytes} bytes for the log {log} is more than the server takes: lower {}", words.batch_bytes)]
+    TooLarge { log: String, bytes: usize, words: &'static Words },
+    #[error(
+        "no {} was acknowledged by the log {log} for {} ({cause}): see that NATS is up",
+        words.record, humantime::format_duration(*waited)
+    )]
+    Stuck { log: String, waited: Duration, cause: String, words: &'static Words },
+    #[error(
+        "another process publishes as the producer {producer} (to the log {log}): end one of them, or give each a name of its own"
+    )]
+    Fenced { log: String, producer: String },
+    #[error(
+        "the log {log} has lost batch {number} of the producer {producer}, which it had acknowledged at {sequence}: bring it back \
+         from a replica or a backup; or start the producer again, which then sends everything after what is left"
+    )]
+    Lost { log: String, producer: String, number: u64, sequence: u64 },
+}
+
+/// What becomes of a batch on its way, for whoever keeps account of it. Moments are by a clock of its own.
+pub trait Account: Send {
+    fn now(&self) -> Duration;
+
+    /// It is about to be sent, for the first time or again.
+    fn sending(&mut self, _now: Duration) {}
+
+    /// It is stored.
+    fn stored(&mut self, _position: Position) {}
+
+    /// It was not stored when it was sent at `now`, and has not been since.
+    fn stands_still(&mut self, _halt: Halt, _since: Duration, _now: Duration, _cause: &str) {}
+
+    /// How much of that time counts as waiting.
+    fn waited(&self, _halt: Halt, since: Duration, now: Duration) -> Duration {
+        now.saturating_sub(since)
+    }
+}
+
+/// The way to one log.
+pub struct Delivery {
+    pub connection: Connection,
+    pub log: String,
+    pub subject: String,
+    pub patience: Patience,
+    /// For all logs: one server is what all of them wait for.
+    pub complaints: Arc<ThrottleByCause>,
+    pub words: &'static Words,
+}
+
+impl Delivery {
+    /// Sends a batch of records that number themselves until it is stored.
+    pub async fn send(&self, payload: Bytes, account: &mut impl Account) -> Result<Position, DeliveryError> {
+        self.until_stored(None, payload, account).await
+    }
+
+    /// Sends the next batch of a producer, whose last record has this offset, until it is stored, once.
+    pub async fn send_stamped(
+        &self,
+        producer: &mut Stamped,
+        offset: u64,
+        payload: Bytes,
+        account: &mut impl Account,
+    ) -> Result<Position, DeliveryError> {
+        let stored = self.until_stored(Some((producer, offset)), payload, account).await?;
+        producer.stored(stored, offset);
+        Ok(stored)
+    }
+
+    async fn attempt(
+        &self,
+        stamped: &mut Option<(&mut Stamped, u64)>,
+        payload: Bytes,
+    ) -> Result<Position, StampedError> {
+        let (connection, log, subject) = (&self.connection, &self.log, &self.subject);
+        match stamped {
+            None => publish(connection, log, subject, None, payload).await.map_err(StampedError::Refused),
+            Some((producer, offset)) => producer.publish(connection, log, subject, *offset, payload).await,
+        }
+    }
+
+    async fn until_stored(
+        &self,
+        mut stamped: Option<(&mut Stamped, u64)>,
+        payload: Bytes,
+        account: &mut impl Account,
+    ) -> Result<Position, DeliveryError> {
+        let first = account.now();
+        let mut full_since = None;
+        for pause in retry::republishing() {
+            // Patience ends with a try that was sent when it was over: what became of one may be unknown only because this
+            // process was paused meanwhile.
+            let now = account.now();
+            account.sending(now);
+            let refusal = match self.attempt(&mut stamped, payload.clone()).await {
+                Ok(position) => {
+                    account.stored(position);
+                    return Ok(position);
+                }
+                Err(StampedError::Refused(refusal)) => refusal,
+                Err(StampedError::Fenced { producer }) => {
+                    return Err(DeliveryError::Fenced { log: self.log.clone(), producer });
+                }
+                Err(StampedError::Lost(Lost { producer, number, sequence })) => {
+                    return Err(DeliveryError::Lost { log: self.log.clone(), producer, number, sequence });
+                }
+            };
+            match refusal {
+                Refusal::Full(cause) => {
+                    let since = *full_since.get_or_insert_with(|| account.now());
+                    account.stands_still(Halt::LogFull, since, now, &cause);
+                    if account.waited(Halt::LogFull, since, now) >= self.patience.full {
+                        let (log, waited) = (self.log.clone(), self.patience.full);
+                        return Err(DeliveryError::LogFull { log, waited, cause, words: self.words });
+                    }
+                }
+                Refusal::TooLarge => {
+                    let (log, bytes) = (self.log.clone(), payload.len());
+                    return Err(DeliveryError::TooLarge { log, bytes, words: self.words });
+                }
+                Refusal::Unknown(_) | Refusal::SubjectTaken | Refusal::WrongLast => {
+                    full_since = None;
+                    let cause = match refusal {
+                        Refusal::Unknown(cause) => cause,
+                        _ => "it takes one message only".to_owned(),
+                    };
+                    account.stands_still(Halt::NoAnswer, first, now, &cause);
+                    if let Some(times) = self.complaints.count(&cause) {
+                        tracing::warn!(log = self.log, cause, times, "no acknowledgement: sending the batch again");
+                    }
+                    if let Some(waited) = self.patience.unknown
+                        && account.waited(Halt::NoAnswer, first, now) >= waited
+                    {
+                        return Err(DeliveryError::Stuck { log: self.log.clone(), waited, cause, words: self.words });
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
+        }
+        unreachable!("the pauses never end")
+    }
+}

@@ -1,0 +1,359 @@
+//! The worker: folds the partitions that it is given until it is told to stop.
+
+pub mod ask;
+mod name;
+mod set;
+
+use ask::Answer;
+pub use name::WorkerName;
+pub use set::{OnViolation, PartitionSet};
+
+use crate::application::{Application, Input};
+use crate::archive::bucket::Snapshots;
+use crate::identity::accept::Acceptance;
+use crate::joined::joined;
+use crate::log::connections::Connections;
+use crate::log::life::Life;
+use crate::log::source::{Log, pull_bytes};
+use crate::nats::admin::Admin;
+use crate::nats::connect::{self, ConnectError};
+use crate::nats::standing;
+use crate::nats::topology::{self, TopologyError};
+use crate::partition::counters::Counters;
+use crate::partition::stores::Stores;
+use crate::partition::{self, Partition, PartitionError, Shared};
+use crate::standing::WorkerStanding;
+use crate::store::{self, StoreError, View};
+use crate::values::{Size, Span, parsed};
+use crate::words::Words;
+use futures_util::future::{BoxFuture, FutureExt, join, join_all, select_all};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of the worker; empty: made from the host's.
+    pub worker: WorkerName,
+    /// The partitions to fold.
+    pub partitions: PartitionSet,
+    /// Folder of the stores, one file a partition.
+    #[serde(deserialize_with = "parsed")]
+    pub data_dir: PathBuf,
+    /// The longest time from the first batch of a transaction to its end; eight times that while the log is ahead.
+    pub checkpoint_interval: Span,
+    /// The most bytes of batches in one transaction.
+    pub checkpoint_bytes: Size,
+    /// The most connections to NATS; 0: as many as serve its partitions best.
+    #[serde(deserialize_with = "parsed")]
+    pub connections: usize,
+    /// Memory for rows and pages, over all partitions.
+    pub cache_bytes: Size,
+    /// What proven loss or a conflicting output does.
+    pub on_violation: OnViolation,
+    /// How old a snapshot must be before its log is purged up to it.
+    pub purge_delay: Span,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            worker: WorkerName::default(),
+            partitions: PartitionSet::All,
+            data_dir: "data".into(),
+            checkpoint_interval: Span(Duration::from_millis(250)),
+            checkpoint_bytes: Size(64 << 20),
+            connections: 0,
+            cache_bytes: Size(256 << 20),
+            on_violation: OnViolation::Reject,
+            purge_delay: Span(Duration::from_secs(300)),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    #[error(
+        "the stream {name} takes more than one message a subject, so {} could be there twice: remove it and run `{}`",
+        words.output_plural, words.apply
+    )]
+    NotOnceOnly { name: String, words: &'static Words },
+    #[error("partition {partition} is none of the {partitions} of this topology (0 to {}): name others in {}", partitions - 1, words.partitions)]
+    NoSuchPartition { partition: u32, partitions: u32, words: &'static Words },
+    #[error(
+        "partition {partition} is none of this worker's, so there is nothing to accept for it: name one that is with {}", words.accept
+    )]
+    NothingToAccept { partition: u32, words: &'static Words },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+}
+
+/// One worker, as it is to run.
+pub struct Worker<A: Application> {
+    application: A,
+    config: Config,
+    nats: connect::Config,
+    topology: topology::Config,
+    accept: Vec<Acceptance>,
+    answer: Option<Arc<Answer<A>>>,
+    counters: Arc<Counters<A>>,
+}
+
+impl<A: Application> Worker<A> {
+    pub fn new(application: A, config: Config, nats: connect::Config, topology: topology::Config) -> Self {
+        let (accept, answer, counters) = (Vec::new(), None, Arc::default());
+        Self { application, config, nats, topology, accept, answer, counters }
+    }
+
+    /// Losses that the operator knows of, and accepts: none as a rule.
+    pub fn accepting(mut self, accept: impl IntoIterator<Item = Acceptance>) -> Self {
+        self.accept.extend(accept);
+        self
+    }
+
+    /// Has questions [answered](crate::worker::ask::ask) from what is committed. `answer` runs beside folding, on a thread that
+    /// may wait, and never for two questions of one partition at once.
+    pub fn answering(
+        mut self,
+        answer: impl Fn(&View<A>, &[u8]) -> Result<Vec<u8>, StoreError> + Send + Sync + 'static,
+    ) -> Self {
+        self.answer = Some(Arc::new(answer));
+        self
+    }
+
+    /// What it has done so far: also while it runs.
+    pub fn counters(&self) -> Arc<Counters<A>> {
+        self.counters.clone()
+    }
+
+    /// Folds partitions until `stop`, or until one of them can't go on: then all stop, and the first reason is returned. One
+    /// whose log is refused closes alone, for as long as another folds.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
+        for Acceptance { loss, partition } in &self.accept {
+            tracing::info!(%loss, partition, "told to accept a loss: it is accepted, and recorded, once it is found and has stood");
+        }
+        let Started { partitions, beside } = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            started = self.start() => started?,
+        };
+        fold(partitions, beside, stop).await
+    }
+
+    /// Everything up to the first pull.
+    async fn start(&self) -> Result<Started<A>, WorkerError> {
+        let Self { application, config, nats, topology, accept, answer, counters } = self;
+        let words = &A::WORDS;
+        let connection = connect::connect(nats, &format!("{} {}", A::NAME, words.worker)).await?;
+        let admin = Admin::new(&connection, topology.clone(), application.clone(), nats.shown_addresses());
+        let topology = connection.unless_denied(admin.check()).await??;
+        if !topology.once_only {
+            return Err(WorkerError::NotOnceOnly { name: topology.names.outputs(), words });
+        }
+        let partitions = choose(&config.partitions, topology.partitions, words)?;
+        store::create_data_dir(&config.data_dir)?;
+        let worker = name::worker_name(&config.worker, &config.data_dir)?;
+        if let Some(other) = accept.iter().find(|accept| !partitions.contains(&accept.partition)) {
+            return Err(WorkerError::NothingToAccept { partition: other.partition, words });
+        }
+        let most = Some(config.connections).filter(|most| *most > 0);
+        let connections = Connections::open::<A>(connection.clone(), nats, partitions.len(), most).await?;
+        let stores = Stores::new(&topology, config.data_dir.clone(), config.cache_bytes.0, partitions.len());
+        let shared = Shared {
+            application: Arc::new(topology.application.clone()),
+            names: topology.names.clone(),
+            partitions: topology.partitions,
+            stores,
+            config: partition::Config {
+                checkpoint_interval: config.checkpoint_interval.0,
+                checkpoint_bytes: config.checkpoint_bytes.bytes(),
+                halt: config.on_violation == OnViolation::Halt,
+                purge_delay: config.purge_delay.0,
+            },
+            connection: connections.publishing.clone(),
+            snapshots: Snapshots::new(connections.snapshots.clone(), &topology.names),
+            turns: Arc::new(Semaphore::new(MOST_SNAPSHOTS)),
+            counters: counters.clone(),
+        };
+        let snapshots = shared.snapshots.clone();
+        let opened = open(&connections, &shared, &partitions, &worker, accept).await?;
+        tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "{}", words.folding);
+        let standings: Vec<_> = opened.iter().map(|partition| (partition.number(), partition.standing())).collect();
+        let (publishing, names) = (connection.clone(), topology.names.clone());
+        let told_of = publishing.clone();
+        let answering = async move {
+            let told = || {
+                let now = Instant::now();
+                let partitions = standings.iter().enumerate().map(|(n, (number, standing))| {
+                    let mut told = standing.borrow().told(*number, now);
+                    // What the server says beside all answers.
+                    let (pulling, _) = connections.pulling(n, standings.len());
+                    let refused = told_of.trouble().or_else(|| pulling.trouble());
+                    told.trouble = match (told.trouble, refused) {
+                        (Some(trouble), Some(refused)) => Some(format!("{trouble}; {refused}")),
+                        (trouble, refused) => trouble.or(refused),
+                    };
+                    told
+                });
+                WorkerStanding { worker: worker.clone(), partitions: partitions.collect() }
+            };
+            if let Err(error) = standing::answer(connection, topology.names, &worker, told).await {
+                // Folding does not depend on it.
+                tracing::warn!(%error, "nobody can ask how far this worker is");
+            }
+        };
+        let mut asked = Vec::new();
+        for partition in &opened {
+            let (number, stores) = (partition.number(), partition.stores());
+            if let Some(answer) = answer {
+                let subject = names.ask_subject(number);
+                asked.push(ask::answer(publishing.clone(), subject, stores.clone(), answer.clone()));
+            }
+            if A::INPUT == Input::Stamped {
+                let answer: Arc<Answer<A>> = Arc::new(ask::last_stamp);
+                asked.push(ask::answer(publishing.clone(), names.producers_subject(number), stores, answer));
+            }
+        }
+        let asked = join_all(asked);
+        let beside = async move { _ = tokio::join!(answering, asked, sweep(&snapshots)) };
+        Ok(Started { partitions: opened, beside: beside.boxed() })
+    }
+}
+
+/// Folds until `stop`, with what is done beside it.
+async fn fold<A: Application>(
+    partitions: Vec<Partition<A>>,
+    beside: BoxFuture<'static, ()>,
+    stop: CancellationToken,
+) -> Result<(), WorkerError> {
+    let mut running = JoinSet::new();
+    let stop_all = stop.child_token();
+    let refused: Vec<_> = partitions.iter().map(Partition::is_refused).collect();
+    let beside = join(beside, stop_where_all_are_refused(refused, stop_all.clone()));
+    for partition in partitions {
+        running.spawn(partition.run(stop_all.clone()));
+    }
+    let beside = tokio::spawn(beside);
+    let mut first_error: Option<PartitionError> = None;
+    while let Some(result) = running.join_next().await {
+        let result = joined(result);
+        if let Err(error) = result {
+            // A refusal was said when it came, and stops nobody else.
+            if !error.is_refusal() {
+                tracing::error!("{error}");
+                stop_all.cancel();
+            }
+            // The first error is returned, unless a later one is a broken guarantee.
+            if first_error.as_ref().is_none_or(|first: &PartitionError| error.is_violation() && !first.is_violation()) {
+                first_error = Some(error);
+            }
+        }
+    }
+    beside.abort();
+    first_error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// There is nothing left to do where every log is refused: whoever started this process is told so by its end.
+async fn stop_where_all_are_refused(mut refused: Vec<watch::Receiver<bool>>, stop: CancellationToken) {
+    while !refused.iter().all(|refused| *refused.borrow()) {
+        let changes = refused.iter_mut().map(|refused| refused.changed().boxed());
+        let (changed, ..) = select_all(changes).await;
+        if changed.is_err() {
+            return;
+        }
+    }
+    stop.cancel();
+}
+
+/// Snapshots that one worker writes at once: each takes a thread, and its share of the processor.
+const MOST_SNAPSHOTS: usize = 2;
+
+/// A put that has not come on for so long was interrupted. One that was not, against all odds, is found damaged when it
+/// is read back, and does not count.
+const INTERRUPTED: Duration = Duration::from_secs(600);
+
+/// How often that is looked for.
+const SWEEPS: Duration = Duration::from_secs(3600);
+
+/// What a worker consists of, ready to run.
+struct Started<A: Application> {
+    partitions: Vec<Partition<A>>,
+    /// Tells how far they are to whoever asks, and sweeps up behind snapshots.
+    beside: BoxFuture<'static, ()>,
+}
+
+/// Removes now and then what interrupted puts of snapshots have left.
+async fn sweep(snapshots: &Snapshots) {
+    loop {
+        match snapshots.sweep(INTERRUPTED).await {
+            Ok(0) => {}
+            Ok(puts) => tracing::info!(puts, "removed what interrupted puts of snapshots had left"),
+            // The next time will do.
+            Err(cause) => tracing::debug!(%cause, "no answer about what interrupted puts have left"),
+        }
+        tokio::time::sleep(SWEEPS).await;
+    }
+}
+
+fn choose(set: &PartitionSet, partitions: u32, words: &'static Words) -> Result<BTreeSet<u32>, WorkerError> {
+    match set {
+        PartitionSet::All => Ok((0..partitions).collect()),
+        PartitionSet::Some(set) => match set.iter().find(|n| **n >= partitions) {
+            Some(partition) => Err(WorkerError::NoSuchPartition { partition: *partition, partitions, words }),
+            None => Ok(set.clone()),
+        },
+    }
+}
+
+/// Opens the stores, and says which connection each partition is pulled on.
+async fn open<A: Application>(
+    connections: &Connections,
+    shared: &Shared<A>,
+    partitions: &BTreeSet<u32>,
+    worker: &str,
+    accept: &[Acceptance],
+) -> Result<Vec<Partition<A>>, WorkerError> {
+    let max_payload = shared.connection.client.server_info().max_payload;
+    let mut opened = Vec::with_capacity(partitions.len());
+    let life = Arc::new(Life::default());
+    for (n, &partition) in partitions.iter().enumerate() {
+        let (pulling, sharing) = connections.pulling(n, partitions.len());
+        let stores = shared.stores.clone();
+        let opening = tokio::task::spawn_blocking(move || stores.open(partition));
+        let store = joined(opening.await)?;
+        let names = &shared.names;
+        let log = Log::new(pulling.clone(), names, partition, worker, pull_bytes(max_payload, sharing), life.clone());
+        opened.push((partition, store, log));
+    }
+    join_all(opened.iter_mut().map(|(_, _, log)| log.rise())).await;
+    let workers = opened.into_iter().map(|(partition, store, log)| {
+        let accepts = accept.iter().filter(|accept| accept.partition == partition).map(|accept| accept.loss).collect();
+        Partition::new(partition, shared, Arc::new(store), log, accepts)
+    });
+    Ok(workers.collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_beyond_the_last_is_refused() {
+        assert!(choose(&"0-7".parse().unwrap(), 8, &Words::DEFAULT).is_ok());
+        assert!(matches!(
+            choose(&"8".parse().unwrap(), 8, &Words::DEFAULT),
+            Err(WorkerError::NoSuchPartition { partition: 8, .. })
+        ));
+    }
+}

@@ -1,0 +1,8 @@
+//! The roles: what a process does for as long as it runs.
+
+pub mod chunker;
+pub mod generator;
+pub mod get;
+pub mod status;
+pub mod sum_files;
+pub mod summing;

@@ -1,0 +1,17 @@
+//! The table that this program folds with, compiled here once.
+
+use crate::sum::Summer;
+use jetfold::table::Table;
+use jetfold::transaction::{Batch, Folded};
+
+// Two lines of the processor's cache for each held row.
+const _: () = assert!(Table::<Summer>::PLACE_BYTES == 128);
+
+/// Folds one batch of which the store has no row that the table does not hold: what the fold costs by itself.
+///
+/// # Panics
+/// If the batch is not the one after the last.
+pub fn fold_held(table: &mut Table<Summer>, batch: &Batch) -> Folded<Summer> {
+    let staged = table.stage(&batch.payload);
+    table.fold(batch, staged)
+}
