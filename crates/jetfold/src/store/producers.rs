@@ -193,6 +193,6 @@ mod tests {
         let read = db.begin_read().unwrap();
         let mut tables: Vec<_> = read.list_tables().unwrap().map(|table| table.name().to_owned()).collect();
         tables.sort_unstable();
-        assert_eq!(tables, ["meta", "streams"]);
+        assert_eq!(tables, ["meta", "rows"]);
     }
 }
