@@ -18,6 +18,7 @@ mod noise;
 mod outage;
 mod progress;
 mod properties;
+mod publisher;
 mod restored;
 mod retention;
 mod sharing;
