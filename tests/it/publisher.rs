@@ -66,7 +66,10 @@ fn parsed(line: &[u8]) -> Option<(&str, u64)> {
 
 /// A record as the log holds it: of so many bytes at least.
 fn record(key: &str, number: u64, bytes: usize) -> Vec<u8> {
-    format!("{:bytes$}\n", format!("{key} {number}")).into_bytes()
+    let mut record = format!("{key} {number}").into_bytes();
+    record.resize(bytes.max(record.len()), b' ');
+    record.push(b'\n');
+    record
 }
 
 /// The keys of one line of the input: several, of one partition or of more.
