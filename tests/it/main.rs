@@ -2,6 +2,7 @@
 
 mod absence;
 mod access;
+mod accounts;
 mod backup;
 mod bad_input;
 mod bounds;
@@ -32,3 +33,4 @@ mod up;
 mod verdicts;
 mod watch;
 mod wire;
+mod word_count;

@@ -48,3 +48,16 @@ pub mod transaction;
 pub mod values;
 pub mod words;
 pub mod worker;
+
+pub use application::{Application, Cx, Facts, Input, Never, Output, Place, Row, Slot, Tally, Undecodable};
+pub use identity::accept::Acceptance;
+pub use key::Key;
+pub use nats::admin::{Allowed, Change};
+pub use packed::Packed;
+pub use publisher::Publisher;
+pub use shutdown::on_signals as signals;
+pub use store::{StoreError, View};
+pub use system::{Config, Error, System};
+pub use time::LogTime;
+pub use words::Words;
+pub use worker::Worker;

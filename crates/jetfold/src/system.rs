@@ -11,6 +11,7 @@ use crate::publisher::{NamedError, PublishError, Publisher};
 use crate::worker::ask::{self, AskError};
 use crate::worker::{self, Worker, WorkerError};
 use bytes::Bytes;
+use std::fmt;
 
 /// Everything that a process of a system is told. What is not set has the defaults of the programs of this repository.
 #[derive(Clone, Debug, Default)]
@@ -28,8 +29,9 @@ impl Config {
     }
 }
 
-/// Why something could not be done. Each says what, where, and what to do.
-#[derive(Debug, thiserror::Error)]
+/// Why something could not be done. Each says what, where, and what to do, also as what `main` returns: `{:?}` is the same
+/// sentence.
+#[derive(thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -47,6 +49,12 @@ pub enum Error {
     Named(#[from] NamedError),
     #[error("signals can't be watched for: {0}")]
     Io(#[from] std::io::Error),
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// An application on a NATS server.

@@ -13,20 +13,22 @@ use async_nats::jetstream::context::Context;
 pub struct LogReader {
     connection: Connection,
     name: String,
-    subject: String,
+    /// What every message of it matches.
+    filter: String,
 }
 
 impl LogReader {
     pub fn new(connection: Connection, names: &Names, partition: u32) -> Self {
-        Self { connection, name: names.log(partition), subject: names.log_subject(partition) }
+        Self { connection, name: names.log(partition), filter: names.log_filter(partition) }
     }
 
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn subject(&self) -> &str {
-        &self.subject
+    /// What every message of it matches.
+    pub fn filter(&self) -> &str {
+        &self.filter
     }
 
     pub fn connection(&self) -> &Connection {
@@ -64,7 +66,7 @@ impl LogReader {
         };
         let next = match expected {
             Some(expected) => {
-                let which = Which::NextOf(expected, &self.subject);
+                let which = Which::NextOf(expected, &self.filter);
                 let found = read::message(self.jetstream(), &self.name, which).await?;
                 Some(NextMessage { expected, found: found.as_ref().map(StoredMessage::mark) })
             }

@@ -171,7 +171,7 @@ impl Log {
         Source {
             jetstream: self.jetstream().clone(),
             log: self.name().to_owned(),
-            messages: Messages::OneByOne { left: ONE_BY_ONE, subject: self.reader.subject().to_owned() },
+            messages: Messages::OneByOne { left: ONE_BY_ONE, filter: self.reader.filter().to_owned() },
             connects,
             position,
             pending: 0,
@@ -259,7 +259,7 @@ pub struct Source {
 
 enum Messages {
     Pulled(Box<Pull>),
-    OneByOne { left: u32, subject: String },
+    OneByOne { left: u32, filter: String },
 }
 
 impl Source {
@@ -310,8 +310,8 @@ async fn next_message(
             Ok((Batch { position, time, payload, stamp }, pending))
         }
         Messages::OneByOne { left: 0, .. } => Err(Lost::EndOfReading),
-        Messages::OneByOne { left, subject } => {
-            let found = read::message(jetstream, log, Which::NextOf(position + 1, subject)).await;
+        Messages::OneByOne { left, filter } => {
+            let found = read::message(jetstream, log, Which::NextOf(position + 1, filter)).await;
             match found.map_err(|cause| Lost::PullFailed(cause.to_string()))? {
                 Some(message) => {
                     *left -= 1;

@@ -33,7 +33,7 @@ impl<A: Application> Partition<A> {
         });
         let (old, stores, partition) = (self.store.clone(), self.stores.clone(), self.partition);
         let replacing = tokio::task::spawn_blocking(move || {
-            aside::set_aside(old.path(), &what)?;
+            aside::set_aside(old.path(), &what, &A::WORDS)?;
             stores.open(partition)
         });
         self.store = Arc::new(joined(replacing.await)?);

@@ -42,6 +42,7 @@ use crate::identity::accept::Accepted;
 use crate::key::Key;
 use crate::producer::NamedProducer;
 use crate::transaction::Transaction;
+use crate::words::Words;
 use file::{Health, Watched};
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, TableDefinition};
@@ -90,8 +91,8 @@ pub struct Size {
 }
 
 /// Makes the data folder, open to its owner alone.
-pub fn create_data_dir(path: &Path) -> Result<(), StoreError> {
-    let refuse = |source| StoreError::Folder { path: path.to_owned(), source };
+pub fn create_data_dir(path: &Path, words: &'static Words) -> Result<(), StoreError> {
+    let refuse = |source| StoreError::Folder { path: path.to_owned(), source, words };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refuse)?;
     // Somebody else's folder keeps the mode that they gave it: it may be a mount, or /tmp.
     let mode = fs::metadata(path).map_err(refuse)?.permissions().mode();
@@ -125,7 +126,7 @@ impl<A: Application> Store<A> {
             .truncate(false)
             .mode(0o600)
             .open(&path)
-            .map_err(|source| StoreError::Folder { path: path.clone(), source })?;
+            .map_err(|source| StoreError::Folder { path: path.clone(), source, words: &A::WORDS })?;
         let health = Arc::new(Health::new(path));
         let opened = caught(|| {
             let file = Watched::new(FileBackend::new(file)?, health.clone());
@@ -134,7 +135,7 @@ impl<A: Application> Store<A> {
         let db = match opened {
             Ok(Ok(db)) => Quiet::new(db),
             Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
-                return Err(StoreError::InUse { path: health.path().to_owned() });
+                return Err(StoreError::InUse { path: health.path().to_owned(), words: &A::WORDS });
             }
             Ok(Err(error)) => return Err(health.failed(error.into())),
             Err(said) => return Err(health.panicked(said)),
@@ -153,7 +154,7 @@ impl<A: Application> Store<A> {
             Some(found) if found == *owner => {}
             Some(found) => {
                 let (found, wanted) = (Box::new(found), Box::new(owner.clone()));
-                return Err(StoreError::Foreign { path: store.path().to_owned(), found, wanted });
+                return Err(StoreError::Foreign { path: store.path().to_owned(), found, wanted, words: &A::WORDS });
             }
         }
         Ok(store)
@@ -163,7 +164,7 @@ impl<A: Application> Store<A> {
     pub fn open_or_replace(data_dir: &Path, owner: &Owner, cache_bytes: usize) -> Result<Self, StoreError> {
         match Self::open(data_dir, owner, cache_bytes) {
             Err(StoreError::Damaged { path, what }) => {
-                aside::set_aside(&path, &what)?;
+                aside::set_aside(&path, &what, &A::WORDS)?;
                 Ok(Self { replaced: Some(what), ..Self::open(data_dir, owner, cache_bytes)? })
             }
             opened => opened,

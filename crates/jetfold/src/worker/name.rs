@@ -2,6 +2,7 @@
 
 use crate::store::StoreError;
 use crate::values::{parsed, serde_as_text};
+use crate::words::Words;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::fs;
@@ -32,12 +33,16 @@ serde_as_text!(WorkerName);
 
 /// The configured name, or the host's with 8 hex characters that are drawn once and kept in the data folder: two
 /// workers of one host with folders of their own never share a name.
-pub(super) fn worker_name(configured: &WorkerName, data_dir: &Path) -> Result<String, StoreError> {
+pub(super) fn worker_name(
+    configured: &WorkerName,
+    data_dir: &Path,
+    words: &'static Words,
+) -> Result<String, StoreError> {
     if !configured.0.is_empty() {
         return Ok(configured.0.clone());
     }
     let path = data_dir.join("worker-id");
-    let refuse = |source| StoreError::Folder { path: path.clone(), source };
+    let refuse = |source| StoreError::Folder { path: path.clone(), source, words };
     let kept = || match fs::read(&path) {
         Ok(bytes) => {
             let id = worker_id(&bytes);
