@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | u32, little-endian | length of the header |
 //! | header | MessagePack map: [`Header`] |
-//! | if batches are stamped, as often as the header says | a producer: the length of its name, its name, its row's length, its row with its checksum; sorted by name |
+//! | if batches are stamped, as often as the header says | a producer's name and row, each behind its length; sorted by name |
 //! | as often as the header says | a key (if its length varies, that before it), a row's length, the row with its checksum; sorted by key |
 //!
 //! Lengths are LEB128: one byte below 128.
