@@ -1,4 +1,4 @@
-//! Exactly-once checksums on NATS JetStream: the first application of [jetfold](jetfold).
+//! Exactly-once checksums on NATS JetStream: the first application of [jetfold].
 //!
 //! A **chunker** makes many content streams and publishes them as interleaved chunks, partitioned by a hash of the
 //! stream's ID. **Summers** fold a running SHA-1 per stream, and publish the final sum of each. The chunker verifies

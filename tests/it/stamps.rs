@@ -3,10 +3,10 @@
 use crate::support::{PATIENCE, Server, apply, publish_raw};
 use jetfold::log::source::{Log, Source, pull_bytes};
 use jetfold::nats::connect::{self, Connection};
-use stream_sum::sum::names::names;
 use jetfold::transaction::Batch;
 use std::sync::Arc;
 use stream_sum::cli::config::{Config, Sources};
+use stream_sum::sum::names::names;
 use tokio::time::timeout;
 
 async fn connection(server: &Server) -> Connection {

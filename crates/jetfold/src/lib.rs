@@ -31,7 +31,8 @@
 //!    to be a duplicate, or stands in the stream of rejects with a reason.
 //! 2. Each output is confirmed before the rows that it was made with are committed, and its stream holds one message of it for as
 //!    long as it keeps that.
-//! 3. If the broker or a disk has lost or changed what the fold rests on, the worker says what was lost, and what can be done.
+//! 3. If the broker has lost what it had acknowledged, or a disk has [changed what a store holds](store), the worker says what was
+//!    lost, and what can be done.
 //! 4. The log, the fold and subjects decide all of this: no timer, lease, dedupe window or ack does.
 //!
 //! Exactly-once begins at the log, with the stamp: a batch that its publisher sends again is folded once. What

@@ -1,7 +1,8 @@
 //! The archive of one partition: snapshots of its store, written beside folding, and its log purged up to them.
 //!
-//! What there is to purge up to, and what may be removed, is told by the bucket (`bucket.rs`) and decided in
-//! `retention.rs`: nothing that a worker remembers of what it has put stands for the snapshot itself.
+//! Whether a snapshot is due is decided in `situation.rs`. Up to what the log may be purged, and which snapshots may be removed, is
+//! decided in `retention.rs` by what the [`bucket`] tells: nothing that a worker remembers of what it has put
+//! stands for the snapshot itself. `seen.rs` holds what was last seen of the bucket. [`restore`] puts a snapshot in the store's place.
 //! The log is purged only up to a snapshot that was just read to its end, and whose place in the log was just compared.
 
 pub mod bucket;

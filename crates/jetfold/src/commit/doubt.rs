@@ -1,7 +1,7 @@
 //! Doubt: whether a stream of effects may have forgotten what it has acknowledged since a transaction was opened.
 //!
-//! A server that loses power comes back without the end of what it had acknowledged, and gives its sequences again. Where
-//! that is another server than the one that a worker is connected to, the connection stands, and the furthest message of a
+//! A server that loses power comes back without the end of what it had acknowledged, and gives its sequences again. If
+//! the worker is connected to another server, its connection stands, and the furthest message of a
 //! transaction may well be there while others of it are gone. What tells:
 //!
 //! | sign | because |
@@ -97,7 +97,7 @@ impl Order {
 /// What one transaction has had confirmed by one stream.
 #[derive(Clone, Debug)]
 pub struct Trail<K> {
-    /// Who led the stream when the transaction was opened; `None` where nobody said.
+    /// Who led the stream when the transaction was opened; `None` if nobody said.
     leader: Option<Leader>,
     furthest: Option<Place<K>>,
     /// When something was confirmed last.

@@ -216,7 +216,7 @@ impl Pull {
     }
 }
 
-/// Whether the consumer has delivered, or has yet to deliver, more than has come. `None` where there is no answer.
+/// Whether the consumer has delivered, or has yet to deliver, more than has come. `None` if there is no answer.
 async fn is_ahead(context: &jetstream::Context, stream: &str, consumer: &str, delivered: u64) -> Option<bool> {
     let stream = context.get_stream_no_info(stream).await.ok()?;
     match stream.consumer_info(consumer).await {

@@ -263,7 +263,7 @@ enum Messages {
 }
 
 impl Source {
-    /// How many batches the log had beyond the last one when that was sent; 0 where they are read one by one.
+    /// How many batches the log had beyond the last one when that was sent; 0 if they are read one by one.
     pub fn pending(&self) -> u64 {
         self.pending
     }

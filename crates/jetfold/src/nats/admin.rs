@@ -29,7 +29,7 @@ enum Step {
     Change(plan::Change),
 }
 
-/// What `topology apply` did to one stream.
+/// What applying a topology did to one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Created(String),

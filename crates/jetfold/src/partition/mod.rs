@@ -67,7 +67,7 @@ static REOPENINGS: ThrottleByCause = ThrottleByCause::new();
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     pub checkpoint_interval: Duration,
-    /// Bytes of chunk batches in one transaction, at the most.
+    /// Bytes of batches in one transaction, at the most.
     pub checkpoint_bytes: usize,
     /// Whether proven loss and a conflicting output stop the worker.
     pub halt: bool,

@@ -134,7 +134,7 @@ impl<A: Application> Partition<A> {
         }))
     }
 
-    /// Where the store stands; `None` where it has not begun, or has folded nothing of a log that was made anew since. The
+    /// Where the store stands; `None` if it has not begun, or has folded nothing of a log that was made anew since. The
     /// inner error is a reason to try again.
     async fn begun(&self) -> Result<Result<Option<Checkpoint>, String>, PartitionError> {
         let Some(checkpoint) = self.store.checkpoint()? else { return Ok(Ok(None)) };

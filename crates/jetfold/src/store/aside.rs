@@ -15,7 +15,7 @@ pub const MOST: usize = 3;
 
 const MARK: &str = ".damaged-";
 
-/// Renames the store at `path`, in which `what` is damaged, and says so. Where it is then; `None` where somebody else has
+/// Renames the store at `path`, in which `what` is damaged, and says so. Where it is then; `None` if somebody else has
 /// taken it away.
 pub fn set_aside(path: &Path, what: &str) -> Result<Option<PathBuf>, StoreError> {
     let refuse = |source| StoreError::Folder { path: path.to_owned(), source };

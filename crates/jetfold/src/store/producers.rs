@@ -95,12 +95,12 @@ impl<A: Application> View<A> {
 mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
+    use crate::sample::Texts;
     use crate::store::{Owner, Store};
     use crate::testing::letters::Letters;
     use crate::transaction::{Tally, Transaction};
     use redb::{Database, ReadableDatabase, TableHandle};
     use std::path::Path;
-    use crate::sample::Texts;
 
     fn open<A: Application>(folder: &Path) -> Result<Store<A>, StoreError> {
         Store::open(folder, &Owner { log: "log-0".into(), partition: 0, partitions: 1 }, 1 << 20)

@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-/// The name of a worker; empty where it is to be made from the host's name.
+/// The name of a worker; empty if it is to be made from the host's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerName(String);
 

@@ -68,11 +68,11 @@ mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
     use crate::producer::Producer;
+    use crate::sample::Texts;
     use crate::store::snapshot;
     use crate::store::{Owner, Store};
     use crate::testing::letters::Letters;
     use crate::transaction::{Tally, Transaction};
-    use crate::sample::Texts;
 
     fn owner() -> Owner {
         Owner { log: "log-0".into(), partition: 0, partitions: 1 }
