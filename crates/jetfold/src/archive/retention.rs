@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | the furthest two | one of them may be damaged |
 //! | the furthest that has settled and that the log reaches | the log may be purged up to it |
-//! | beyond that, the one that settles next | or, with one a minute, none would ever settle |
+//! | beyond that, the one that settles next | with one snapshot a minute the newest is never old enough |
 //! | beyond that, those that settle soon | see below |
 //!
 //! The same once more for those with the history of the worker's own store, up to which alone it purges.

@@ -1,6 +1,6 @@
 //! What is decided about a commit, without a socket, a clock or a task.
 //!
-//! An [`effect`] is what a fold asks of the world, and what can become of it. The [`line`] holds transactions on their way to the
+//! An [`effect`] is what a fold asks of the world, and what can become of it. The [line](mod@line) holds transactions on their way to the
 //! store, and is told of each answer as it comes: it hands out what is to be published, inspected and written next. [`doubt`]
 //! has the signs that a stream of effects may have forgotten what it had acknowledged. An [`inspection`] is the last look at a
 //! transaction before its commit, and asks leaders as much as these signs demand.
