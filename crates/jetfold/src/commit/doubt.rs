@@ -86,7 +86,7 @@ impl Order {
         Self { highest: known }
     }
 
-    /// A message was stored at `sequence`: a sign, where that was given before.
+    /// A message was stored at `sequence`: a sign, if that was given before.
     pub fn stored(&mut self, sequence: u64) -> Option<Sign> {
         let highest = self.highest;
         self.highest = highest.max(sequence);
@@ -126,7 +126,7 @@ impl<K: Clone> Trail<K> {
     /// A message was confirmed at `now`: acknowledged, or read back.
     pub fn confirmed(&mut self, place: Place<K>, now: Duration) {
         let silence = self.at.replace(now).is_some_and(|at| now.saturating_sub(at) >= SILENCE);
-        // What is lost is an end: where the furthest is there, so is all that came before it.
+        // What is lost is an end: if the furthest is there, so is all that came before it.
         if silence
             && let Some(furthest) = &self.furthest
             && self.witnesses.last().is_none_or(|last| last.sequence != furthest.sequence)

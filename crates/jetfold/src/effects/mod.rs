@@ -33,7 +33,7 @@ const HEADER_FRAME_BYTES: usize = 1 << 10;
 pub const REJECT_REASON: &str = "Reject-Reason";
 pub const REJECT_COUNT: &str = "Reject-Count";
 pub const REJECT_CHUNKS: &str = "Reject-Chunks";
-/// Set to `omitted` where the payload is not the batch but its length and SHA-1.
+/// Set to `omitted` if the payload is not the batch but its length and SHA-1.
 pub const REJECT_PAYLOAD: &str = "Reject-Payload";
 
 /// Publishes the effects of one partition's fold.
@@ -118,7 +118,7 @@ impl<A: Application> Effects<A> {
         (Confirmed { differs: true, ..confirmed }, unknown || unknown_again)
     }
 
-    /// Stores a reject at a subject; the subject, where another stands there.
+    /// Stores a reject at a subject; the subject, if another stands there.
     async fn store_reject(
         &self,
         subject: String,

@@ -209,9 +209,9 @@ pub fn rfc3339(at: UnixNanos) -> String {
 #[derive(Clone, Copy, Debug)]
 pub struct LogReading {
     pub state: LogState,
-    /// The message at the checkpoint's position, where that lies within the log.
+    /// The message at the checkpoint's position, if that lies within the log.
     pub at_position: Option<MessageMark>,
-    /// The next message that is there, where this was asked.
+    /// The next message that is there, if this was asked.
     pub next: Option<NextMessage>,
 }
 
@@ -266,7 +266,7 @@ pub fn is_deleted(checkpoint: &Checkpoint, reading: &LogReading) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub struct MarkReading {
     pub state: LogState,
-    /// The message at the recorded sequence, where there is one.
+    /// The message at the recorded sequence, if there is one.
     pub at_mark: Option<MessageMark>,
 }
 

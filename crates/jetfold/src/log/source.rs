@@ -37,7 +37,7 @@ const PULL_HEADROOM: usize = 64 << 10;
 /// cache; with less, the server answers more often.
 const MOST_PULLED: usize = 3 << 19;
 
-/// Connections that one worker pulls on, where the budget does not ask for more. Several are read at once, and what a
+/// Connections that one worker pulls on, if the budget does not ask for more. Several are read at once, and what a
 /// partition folds was just read by the same thread.
 const CONNECTIONS: usize = 8;
 

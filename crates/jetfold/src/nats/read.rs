@@ -69,13 +69,13 @@ pub async fn stream_now(jetstream: &Context, name: &str) -> Result<Option<Stream
     }
 }
 
-/// When a server has answered, where it says so; else what the clock says here.
+/// When a server has answered, if it says so; else what the clock says here.
 fn told_at(at: Option<String>) -> UnixNanos {
     let at = at.and_then(|at| time::OffsetDateTime::parse(&at, &Rfc3339).ok());
     unix_nanos(at.unwrap_or_else(time::OffsetDateTime::now_utc))
 }
 
-/// How long a consumer may be inactive before it is cleared away: `wanted`, or less where the stream lets none have so much.
+/// How long a consumer may be inactive before it is cleared away: `wanted`, or less if the stream lets none have so much.
 pub async fn inactive_threshold(jetstream: &Context, name: &str, wanted: Duration) -> Result<Duration, NoAnswer> {
     let info = stream(jetstream, name).await?;
     let limits = info.and_then(|info| info.config.consumer_limits);

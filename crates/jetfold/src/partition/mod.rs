@@ -325,7 +325,7 @@ impl<A: Application> Partition<A> {
                     stopped_at = Some(Instant::now());
                     folding.await
                 }
-                // The archive says so where it has found the store damaged: what is not committed can't be any more.
+                // The archive says so if it has found the store damaged: what is not committed can't be any more.
                 () = over.cancelled() => {
                     stop.cancel();
                     folding.await

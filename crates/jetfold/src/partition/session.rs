@@ -154,7 +154,7 @@ impl<A: Application> Partition<A> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Over::Stopped),
-                // The committer ends by itself only where it can't go on; `drain` and `abandon` say why.
+                // The committer ends by itself only if it can't go on; `drain` and `abandon` say why.
                 () = session.work.closed() => return Ok(Over::Lost("committing has ended".to_owned())),
                 _ = session.committed.changed() => {
                     let (transaction, checkpoint, size) = {
@@ -269,7 +269,7 @@ impl<A: Application> Partition<A> {
         let Session { work, committer, cancel, committed, .. } = session;
         let finish = async {
             if let Some(transaction) = transaction {
-                // Where the committer has ended, its own result says why.
+                // If the committer has ended, its own result says why.
                 work.send(Work::Seal(Box::new(transaction))).await.ok();
             }
             drop(work);

@@ -179,7 +179,7 @@ impl<A: Application> Store<A> {
         self.replaced.as_deref()
     }
 
-    /// What is damaged, where somebody has found that anything is. Then nothing more is read or written.
+    /// What is damaged, if somebody has found that anything is. Then nothing more is read or written.
     pub fn damage(&self) -> Option<&str> {
         self.health.damage()
     }

@@ -67,7 +67,7 @@ pub(super) fn worker_name(configured: &WorkerName, data_dir: &Path) -> Result<St
     Ok(format!("{host}-{suffix}"))
 }
 
-/// What a file holds that the id of a worker was put into, where that is what it holds.
+/// What a file holds that the id of a worker was put into, if that is what it holds.
 fn worker_id(bytes: &[u8]) -> Option<String> {
     let text = str::from_utf8(bytes).ok()?.trim();
     let is_id = text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
