@@ -1,7 +1,7 @@
 //! Damaged stores that were set aside: renamed, and kept for whoever wants to know, as they were but for what redb notes in
 //! the first page when it opens one.
 //!
-//! `chunks-0.redb` becomes `chunks-0.redb.damaged-20261126T020811Z`, in the same folder; the time is UTC.
+//! `log-0.redb` becomes `log-0.redb.damaged-20261126T020811Z`, in the same folder; the time is UTC.
 
 use crate::store::StoreError;
 use std::ffi::OsString;
