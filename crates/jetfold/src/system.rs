@@ -65,7 +65,7 @@ pub struct System<A> {
 }
 
 impl<A: Application> System<A> {
-    /// Nothing is connected to yet. Where no prefix is set, the application's name is put before all names and subjects.
+    /// Nothing is connected to yet. If no prefix is set, the application's name is put before all names and subjects.
     pub fn new(application: A, mut config: Config) -> Self {
         if config.topology.prefix.is_empty() {
             config.topology.prefix = A::NAME.to_owned();

@@ -39,17 +39,17 @@ impl LogReader {
         &self.connection.jetstream
     }
 
-    /// `None` where the log does not exist.
+    /// `None` if the log does not exist.
     pub async fn state(&self) -> Result<Option<LogState>, NoAnswer> {
         Ok(read::stream(self.jetstream(), &self.name).await?.as_ref().map(read::log_state))
     }
 
-    /// Who leads the log; `None` where it does not exist.
+    /// Who leads the log; `None` if it does not exist.
     pub async fn leader(&self) -> Result<Option<Leader>, NoAnswer> {
         Ok(read::stream(self.jetstream(), &self.name).await?.as_ref().map(read::leader))
     }
 
-    /// All that a judgement needs; `None` where the log does not exist. `expected` is the position that should come
+    /// All that a judgement needs; `None` if the log does not exist. `expected` is the position that should come
     /// next: whether it is there is looked up too.
     pub async fn reading(
         &self,

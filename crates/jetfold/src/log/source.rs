@@ -37,7 +37,7 @@ const PULL_HEADROOM: usize = 64 << 10;
 /// cache; with less, the server answers more often.
 const MOST_PULLED: usize = 3 << 19;
 
-/// Connections that one worker pulls on, where the budget does not ask for more. Several are read at once, and what a
+/// Connections that one worker pulls on, if the budget does not ask for more. Several are read at once, and what a
 /// partition folds was just read by the same thread.
 const CONNECTIONS: usize = 8;
 
@@ -263,7 +263,7 @@ enum Messages {
 }
 
 impl Source {
-    /// How many batches the log had beyond the last one when that was sent; 0 where they are read one by one.
+    /// How many batches the log had beyond the last one when that was sent; 0 if they are read one by one.
     pub fn pending(&self) -> u64 {
         self.pending
     }

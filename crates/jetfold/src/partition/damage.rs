@@ -42,7 +42,7 @@ impl<A: Application> Partition<A> {
         Ok(())
     }
 
-    /// Where nothing reaches back to where a store has to begin, whoever reads the verdict must learn why it is empty.
+    /// If nothing reaches back to where a store has to begin, whoever reads the verdict must learn why it is empty.
     pub(super) fn with_what_was_set_aside(&self, error: PartitionError) -> PartitionError {
         match error {
             PartitionError::Refused { partition, verdict: verdict @ Verdict::LogTruncated { .. }, words } => {

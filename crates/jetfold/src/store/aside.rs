@@ -1,7 +1,7 @@
 //! Damaged stores that were set aside: renamed, and kept for whoever wants to know, as they were but for what redb notes in
 //! the first page when it opens one.
 //!
-//! `chunks-0.redb` becomes `chunks-0.redb.damaged-20261126T020811Z`, in the same folder; the time is UTC.
+//! `log-0.redb` becomes `log-0.redb.damaged-20261126T020811Z`, in the same folder; the time is UTC.
 
 use crate::store::StoreError;
 use crate::words::Words;
@@ -16,7 +16,7 @@ pub const MOST: usize = 3;
 
 const MARK: &str = ".damaged-";
 
-/// Renames the store at `path`, in which `what` is damaged, and says so. Where it is then; `None` where somebody else has
+/// Renames the store at `path`, in which `what` is damaged, and says so. Where it is then; `None` if somebody else has
 /// taken it away.
 pub fn set_aside(path: &Path, what: &str, words: &'static Words) -> Result<Option<PathBuf>, StoreError> {
     let refuse = |source| StoreError::Folder { path: path.to_owned(), source, words };

@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
-//! | the application's, `streams` for sums | key, as `StreamId` of 16 bytes | an encoded row, its [checksum] under its key at its end |
+//! | the application's: [`Application::ROWS`] | key | an encoded row, its [checksum] under its key at its end |
 //! | `producers`, if batches are stamped | name | an encoded [`Producer`](crate::producer::Producer), its [checksum] under its name at its end |
 //! | `meta` | `"format"` | 2; this entry has the same shape in every format |
 //! | `meta` | `"owner"` | map: log name, partition, partitions |
@@ -16,10 +16,10 @@
 //! saves what redb needs to open the file after a crash without scanning it.
 //!
 //! What is read is verified, so a disk that has changed it is found out: the store is damaged, and from then on refuses
-//! everything and writes nothing. Nothing else tells that a row is not there: where a page that leads to it was changed, a
-//! look-up may miss it, until somebody [reads all rows](View::each), as each snapshot does. Such a stream's next chunk is
-//! rejected as `unknown`, or its ID is taken for a new one's. And where the disk has kept an older page, its rows are whole, and
-//! the next chunk of a stream follows a gap. Neither ever becomes a wrong sum.
+//! everything and writes nothing. No checksum shows that a row is missing:
+//! if a page that leads to it was changed, a look-up may miss it, until somebody [reads all rows](View::each), as each
+//! snapshot does. And if the disk has kept an older page, the rows of that page are whole, and out of date. Either shows at once
+//! only in a fold whose records are numbered by key: the next number follows a gap.
 
 pub mod aside;
 pub mod checksum;
@@ -180,7 +180,7 @@ impl<A: Application> Store<A> {
         self.replaced.as_deref()
     }
 
-    /// What is damaged, where somebody has found that anything is. Then nothing more is read or written.
+    /// What is damaged, if somebody has found that anything is. Then nothing more is read or written.
     pub fn damage(&self) -> Option<&str> {
         self.health.damage()
     }
@@ -291,7 +291,7 @@ impl<A: Application> Store<A> {
         Ok(Size { rows, bytes: metadata.map_or(0, |metadata| metadata.len()) })
     }
 
-    /// What was accepted of a log or of `sums` that are not what they were, and when: the oldest first.
+    /// What was accepted of streams that are not what they were, and when: the oldest first.
     pub fn accepted(&self) -> Result<Vec<Accepted>, StoreError> {
         self.view()?.accepted()
     }

@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-/// The name of a worker; empty where it is to be made from the host's name.
+/// The name of a worker; empty if it is to be made from the host's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerName(String);
 
@@ -72,7 +72,7 @@ pub(super) fn worker_name(
     Ok(format!("{host}-{suffix}"))
 }
 
-/// What a file holds that the id of a worker was put into, where that is what it holds.
+/// What a file holds that the id of a worker was put into, if that is what it holds.
 fn worker_id(bytes: &[u8]) -> Option<String> {
     let text = str::from_utf8(bytes).ok()?.trim();
     let is_id = text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));

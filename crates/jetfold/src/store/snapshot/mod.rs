@@ -212,7 +212,7 @@ fn length(frame: &mut impl Read, most: u64) -> Result<usize, SnapshotError> {
     sound.ok_or_else(|| SnapshotError::Damaged(format!("something in it is {length} bytes long")))
 }
 
-/// Ends after the last row only where all of it was there and intact.
+/// Ends after the last row only if all of it was there and intact.
 impl<R: Read, A: Application> Iterator for Reading<R, A> {
     type Item = Result<KeyedRow<A>, SnapshotError>;
 
