@@ -1,4 +1,4 @@
-//! A way to a nats-server on which finals get lost: as on a route between servers, whole messages, and nobody is told.
+//! A way to a nats-server on which messages get lost: as on a route between servers, whole messages, and nobody is told.
 
 use crate::support::Server;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -9,18 +9,19 @@ use std::thread;
 
 pub struct LossyRoute {
     address: SocketAddr,
-    /// Finals that are still to be lost.
+    /// Messages that are still to be lost.
     to_lose: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,
 }
 
 impl LossyRoute {
-    pub fn to(server: &Server) -> Self {
+    /// One that can lose what is delivered on subjects that begin so.
+    pub fn to(server: &Server, losing: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = server.url().trim_start_matches("nats://").to_owned();
         let (to_lose, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (losing, ending) = (to_lose.clone(), is_over.clone());
+        let (left, ending) = (to_lose.clone(), is_over.clone());
         thread::spawn(move || {
             for client in listener.incoming() {
                 if ending.load(Ordering::Relaxed) {
@@ -29,8 +30,8 @@ impl LossyRoute {
                 let (client, server) = (client.unwrap(), TcpStream::connect(&server).unwrap());
                 let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 thread::spawn(move || carry(from, to));
-                let losing = losing.clone();
-                thread::spawn(move || deliver(server, client, &losing));
+                let left = left.clone();
+                thread::spawn(move || deliver(server, client, losing, &left));
             }
         });
         Self { address, to_lose, is_over }
@@ -40,7 +41,7 @@ impl LossyRoute {
         format!("nats://{}", self.address)
     }
 
-    /// The next `n` finals that the server delivers get lost.
+    /// The next `n` of them that the server delivers get lost.
     pub fn lose(&self, n: u64) {
         self.to_lose.store(n, Ordering::Relaxed);
     }
@@ -64,12 +65,12 @@ fn carry(mut from: TcpStream, mut to: TcpStream) {
 }
 
 /// From the server to the client, message by message.
-fn deliver(server: TcpStream, mut client: TcpStream, to_lose: &AtomicU64) {
+fn deliver(server: TcpStream, mut client: TcpStream, losing: &str, to_lose: &AtomicU64) {
     let mut server = BufReader::new(server);
     while let Ok((subject, frame)) = next_frame(&mut server) {
         let one_less = |n: u64| n.checked_sub(1);
-        let is_final = subject.is_some_and(|subject| subject.starts_with("sums."));
-        let is_lost = is_final && to_lose.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
+        let is_meant = subject.is_some_and(|subject| subject.starts_with(losing));
+        let is_lost = is_meant && to_lose.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
         if !is_lost && client.write_all(&frame).is_err() {
             break;
         }

@@ -19,6 +19,7 @@ mod noise;
 mod outage;
 mod progress;
 mod properties;
+mod publisher;
 mod restored;
 mod retention;
 mod sharing;

@@ -26,7 +26,7 @@ async fn lose_the_first(streams: u64, deadline: &str) -> Verified {
     let jetstream = server.jetstream().await;
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.json");
-    let route = LossyRoute::to(&server);
+    let route = LossyRoute::to(&server, "sums.");
     let chunking = chunker_behind(&route, streams, deadline, &report);
     published(&jetstream, streams.try_into().unwrap()).await;
     route.lose(1);

@@ -16,7 +16,7 @@ pub const STAMP: &str = "Jetfold-Stamp";
 pub struct Stamp {
     /// The producer's name: one token of a subject.
     pub producer: String,
-    /// Rises with each process that takes the name.
+    /// Of one process. Rises, by steps that are drawn, with each that takes the name.
     pub life: u64,
     /// Of the batch, among all of this producer in this partition: 1, 2, 3, whatever its life.
     pub number: u64,

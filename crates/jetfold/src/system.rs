@@ -112,8 +112,7 @@ impl<A: Application> System<A> {
         let topology = connection.unless_denied(self.admin(&connection).check()).await??;
         let told = async |partition| {
             let subject = topology.names.producers_subject(partition);
-            let told = ask::ask(&connection, subject, partition, name.to_owned().into()).await?;
-            Ok(std::str::from_utf8(&told).ok().and_then(|told| told.parse().ok()))
+            ask::ask_for_producer(&connection, subject, partition, name).await
         };
         Ok(Publisher::named(&connection, &topology, name, told).await?)
     }

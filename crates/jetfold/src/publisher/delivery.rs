@@ -30,7 +30,7 @@ pub struct Patience {
 }
 
 /// Why a batch could not be delivered.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum DeliveryError {
     #[error(
         "the log {log} has been full for {} ({cause}): start {}s, raise topology.log_max_bytes, or purge what is folded",
@@ -53,6 +53,8 @@ pub enum DeliveryError {
          from a replica or a backup; or start the producer again, which then sends everything after what is left"
     )]
     Lost { log: String, producer: String, number: u64, sequence: u64 },
+    #[error("the producer {producer} has no more numbers for its batches to the log {log}: give it another name")]
+    Spent { log: String, producer: String },
 }
 
 /// What becomes of a batch on its way, for whoever keeps account of it. Moments are by a clock of its own.
@@ -141,6 +143,9 @@ impl Delivery {
                 Err(StampedError::Lost(Lost { producer, number, sequence })) => {
                     return Err(DeliveryError::Lost { log: self.log.clone(), producer, number, sequence });
                 }
+                Err(StampedError::Spent { producer }) => {
+                    return Err(DeliveryError::Spent { log: self.log.clone(), producer });
+                }
             };
             match refusal {
                 Refusal::Full(cause) => {
@@ -159,6 +164,7 @@ impl Delivery {
                     full_since = None;
                     let cause = match refusal {
                         Refusal::Unknown(cause) => cause,
+                        Refusal::WrongLast => "it does not show yet what it has stored".to_owned(),
                         _ => "it takes one message only".to_owned(),
                     };
                     account.stands_still(Halt::NoAnswer, first, now, &cause);

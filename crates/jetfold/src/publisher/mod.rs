@@ -29,8 +29,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-/// Bytes of one batch, unless a single record is larger or the server takes less.
+/// Bytes of one batch, unless the records of a single offset are more or the server takes less.
 const BATCH_BYTES: usize = 256 << 10;
+
+/// What the headers of a message take of the most that a log's message may have.
+const HEADERS: usize = 1 << 10;
 
 /// How long a log may be full, and how long nobody may answer, before a publisher gives up.
 const PATIENCE: Patience = Patience { full: Duration::from_secs(60), unknown: Some(Duration::from_secs(60)) };
@@ -43,12 +46,16 @@ pub enum PublishError {
     #[error("a record of {bytes} bytes is more than the {most} that one message may hold: split it")]
     TooLarge { bytes: usize, most: usize },
     #[error(
-        "the records of offset {offset} have {bytes} bytes, which is more than the {most} of a batch, and must not be parted: give \
-         them offsets of their own"
+        "the records of offset {offset} have {bytes} bytes, which is more than the {most} that one message may hold, and must not \
+         be parted: give them offsets of their own"
     )]
     OffsetTooLarge { offset: u64, bytes: usize, most: usize },
     #[error("offset {offset} comes after {after}: offsets never go back")]
     OutOfOrder { offset: u64, after: u64 },
+    #[error(
+        "offset {offset} is no further than {flushed}, which is flushed: give the next record a further one, from 1 on"
+    )]
+    Flushed { offset: u64, flushed: u64 },
 }
 
 /// A batch that fills.
@@ -60,6 +67,8 @@ struct Filling {
     /// Bytes of the records before those of that offset, and the last offset of those.
     whole: usize,
     whole_offset: u64,
+    /// The offset that is refused, and the bytes of its records.
+    refused: Option<(u64, usize)>,
 }
 
 /// What is handed to the sending end.
@@ -77,14 +86,24 @@ struct Lane {
     sent: u64,
     work: mpsc::Sender<Work>,
     sending: JoinHandle<Result<(), DeliveryError>>,
+    /// Why nothing is sent any more.
+    ended: Option<DeliveryError>,
 }
 
 /// Publishes the records of one application.
+///
+/// A publisher that is dropped sends what it has handed over, and not what fills: only [`flush`](Self::flush) and
+/// [`finish`](Self::finish) tell that all is stored. A call that is dropped before it returns has pushed nothing.
+///
+/// A record that is refused leaves the publisher as it was, and it goes on with the next. A
+/// [`Delivery`](PublishError::Delivery) error ends the partition of the record, and comes again with each of its records.
 pub struct Publisher<A> {
     lanes: Vec<Lane>,
     /// The last offset that was pushed, and the last that was flushed.
     offset: u64,
     flushed: u64,
+    /// Bytes of one batch, and of one message.
+    batch: usize,
     most: usize,
     of: PhantomData<fn() -> A>,
 }
@@ -109,75 +128,48 @@ impl<A: Application> Publisher<A> {
         let complaints = Arc::new(ThrottleByCause::new());
         let names = &topology.names;
         let most = connection.client.server_info().max_payload.saturating_sub(REJECT_HEADROOM);
-        let most = BATCH_BYTES.min(most).min(topology.max_message_bytes.unwrap_or(usize::MAX));
+        let most = most.min(topology.max_message_bytes.map_or(usize::MAX, |most| most.saturating_sub(HEADERS)));
         let lanes = (0..).zip(stands).map(|(partition, stamped)| {
             let delivery = delivery(connection, names, partition, producer, complaints.clone());
             // One that travels, and one that waits.
             let (work, queue) = mpsc::channel(1);
             let sent = stamped.offset();
             let sending = tokio::spawn(send(delivery, stamped, queue));
-            Lane { filling: Filling::default(), sent, work, sending }
+            Lane { filling: Filling::default(), sent, work, sending, ended: None }
         });
-        Self { lanes: lanes.collect(), offset: 0, flushed: 0, most, of: PhantomData }
+        let batch = BATCH_BYTES.min(most);
+        Self { lanes: lanes.collect(), offset: 0, flushed: 0, batch, most, of: PhantomData }
     }
 
     /// Appends a record to the next batch of its key's partition: `encode` appends the bytes. Waits while two batches of that
-    /// partition are on their way.
+    /// partition are on their way, if there is no room. The last batch of a partition fills until another record comes, or
+    /// [`flush`](Self::flush).
     pub async fn push(
         &mut self,
         key: &<A::Key as Key>::Ref,
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), PublishError> {
-        self.push_at(self.offset + 1, key, encode).await
+        self.push_at(self.offset.saturating_add(1), key, encode).await
     }
 
     /// The same for a record at an offset of the publisher's own input, from 1 on: such as the number of its line. Records of
-    /// one offset travel together, so that a later life does not send some of them again. What an earlier life has sent is
-    /// passed over.
+    /// one offset and partition travel together, so that a later life does not send some of them again; if they do not fit into
+    /// one message, all of them are refused. What an earlier life has sent is passed over.
     pub async fn push_at(
         &mut self,
         offset: u64,
         key: &<A::Key as Key>::Ref,
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), PublishError> {
-        if offset < self.offset || offset <= self.flushed {
+        if offset < self.offset {
             return Err(PublishError::OutOfOrder { offset, after: self.offset });
+        }
+        if offset <= self.flushed {
+            return Err(PublishError::Flushed { offset, flushed: self.flushed });
         }
         self.offset = offset;
         let partition = A::Key::partition(key, u32::try_from(self.lanes.len()).expect("as many as the topology says"));
-        let lane = &mut self.lanes[partition as usize];
-        if offset <= lane.sent {
-            return Ok(());
-        }
-        if offset > lane.filling.offset {
-            // What is there is whole: it travels as soon as there is room, and the record fills the next.
-            (lane.filling.whole, lane.filling.whole_offset) = (lane.filling.payload.len(), lane.filling.offset);
-            if lane.filling.whole > 0
-                && let Ok(permit) = lane.work.try_reserve()
-            {
-                permit.send(lane.filling.take());
-            }
-        }
-        let before = lane.filling.payload.len();
-        encode(&mut lane.filling.payload);
-        let bytes = lane.filling.payload.len() - before;
-        if bytes > self.most {
-            lane.filling.payload.truncate(before);
-            return Err(PublishError::TooLarge { bytes, most: self.most });
-        }
-        lane.filling.offset = offset;
-        if lane.filling.payload.len() > self.most {
-            // The records of this offset stay behind, for the next batch.
-            let rest = lane.filling.payload.split_off(lane.filling.whole);
-            if rest.len() > self.most {
-                return Err(PublishError::OffsetTooLarge { offset, bytes: rest.len(), most: self.most });
-            }
-            lane.filling.offset = lane.filling.whole_offset;
-            let whole = lane.filling.take();
-            lane.filling = Filling { payload: rest, offset, ..Filling::default() };
-            lane.hand_over(whole).await?;
-        }
-        Ok(())
+        self.lanes[partition as usize].push(offset, self.batch, self.most, encode).await
     }
 
     /// Returns when all that was pushed is stored. The next record needs a further offset.
@@ -186,16 +178,16 @@ impl<A: Application> Publisher<A> {
         let mut stored = Vec::with_capacity(self.lanes.len());
         for lane in &mut self.lanes {
             if !lane.filling.payload.is_empty() {
-                let batch = lane.filling.take();
-                lane.hand_over(batch).await?;
+                let room = room(&lane.work, &mut lane.sending, &mut lane.ended).await?;
+                room.send(lane.filling.take());
             }
             let (told, wait) = oneshot::channel();
-            lane.hand_over(Work::Stored(told)).await?;
+            room(&lane.work, &mut lane.sending, &mut lane.ended).await?.send(Work::Stored(told));
             stored.push(wait);
         }
         for (lane, wait) in self.lanes.iter_mut().zip(stored) {
             if wait.await.is_err() {
-                return Err(lane.why_it_ended().await);
+                return Err(why_it_ended(&mut lane.sending, &mut lane.ended).await);
             }
         }
         Ok(())
@@ -207,20 +199,95 @@ impl<A: Application> Publisher<A> {
     }
 }
 
-impl Lane {
-    async fn hand_over(&mut self, work: Work) -> Result<(), PublishError> {
-        match self.work.send(work).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.why_it_ended().await),
+impl<A> Drop for Publisher<A> {
+    fn drop(&mut self) {
+        let bytes: usize = self.lanes.iter().map(|lane| lane.filling.payload.len()).sum();
+        if bytes > 0 {
+            tracing::warn!(
+                bytes,
+                "a publisher was dropped before it was flushed: the last of its records are not sent"
+            );
         }
     }
+}
 
-    async fn why_it_ended(&mut self) -> PublishError {
-        match joined((&mut self.sending).await) {
-            Err(error) => error.into(),
-            Ok(()) => unreachable!("it does not end well while more may come"),
+impl Lane {
+    async fn push(
+        &mut self,
+        offset: u64,
+        batch: usize,
+        most: usize,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), PublishError> {
+        let Self { filling, sent, work, sending, ended } = self;
+        if offset <= *sent {
+            return Ok(());
         }
+        if let Some((refused, bytes)) = filling.refused
+            && refused == offset
+        {
+            return Err(PublishError::OffsetTooLarge { offset, bytes, most });
+        }
+        if offset > filling.offset {
+            // What is there is whole: it travels as soon as there is room, and the record fills the next.
+            (filling.whole, filling.whole_offset) = (filling.payload.len(), filling.offset);
+            if filling.whole > 0
+                && let Ok(permit) = work.try_reserve()
+            {
+                permit.send(filling.take());
+            }
+        }
+        let before = filling.payload.len();
+        encode(&mut filling.payload);
+        let bytes = filling.payload.len() - before;
+        if bytes > most {
+            filling.payload.truncate(before);
+            return Err(PublishError::TooLarge { bytes, most });
+        }
+        let of_offset = filling.payload.len() - filling.whole;
+        if of_offset > most {
+            filling.payload.truncate(filling.whole);
+            filling.offset = filling.whole_offset;
+            filling.refused = Some((offset, of_offset));
+            return Err(PublishError::OffsetTooLarge { offset, bytes: of_offset, most });
+        }
+        if filling.whole > 0 && filling.payload.len() > batch {
+            // The records of this offset stay behind, for the next batch. This one is put aside while there is no room, because
+            // the caller may drop this call.
+            let record = filling.payload.split_off(before);
+            let room = room(work, sending, ended).await?;
+            let mut rest = filling.payload.split_off(filling.whole);
+            rest.extend(record);
+            filling.offset = filling.whole_offset;
+            room.send(filling.take());
+            filling.payload = rest;
+        }
+        filling.offset = offset;
+        Ok(())
     }
+}
+
+/// Room for one more piece of work.
+async fn room<'a>(
+    work: &'a mpsc::Sender<Work>,
+    sending: &mut JoinHandle<Result<(), DeliveryError>>,
+    ended: &mut Option<DeliveryError>,
+) -> Result<mpsc::Permit<'a, Work>, PublishError> {
+    match work.reserve().await {
+        Ok(room) => Ok(room),
+        Err(_) => Err(why_it_ended(sending, ended).await),
+    }
+}
+
+/// Whoever asks again is told the same.
+async fn why_it_ended(
+    sending: &mut JoinHandle<Result<(), DeliveryError>>,
+    ended: &mut Option<DeliveryError>,
+) -> PublishError {
+    if ended.is_none() {
+        *ended = joined(sending.await).err();
+    }
+    ended.clone().expect("it does not end well while more may come").into()
 }
 
 impl Filling {

@@ -1,26 +1,32 @@
 //! A producer with a name: how its next life finds where the last one was.
 
-use super::{Publisher, delivery};
+use super::{Alone, Publisher, delivery};
 use crate::application::Application;
+use crate::checkpoint::Position;
 use crate::nats::connect::Connection;
 use crate::nats::read::{self, NoAnswer};
 use crate::nats::topology::Topology;
 use crate::publisher::delivery::{Delivery, DeliveryError};
-use crate::publisher::stamped::{Lost, Stamped, StampedError, last_of};
+use crate::publisher::stamped::{LastOfSubject, Stamped, last_of};
 use crate::stamp::{MOST_NAME_BYTES, Stamp};
 use crate::throttle::ThrottleByCause;
-use crate::worker::ask::AskError;
+use crate::worker::ask::{AskError, Told};
+use bytes::Bytes;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often a life begins anew because another process of the same name was quicker, before it gives way.
-const MOST_ROUNDS: usize = 5;
+/// How much higher than the one before a life is at the most: there is room for more of them than anybody begins.
+const LONGEST_STEP: u64 = 1 << 32;
+
+/// How long a life tries to come behind the last batch of another that goes on sending, log by log.
+const FENCED_FOR: Duration = Duration::from_secs(30);
 
 /// How long workers are asked for what the logs do not have any more.
 const ASKED_FOR: Duration = Duration::from_secs(30);
 
-/// How long one try has for one log.
+/// Between two questions.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Why a producer can't begin under its name.
@@ -34,33 +40,69 @@ pub enum NamedError {
     NoAnswer { log: String, producer: String, cause: NoAnswer },
     #[error("there is no stream {log}: run `{apply}` first")]
     NoLog { log: String, apply: &'static str },
-    #[error("the log {log} no longer has the last batch of the producer {producer}, and {cause}")]
-    NotTold { log: String, producer: String, cause: AskError },
+    #[error("the log {log} was purged, so that a worker must tell where the producer {producer} was, but {cause}")]
+    NotTold { log: String, producer: String, cause: NotToldYet },
     #[error(
-        "another process publishes as the producer {producer}, and began just now (to the log {log}): end one of them, or give \\
-         each a name of its own"
+        "message {sequence} of the log {log} is on the subject {subject}, but has no stamp of the producer {producer}: remove it, \
+         and see that nobody else publishes there"
+    )]
+    Foreign { log: String, producer: String, sequence: Position, subject: String },
+    #[error("the producer {producer} has no more lives: give it another name")]
+    Spent { producer: String },
+    #[error(
+        "another process publishes as the producer {producer} (to the log {log}): end one of them, or give each a name of its own"
     )]
     Contended { log: String, producer: String },
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
 }
 
+/// Why nobody has told how far a producer has come.
+#[derive(Debug)]
+pub enum NotToldYet {
+    Ask(AskError),
+    /// The worker has not committed all that was purged.
+    Behind {
+        position: Position,
+        first: Position,
+    },
+}
+
+impl fmt::Display for NotToldYet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ask(error) => error.fmt(f),
+            Self::Behind { position, first } => {
+                write!(f, "the one that answers is at {position}, before the log's first message, {first}: wait for it")
+            }
+        }
+    }
+}
+
 /// Where a producer has come in one log.
 struct Found {
     stamp: Option<Stamp>,
-    sequence: u64,
+    sequence: Position,
+}
+
+/// A producer that begins a life.
+struct Beginning<'a, F> {
+    ways: &'a [Delivery],
+    name: &'a str,
+    told: F,
 }
 
 impl<A: Application> Publisher<A> {
     /// For records that have offsets. `told` asks the workers of a partition for the last stamp of this producer that they have
     /// committed: it counts if the log was purged beyond that.
     ///
-    /// Whoever publishes under this name, and began earlier, is told so by its next batch.
+    /// Whoever publishes under this name already is told so by its next batch. Of two processes that begin at once, one gives
+    /// way here, or is told so later.
     pub async fn named(
         connection: &Connection,
         topology: &Topology<A>,
         name: &str,
-        told: impl AsyncFn(u32) -> Result<Option<Stamp>, AskError>,
+        told: impl AsyncFn(u32) -> Result<Told, AskError>,
     ) -> Result<Self, NamedError> {
         let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
         if name.is_empty() || name.len() > MOST_NAME_BYTES || !is_plain {
@@ -70,23 +112,19 @@ impl<A: Application> Publisher<A> {
         let ways: Vec<_> = (0..topology.partitions)
             .map(|partition| delivery(connection, &topology.names, partition, name, complaints.clone()))
             .collect();
-        let mut found = Vec::new();
-        for (partition, way) in (0..).zip(&ways) {
-            found.push(find(way, name, partition, &told).await?);
+        let beginning = Beginning { ways: &ways, name, told };
+        let mut found = Vec::with_capacity(ways.len());
+        for partition in 0..topology.partitions {
+            found.push(beginning.find(partition).await?);
         }
-        let lives =
-            |found: &[Found]| found.iter().filter_map(|found| Some(found.stamp.as_ref()?.life)).max().unwrap_or(0);
-        for _ in 0..MOST_ROUNDS {
-            let life = lives(&found) + 1;
-            match fence(&ways, name, life, &found).await? {
-                Ok(stands) => return Ok(Self::start(connection, topology, name, stands)),
-                // What was on its way has arrived, or somebody else has begun: where does that leave this log?
-                Err(partition) => {
-                    found[partition] = find(&ways[partition], name, partition as u32, &told).await?;
-                }
-            }
+        let lives = found.iter().filter_map(|found| Some(found.stamp.as_ref()?.life));
+        let life =
+            life_after(lives.max().unwrap_or(0)).ok_or_else(|| NamedError::Spent { producer: name.to_owned() })?;
+        let mut stands = Vec::with_capacity(ways.len());
+        for (partition, found) in (0..).zip(found) {
+            stands.push(beginning.fence(partition, found, life).await?);
         }
-        Err(NamedError::Contended { log: ways[0].log.clone(), producer: name.to_owned() })
+        Ok(Self::start(connection, topology, name, stands))
     }
 
     /// The offset through which every log has what there was for it: input is to be read again from the next on.
@@ -95,67 +133,77 @@ impl<A: Application> Publisher<A> {
     }
 }
 
-/// The last batch of a producer that a log has, or that was folded and purged.
-async fn find(
-    way: &Delivery,
-    name: &str,
-    partition: u32,
-    told: &impl AsyncFn(u32) -> Result<Option<Stamp>, AskError>,
-) -> Result<Found, NamedError> {
-    let no_answer = |cause| NamedError::NoAnswer { log: way.log.clone(), producer: name.to_owned(), cause };
-    let info = read::stream(&way.connection.jetstream, &way.log).await.map_err(no_answer)?;
-    let Some(info) = info else {
-        return Err(NamedError::NoLog { log: way.log.clone(), apply: way.words.apply });
-    };
-    let last = last_of(&way.connection, &way.log, &way.subject).await.map_err(no_answer)?;
-    if let Some(last) = last {
-        return Ok(Found { stamp: last.stamp, sequence: last.sequence });
-    }
-    if info.state.first_sequence <= 1 {
-        return Ok(Found { stamp: None, sequence: 0 });
-    }
-    // The log was purged: what is gone was folded, and put away.
-    let deadline = Instant::now() + ASKED_FOR;
-    loop {
-        match told(partition).await {
-            Ok(stamp) => return Ok(Found { stamp, sequence: 0 }),
-            Err(cause) if Instant::now() + PAUSE >= deadline => {
-                return Err(NamedError::NotTold { log: way.log.clone(), producer: name.to_owned(), cause });
-            }
-            Err(_) => tokio::time::sleep(PAUSE).await,
-        }
-    }
+/// The life of a process that has found this one to be the highest. It is drawn, so that two processes which begin at once have
+/// two lives: a stamp then tells which of them has sent a batch.
+fn life_after(highest: u64) -> Option<u64> {
+    highest.checked_add(rand::random_range(1..=LONGEST_STEP))
 }
 
-/// Begins a life in every log. The inner error is the partition whose log has another last batch than was found.
-async fn fence(
-    ways: &[Delivery],
-    name: &str,
-    life: u64,
-    found: &[Found],
-) -> Result<Result<Vec<Stamped>, usize>, NamedError> {
-    let mut stands = Vec::with_capacity(ways.len());
-    for (partition, (way, Found { stamp, sequence })) in ways.iter().zip(found).enumerate() {
-        let mut stamped = match stamp {
-            Some(stamp) => Stamped::after(stamp, *sequence, life),
-            None => Stamped::new(name.to_owned(), life),
-        };
-        let deadline = Instant::now() + way.patience.full;
+impl<F: AsyncFn(u32) -> Result<Told, AskError>> Beginning<'_, F> {
+    /// Begins this life in one log. The empty batch that does so has the offset of the one before it, and whatever others have
+    /// on their way to the log is refused from then on.
+    async fn fence(&self, partition: u32, mut found: Found, life: u64) -> Result<Stamped, NamedError> {
+        let way = &self.ways[partition as usize];
+        let deadline = Instant::now() + FENCED_FOR;
         loop {
-            match stamped.fence(&way.connection, &way.log, &way.subject).await {
-                Ok(Some(_)) => break,
-                Ok(None) => return Ok(Err(partition)),
-                Err(StampedError::Lost(Lost { producer, number, sequence })) => {
-                    return Err(DeliveryError::Lost { log: way.log.clone(), producer, number, sequence }.into());
-                }
-                Err(StampedError::Refused(refusal)) if Instant::now() >= deadline => {
-                    let cause = NoAnswer::new(format!("{refusal:?}"));
-                    return Err(NamedError::NoAnswer { log: way.log.clone(), producer: name.to_owned(), cause });
-                }
-                Err(_) => tokio::time::sleep(PAUSE).await,
+            let mut stamped = match found.stamp {
+                Some(stamp) if stamp.life >= life => return Err(self.contended(way)),
+                Some(stamp) => Stamped::after(stamp, found.sequence, life),
+                None => Stamped::new(self.name.to_owned(), life),
+            };
+            let offset = stamped.offset();
+            match way.send_stamped(&mut stamped, offset, Bytes::new(), &mut Alone(std::time::Instant::now())).await {
+                Ok(_) => return Ok(stamped),
+                // Somebody else is at it: what was on its way, or whoever is to be fenced.
+                Err(DeliveryError::Fenced { .. }) if Instant::now() < deadline => found = self.find(partition).await?,
+                Err(DeliveryError::Fenced { .. }) => return Err(self.contended(way)),
+                Err(error) => return Err(error.into()),
             }
         }
-        stands.push(stamped);
     }
-    Ok(Ok(stands))
+
+    fn contended(&self, way: &Delivery) -> NamedError {
+        NamedError::Contended { log: way.log.clone(), producer: self.name.to_owned() }
+    }
+
+    /// The last batch of the producer that a log has, or that was folded and purged.
+    async fn find(&self, partition: u32) -> Result<Found, NamedError> {
+        let way = &self.ways[partition as usize];
+        let (log, producer) = (way.log.clone(), self.name.to_owned());
+        let (connection, jetstream) = (&way.connection, &way.connection.jetstream);
+        // The message first: if it was purged, the log's beginning shows that afterwards.
+        let looked = async || {
+            let last = last_of(connection, &way.log, &way.subject).await?;
+            Ok((last, read::stream(jetstream, &way.log).await?))
+        };
+        let looked = connection.ask_at_start(looked, |_: &NoAnswer| true).await;
+        let (last, info) = match looked {
+            Ok((last, Some(info))) => (last, info),
+            Ok((_, None)) => return Err(NamedError::NoLog { log, apply: way.words.apply }),
+            Err(cause) => return Err(NamedError::NoAnswer { log, producer, cause }),
+        };
+        match last {
+            Some(LastOfSubject { stamp: None, sequence }) => {
+                return Err(NamedError::Foreign { log, producer, sequence, subject: way.subject.clone() });
+            }
+            Some(LastOfSubject { stamp, sequence }) => return Ok(Found { stamp, sequence }),
+            None if info.state.first_sequence <= 1 => return Ok(Found { stamp: None, sequence: 0 }),
+            None => {}
+        }
+        // The log was purged: what is gone was folded, and whoever has folded all of it knows.
+        let deadline = Instant::now() + ASKED_FOR;
+        loop {
+            let cause = match (self.told)(partition).await {
+                Ok(Told { position, stamp }) if position + 1 >= info.state.first_sequence => {
+                    return Ok(Found { stamp, sequence: 0 });
+                }
+                Ok(Told { position, .. }) => NotToldYet::Behind { position, first: info.state.first_sequence },
+                Err(cause) => NotToldYet::Ask(cause),
+            };
+            if Instant::now() + PAUSE >= deadline {
+                return Err(NamedError::NotTold { log, producer, cause });
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
 }

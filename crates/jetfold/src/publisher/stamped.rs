@@ -10,8 +10,13 @@
 //! | has this batch's stamp | an earlier try of it | it is stored |
 //! | stands where the one before was stored | that one: a server that is not ready yet | it is sent again |
 //! | has another stamp, further on | of another process | this one is fenced |
-//! | is gone, and so is the log's beginning beyond it | folded, put away and purged | it is sent, with nothing expected before it |
+//! | is gone, and so is the log's beginning beyond it | folded, put away and purged | it is sent behind what is left |
 //! | is gone, or older | lost, after it was acknowledged | that is an error with a name |
+//!
+//! A batch that was stored and purged before its sender has learned of it is sent again too. It is then in the log once more,
+//! and the fold [drops it](crate::producer).
+//!
+//! A stamp belongs to one process, because a life does: it is drawn.
 
 use crate::checkpoint::Position;
 use crate::nats::connect::Connection;
@@ -46,15 +51,21 @@ pub struct Lost {
 #[derive(Debug)]
 pub enum StampedError {
     Refused(Refusal),
-    Fenced { producer: String },
+    Fenced {
+        producer: String,
+    },
     Lost(Lost),
+    /// There are no more numbers.
+    Spent {
+        producer: String,
+    },
 }
 
 /// What the leader shows of a producer's subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastOfSubject {
     pub sequence: Position,
-    /// `None` if somebody else has published there.
+    /// `None` if somebody has published there who is not this producer.
     pub stamp: Option<Stamp>,
 }
 
@@ -76,28 +87,9 @@ impl Stamped {
     }
 
     /// One that goes on in another life, after this batch of an earlier one; `sequence` is 0 if the log does not have it any more.
-    pub fn after(stamp: &Stamp, sequence: Position, life: u64) -> Self {
-        let Stamp { producer, number, offset, .. } = stamp.clone();
+    pub fn after(stamp: Stamp, sequence: Position, life: u64) -> Self {
+        let Stamp { producer, number, offset, .. } = stamp;
         Self { producer, life, number, offset, sequence }
-    }
-
-    /// Sees that nothing of an earlier life, or of another process, arrives from now on: the empty batch that does that has the
-    /// offset of the one before it. `Ok(None)` if there is another last batch than the one this follows: to be read again.
-    pub async fn fence(
-        &mut self,
-        connection: &Connection,
-        log: &str,
-        subject: &str,
-    ) -> Result<Option<Position>, StampedError> {
-        let offset = self.offset;
-        match self.publish(connection, log, subject, offset, Bytes::new()).await {
-            Ok(sequence) => {
-                self.stored(sequence, offset);
-                Ok(Some(sequence))
-            }
-            Err(StampedError::Refused(Refusal::WrongLast) | StampedError::Fenced { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// How far the producer's input has come in this log.
@@ -105,8 +97,10 @@ impl Stamped {
         self.offset
     }
 
-    fn next(&self, offset: u64) -> Stamp {
-        Stamp { producer: self.producer.clone(), life: self.life, number: self.number + 1, offset }
+    /// The stamp of the next batch; `None` if the last one had the last number.
+    fn next(&self, offset: u64) -> Option<Stamp> {
+        let number = self.number.checked_add(1)?;
+        Some(Stamp { producer: self.producer.clone(), life: self.life, number, offset })
     }
 
     /// The next batch is stored.
@@ -124,7 +118,9 @@ impl Stamped {
         offset: u64,
         payload: Bytes,
     ) -> Result<Position, StampedError> {
-        let stamp = self.next(offset);
+        let Some(stamp) = self.next(offset) else {
+            return Err(StampedError::Spent { producer: self.producer.clone() });
+        };
         let mut headers = HeaderMap::new();
         headers.insert(STAMP, stamp.to_string());
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, self.sequence.to_string());
@@ -132,12 +128,12 @@ impl Stamped {
             Ok(sequence) => Ok(sequence),
             Err(Refusal::WrongLast) => {
                 let unknown = |cause: NoAnswer| StampedError::Refused(Refusal::Unknown(cause.to_string()));
-                // The state first: what is purged afterwards is there when it is read.
+                // The message first: if it was purged, the log's beginning shows that afterwards.
+                let last = last_of(connection, log, subject).await.map_err(unknown)?;
                 let info = read::stream(&connection.jetstream, log).await.map_err(unknown)?;
                 let Some(info) = info else {
                     return Err(StampedError::Refused(Refusal::Unknown("there is no such stream".to_owned())));
                 };
-                let last = last_of(connection, log, subject).await.map_err(unknown)?;
                 match self.find(&stamp, last, info.state.first_sequence) {
                     Finding::Stored(sequence) => Ok(sequence),
                     Finding::Again => Err(StampedError::Refused(Refusal::WrongLast)),
@@ -173,7 +169,8 @@ impl Stamped {
 pub async fn last_of(connection: &Connection, log: &str, subject: &str) -> Result<Option<LastOfSubject>, NoAnswer> {
     let found = read::message(&connection.jetstream, log, Which::LastOf(subject)).await?;
     Ok(found.map(|message| {
-        let stamp = message.header(STAMP).and_then(|stamp| stamp.parse().ok());
+        let stamp = message.unfolded_header(STAMP).and_then(|stamp| stamp.parse::<Stamp>().ok());
+        let stamp = stamp.filter(|stamp| subject.rsplit('.').next() == Some(&stamp.producer));
         LastOfSubject { sequence: message.sequence, stamp }
     }))
 }
@@ -186,8 +183,8 @@ mod tests {
     fn what_the_leader_shows_tells_what_a_refusal_means() {
         let stamp = |life, number| Stamp { producer: "p".into(), life, number, offset: 9 };
         // Batch 4 is to follow batch 3, which is at 30.
-        let at = Stamped::after(&stamp(1, 3), 30, 2);
-        let ours = at.next(9);
+        let at = Stamped::after(stamp(1, 3), 30, 2);
+        let ours = at.next(9).unwrap();
         assert_eq!(ours, stamp(2, 4));
         let last = |sequence, life, number| Some(LastOfSubject { sequence, stamp: Some(stamp(life, number)) });
         let foreign = Some(LastOfSubject { sequence: 40, stamp: None });

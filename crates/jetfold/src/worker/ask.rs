@@ -5,6 +5,7 @@
 //! worker that is behind.
 
 use crate::application::Application;
+use crate::checkpoint::Position;
 use crate::joined::joined;
 use crate::nats::connect::Connection;
 use crate::producer::Producer;
@@ -69,14 +70,55 @@ pub async fn answer<A: Application>(
     }
 }
 
-/// The last stamp of a producer, by its name, as far as it is committed; empty if there is none.
+/// How far a producer has come, as a worker tells it.
+///
+/// In bytes: `<position>`, or `<position> <stamp>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// What the worker has committed: it knows nothing of what comes after.
+    pub position: Position,
+    /// The last stamp of the producer; `None` if there is none.
+    pub stamp: Option<Stamp>,
+}
+
+impl Told {
+    fn encode(&self) -> Vec<u8> {
+        let Self { position, stamp } = self;
+        match stamp {
+            None => position.to_string().into_bytes(),
+            Some(stamp) => format!("{position} {stamp}").into_bytes(),
+        }
+    }
+
+    fn decode(told: &[u8]) -> Option<Self> {
+        let told = std::str::from_utf8(told).ok()?;
+        let (position, stamp) = told.split_once(' ').map_or((told, None), |(position, stamp)| (position, Some(stamp)));
+        Some(Self { position: position.parse().ok()?, stamp: stamp.map(str::parse).transpose().ok()? })
+    }
+}
+
+/// How far a producer has come, by its name, as far as it is committed.
 pub(super) fn last_stamp<A: Application>(view: &View<A>, name: &[u8]) -> Result<Vec<u8>, StoreError> {
     let name = String::from_utf8_lossy(name);
-    let found = view.producer(&name)?;
-    Ok(found.map_or_else(Vec::new, |row| {
+    let stamp = view.producer(&name)?.map(|row| {
         let Producer { life, number, offset, .. } = row;
-        Stamp { producer: name.into_owned(), life, number, offset }.to_string().into_bytes()
-    }))
+        Stamp { producer: name.into_owned(), life, number, offset }
+    });
+    let position = view.checkpoint()?.map_or(0, |checkpoint| checkpoint.position);
+    Ok(Told { position, stamp }.encode())
+}
+
+/// Asks the workers of a partition how far a producer has come.
+pub async fn ask_for_producer(
+    connection: &Connection,
+    subject: String,
+    partition: u32,
+    name: &str,
+) -> Result<Told, AskError> {
+    let answer = ask(connection, subject, partition, name.to_owned().into()).await?;
+    let told = Told::decode(&answer);
+    let told = told.filter(|told| told.stamp.as_ref().is_none_or(|stamp| stamp.producer == name));
+    told.ok_or_else(|| AskError::Failed(format!("it said {:?}", String::from_utf8_lossy(&answer))))
 }
 
 /// Asks the workers of a partition, and returns the first answer.
@@ -88,5 +130,24 @@ pub async fn ask(connection: &Connection, subject: String, partition: u32, quest
         },
         Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(AskError::Nobody { partition, subject }),
         Err(error) => Err(AskError::NoAnswer(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_tells_of_a_producer_comes_back_and_nothing_else_is_taken_for_it() {
+        let stamp = Stamp { producer: "p".into(), life: 2, number: 7, offset: 41 };
+        for (told, bytes) in
+            [(Told { position: 12, stamp: Some(stamp) }, "12 p 2 7 41"), (Told { position: 0, stamp: None }, "0")]
+        {
+            assert_eq!(told.encode(), bytes.as_bytes());
+            assert_eq!(Told::decode(bytes.as_bytes()), Some(told));
+        }
+        for bytes in [&b""[..], b" ", b"x", b"12 ", b"12 p 2 7", b"p 2 7 41", b"12 p 2 0 41", b"\xff"] {
+            assert_eq!(Told::decode(bytes), None);
+        }
     }
 }
