@@ -1,31 +1,23 @@
-//! Stateful, exactly-once stream processing on NATS JetStream.
+//! Exactly-once checksums on NATS JetStream: the first application of [jetfold].
 //!
 //! A **chunker** makes many content streams and publishes them as interleaved chunks, partitioned by a hash of the
 //! stream's ID. **Summers** fold a running SHA-1 per stream, and publish the final sum of each. The chunker verifies
 //! that every stream got exactly one final, the right one, in time.
 //!
-//! # The story, in seven steps
+//! How logs, stores and effects make a fold that no crash disturbs is jetfold's story, and stands at the
+//! [head of its page](jetfold). This crate has what is the sum's own:
 //!
-//! 1. A stream of content has a [`StreamId`]; its content travels as [`Chunk`]s,
-//!    numbered from 1, the last of them empty. [`codec`](crate::sum::codec) is how they look on the wire, and [`workload`](crate::run::workload) makes them up.
-//! 2. Each partition has a JetStream stream of its own, its *partition log*, so its positions are dense: the next batch
-//!    is always `position + 1`. [`run::lanes`] fills the logs, one batch in flight on each; [`bus::source`](jetfold::log::source) reads one.
-//! 3. A [`Summer`] says what a chunk does to the [`Row`](crate::sum::row::Row) of its stream. It is an [`Application`](jetfold::application::Application):
-//!    pure, so every replay of the log decides the same. Its [`Table`](jetfold::table::Table) holds rows, and folds one batch after the other.
-//! 4. A [`Store`](jetfold::store::Store) is `fold(log[..=position])`, one redb file a partition. Rows and
-//!    [`Checkpoint`](jetfold::checkpoint::Checkpoint) are committed in one transaction; nothing is acked, because the store leads.
-//! 5. The final of a stream is published under a subject made of its ID, to [`FINAL_SUMS_STREAM`], which takes one
-//!    message a subject: the server refuses a second one for as long as it keeps the first. [`bus::finals`](jetfold::effects) publishes
-//!    until it is confirmed.
-//! 6. A [`Partition`](jetfold::partition::Partition) is where log, table and store meet:
-//!    pull, fold, publish, each effect confirmed, then commit. What may be committed is decided by a [`Line`](jetfold::commit::line::Line) of
-//!    transactions and an [`Inspection`](jetfold::commit::inspection::Inspection) of its first, both pure. A crash anywhere replays from the
-//!    checkpoint and arrives at the same place. A [log that is not what it was](jetfold::identity::Verdict) is refused by name.
-//! 7. [`generate_and_verify_streams`] is the other side: the [`Ledger`](crate::run::ledger::Ledger) of a [`Run`](run::Run) says how
+//! 1. A stream of content has a [`StreamId`]; its content travels as [`Chunk`]s, numbered from 1, the last of them empty.
+//!    [`codec`](crate::sum::codec) is how they look on the wire, and [`workload`](crate::run::workload) makes them up.
+//! 2. [`run::lanes`] fills the partition logs, one batch in flight on each. Chunks number themselves, so batches need no
+//!    [stamps](jetfold::stamp): one that is sent again is known by its numbers.
+//! 3. A [`Summer`] says what a chunk does to the [`Row`](crate::sum::row::Row) of its stream: it is an
+//!    [`Application`](jetfold::application::Application). [`summing::run`](crate::roles::summing::run) is a whole worker with it, which
+//!    any service may start: `examples/embed.rs` does.
+//! 4. The final of a stream is published under a subject made of its ID, to [`FINAL_SUMS_STREAM`], which takes one
+//!    message a subject: so there is one final.
+//! 5. [`generate_and_verify_streams`] is the other side: the [`Ledger`](crate::run::ledger::Ledger) of a [`Run`](run::Run) says how
 //!    each stream has ended.
-//!
-//! No timer, lease, dedupe window or ack decides correctness. [`summing::run`](crate::roles::summing::run) is a whole worker, to be started within any
-//! service: `examples/embed.rs` does.
 //!
 //! # The modules, from the ground up
 //!

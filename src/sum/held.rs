@@ -4,7 +4,7 @@ use crate::sum::Summer;
 use jetfold::table::Table;
 use jetfold::transaction::{Batch, Folded};
 
-// Two lines of the processor's cache for each held row.
+// A held row takes exactly two lines of the processor's cache.
 const _: () = assert!(Table::<Summer>::PLACE_BYTES == 128);
 
 /// Folds one batch of which the store has no row that the table does not hold: what the fold costs by itself.

@@ -14,7 +14,8 @@ fn address(service: &Process) -> Option<String> {
 #[test]
 fn a_service_sums_and_answers_at_once() {
     // With only some of the tests asked for, cargo has not built it.
-    let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--locked", "--example", "embed"]).status();
+    let built =
+        Command::new(env!("CARGO")).args(["build", "--quiet", "--locked", "--workspace", "--examples"]).status();
     assert!(built.unwrap().success());
     let server = Server::start();
     apply(&server, 2);

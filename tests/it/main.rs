@@ -2,6 +2,7 @@
 
 mod absence;
 mod access;
+mod accounts;
 mod backup;
 mod bad_input;
 mod bounds;
@@ -33,3 +34,4 @@ mod up;
 mod verdicts;
 mod watch;
 mod wire;
+mod word_count;

@@ -72,13 +72,18 @@ pub trait Application: Clone + Send + Sync + 'static {
         256 << 10
     }
 
-    /// How far one message moves the log's clock at the most, whatever its timestamp says.
+    /// How far one message moves the log's clock at the most, whatever its timestamp says. If batches are stamped: an eighth of the
+    /// [time that producers are remembered](Application::producer_expiry), so that neither a server's clock that steps nor a week without a
+    /// message makes all of them expire.
     fn longest_step(&self) -> LogTime {
-        LogTime::MAX
+        match Self::INPUT {
+            Input::Stamped => self.producer_expiry() / 8,
+            Input::Own => LogTime::MAX,
+        }
     }
 
-    /// How long a producer is remembered after the last of its batches that was folded, if batches are stamped: so long after it was
-    /// first sent, a batch that is sent again is known, and a producer may be silent. 7 days.
+    /// How long, in log time, a producer is remembered after the last of its batches that was folded, if batches are stamped. So
+    /// long a producer may be silent, and a batch may be sent again. 7 days.
     fn producer_expiry(&self) -> LogTime {
         7 * 24 * 60 * 60 * 1_000_000_000
     }

@@ -16,7 +16,7 @@ thread_local! {
     static SAID: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// What `call` returns; where it panics, what the panic says, and nobody else hears it.
+/// What `call` returns; if it panics, what the panic says, and nobody else hears it.
 ///
 /// Whatever `call` was changing is in doubt after a panic.
 pub fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {

@@ -3,7 +3,7 @@
 use crate::time::{LogTime, UnixNanos};
 use serde::{Deserialize, Serialize};
 
-/// The stream sequence of a chunk batch in its partition log; 0 before the first.
+/// The sequence of a batch in its partition log; 0 before the first.
 pub type Position = u64;
 
 /// Where a store stands: everything through `position` is folded, and its effects are confirmed.
@@ -14,7 +14,7 @@ pub struct Checkpoint {
     pub log_created: UnixNanos,
     /// When the log was created that the store began with: the subjects of its rejects carry this.
     pub log_born: UnixNanos,
-    /// The timestamp of the message at `position`; 0 where there is none: at position 0, and where messages that are
+    /// The timestamp of the message at `position`; 0 if there is none: at position 0, and if messages that are
     /// gone were accepted as lost.
     pub message_time: UnixNanos,
     /// What the log's clock has run so far: see [`Checkpoint::step`].
@@ -70,7 +70,7 @@ impl Checkpoint {
     /// Moves on to the next message, stamped `time`, and moves the log's clock.
     ///
     /// Each message adds what lies between its stamp and that of the one before: never less than nothing, and never more
-    /// than `longest`. So neither a server's clock that steps nor a night without a message makes streams
+    /// than `longest`. So neither a server's clock that steps nor a night without a message makes rows
     /// expire that were under way, and a step counts once. The log alone decides.
     pub fn step(&mut self, time: UnixNanos, longest: LogTime) {
         self.position += 1;

@@ -1,6 +1,58 @@
-//! A fold on JetStream: a dense log, a leading store, confirmed effects, verdicts and snapshots.
+//! A fold on JetStream: stateful work that counts each record exactly once, whatever dies.
 //!
-//! The story stands in the README of stream-sum, which is its first application.
+//! You say what a record does to the row of its key, in an [`Application`](application::Application). jetfold does the rest: it
+//! keeps records in dense logs and rows in stores on the disks of workers, publishes what the fold puts out, and arrives at the
+//! same place after any crash.
+//!
+//! # The story, in seven steps
+//!
+//! 1. An application has keys, a [row](application::Row) for each key, and records. A record belongs to one
+//!    [key](key::Key), and the key to one partition.
+//! 2. A [`Publisher`](publisher::Publisher) gathers records into batches. Each batch is [stamped](stamp::Stamp) with its producer and
+//!    its number: the log stores it once, however often it is sent, and the fold drops one that comes again all the same.
+//! 3. Each partition has a JetStream stream of its own, its *partition log*, so its positions are dense: the next batch
+//!    is always `position + 1`. A [`Source`](log::source::Source) reads one log, and sees at once if a batch is missing.
+//! 4. A [`Table`](table::Table) holds rows in memory, and has the application fold one batch after the other. The application is
+//!    pure, so every replay of the log decides the same.
+//! 5. Each output of the fold is published under a subject of its own, and so is each batch of which it refuses something.
+//!    Their streams take one message a subject: the server refuses a second one for as long as it keeps the first.
+//!    [`Effects`](effects::Effects) publishes them until each is confirmed.
+//! 6. A [`Store`](store::Store) is `fold(log[..=position])`, one redb file a partition. Rows and
+//!    [`Checkpoint`](checkpoint::Checkpoint) are committed in one transaction; nothing is acked, because the store leads.
+//!    [Snapshots](archive) of it are put away, and the log is purged behind them.
+//! 7. A [`Partition`](partition::Partition) is where log, table and store meet: pull, fold, publish, each effect confirmed, then
+//!    commit. What may be committed is decided by a [`Line`](commit::line::Line) of transactions and an
+//!    [`Inspection`](commit::inspection::Inspection) of its first, both pure. A crash anywhere replays from the checkpoint and
+//!    arrives at the same place. A [log that is not what it was](identity::Verdict) is refused by name.
+//!
+//! # What is guaranteed
+//!
+//! 1. Each record that a log holds is folded once into the committed rows, in the order of the log; what is not folded is proven
+//!    to be a duplicate, or stands in the stream of rejects with a reason.
+//! 2. Each output is confirmed before the rows that it was made with are committed, and its stream holds one message of it for as
+//!    long as it keeps that.
+//! 3. If the broker has lost what it had acknowledged, or a disk has [changed what a store holds](store), the worker says what was
+//!    lost, and what can be done.
+//! 4. The log, the fold and subjects decide all of this: no timer, lease, dedupe window or ack does.
+//!
+//! Exactly-once begins at the log, with the stamp: a batch that its publisher sends again is folded once. What
+//! happens before the log is the program's. If a program can read its input again, a
+//! [publisher with a name](system::System::publisher_named) goes on where the last process of that name stopped; if a publisher
+//! without a name dies, nothing tells how much of the input it has sent. An application
+//! whose records number themselves needs no stamps, and says so by [`Input::Own`](application::Input::Own).
+//! Exactly-once ends at the stream of outputs: a reader that connects again may see one message twice.
+//!
+//! # Word count
+//!
+//! The smallest application counts words: a word is a key, its row is a number, and each record adds one to it.
+//!
+//! # Where to go on
+//!
+//! - [`Application`](application::Application) is the contract: what an application says, and what purity asks of it.
+//! - [`System`](system::System) is an application on a NATS server: it makes the JetStream objects, and gives workers, publishers
+//!   and answers.
+//! - [`testing::restart_points`] folds a log again from every place at which a worker may die, and tells the first
+//!   difference: every application should have a test that calls it.
 //!
 //! # The modules, from the ground up
 //!
@@ -48,3 +100,16 @@ pub mod transaction;
 pub mod values;
 pub mod words;
 pub mod worker;
+
+pub use application::{Application, Cx, Facts, Input, Never, Output, Place, Row, Slot, Tally, Undecodable};
+pub use identity::accept::Acceptance;
+pub use key::Key;
+pub use nats::admin::{Allowed, Change};
+pub use packed::Packed;
+pub use publisher::Publisher;
+pub use shutdown::on_signals as signals;
+pub use store::{StoreError, View};
+pub use system::{Config, Error, System};
+pub use time::LogTime;
+pub use words::Words;
+pub use worker::Worker;

@@ -6,36 +6,38 @@
 //! | no row | number > 1 | rejected `unknown-producer`: it may be sent again long after, and be counted already |
 //! | no row, and no room for one | number 1 | rejected `too-many-producers` |
 //! | a row | of an earlier life | rejected `fenced` |
-//! | a row | of its life, number <= last, and an offset that is possible so | comes again: dropped and counted |
+//! | a row | of its life, number <= last, and its offset is possible | comes again: dropped and counted |
 //! | a row | any other with number <= last | rejected `overlapping`: its records may be counted already, or not |
 //! | a row | last + 1 | folded |
 //! | a contested row | last + 1 | rejected `overlapping` |
 //! | a row | > last + 1 | rejected `producer-gap`: batches are lost |
 //!
-//! An offset is possible if the row's own batches can have it: that of the last one if it has this number, and none that is further
-//! if it has a smaller number.
+//! Which offset is possible: that of the row for a batch with its number, and none beyond it for one with a smaller number.
 //!
 //! A batch without a stamp is rejected as `unstamped`. An expired row is no row: see
 //! [`Application::producer_expiry`](crate::application::Application::producer_expiry). Each batch is folded whole or rejected whole.
 //!
 //! # A later life, and a contested row
 //!
-//! A process that takes a producer's name begins a life, reads the last batch of the name from the log, and goes on behind it. That
-//! is right if this batch is the last one folded, and only then. After a log has lost its end, another batch may bear the number of
-//! the last one folded. It is refused, and looks the same from the log: whoever goes on behind it has the right number
-//! and another offset, so that records would be counted twice, or left out. Such a row is contested, and nothing more of this producer is
-//! folded. All other refused batches bear other numbers, so what goes on behind them is refused as a gap or an overlap.
+//! A process that takes a producer's name begins a life, reads the last batch of the name from the log, and goes on behind it: with
+//! the next number, from its offset on. That is right only if this batch is the last one folded. After the log has lost its end, another
+//! batch may bear the number of the last one folded. It is refused, but from the log it looks the same. Who goes on behind it
+//! has the right number and the wrong offset, so that records would be counted twice, or be left out. Such a row is
+//! contested, and nothing more of this producer is folded. All other refused batches bear other numbers, so what goes on behind
+//! them is refused as a gap or an overlap.
 //!
-//! A life should belong to one process, and can't quite: what a log has lost tells nobody which lives there were. That is why
-//! a batch must have an offset that is possible before it is dropped.
+//! A life should belong to one process. Yet a log that has lost its end does not tell which lives there were, so that
+//! another process may take one of them again. That is why a batch is dropped only if its offset is possible.
 //!
 //! # After a gap or an overlap
 //!
 //! The row stays as it is, so whatever follows is rejected too, with its reason: nothing is folded out of order, and nothing is
-//! dropped without proof. What is rejected is in the stream of rejects, whole, for as long as that keeps it. An operator finds out what the
-//! log has lost, and starts the producer under another name, behind the offset that its row tells
-//! ([`View::producer`](crate::store::View::producer)): up to there everything is folded, and nothing beyond it. The same goes for a producer
-//! that comes back after its row has expired; its offset it must know by itself.
+//! dropped without proof. What is rejected stays in the stream of rejects, whole, for as long as that keeps it. An operator finds out
+//! what the log has lost, and starts the producer under another name, behind the offset that its row tells
+//! ([`View::producer`](crate::store::View::producer)): up to there everything is folded, and nothing beyond it.
+//!
+//! The same goes for a producer whose row has expired, and for one whose first batches were accepted as lost before anybody had
+//! folded them. Then no row tells an offset.
 
 use crate::application;
 use crate::stamp::Stamp;
@@ -54,7 +56,7 @@ pub const TOO_MANY_PRODUCERS: &str = "too-many-producers";
 /// Batches of the producer are missing before this one.
 pub const PRODUCER_GAP: &str = "producer-gap";
 
-/// A later life of the producer has begun behind a batch that is not the last one folded.
+/// The producer went on behind a batch that is not the last one folded: the log had lost that one.
 pub const OVERLAPPING: &str = "overlapping";
 
 /// The producer has a later life.

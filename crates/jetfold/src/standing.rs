@@ -18,9 +18,9 @@ pub struct PartitionStanding {
     pub partition: u32,
     /// The committed position: everything through it is folded, and its effects are confirmed.
     pub position: Position,
-    /// Live streams in the store.
+    /// Live rows in the store.
     pub live_streams: u64,
-    /// Rows in the store: live, broken and completed streams, expired ones included until they are collected.
+    /// Rows in the store, live or not, expired ones included until they are collected.
     pub rows: u64,
     /// Bytes of the store's file.
     pub store_bytes: u64,
@@ -28,10 +28,10 @@ pub struct PartitionStanding {
     pub committed_ms_ago: Option<u64>,
     /// What keeps it from folding at the moment.
     pub trouble: Option<String>,
-    /// Since when its log is refused, by the worker's clock; `None` where it is not.
+    /// Since when its log is refused, by the worker's clock; `None` if it is not.
     #[serde(default)]
     pub refused_since: Option<UnixNanos>,
-    /// When the log was created that the position is of; `None` where the worker is of a version that does not say.
+    /// When the log was created that the position is of; `None` if the worker is of a version that does not say.
     #[serde(default)]
     pub log_created: Option<UnixNanos>,
 }

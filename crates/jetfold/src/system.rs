@@ -11,6 +11,7 @@ use crate::publisher::{NamedError, PublishError, Publisher};
 use crate::worker::ask::{self, AskError};
 use crate::worker::{self, Worker, WorkerError};
 use bytes::Bytes;
+use std::fmt;
 
 /// Everything that a process of a system is told. What is not set has the defaults of the programs of this repository.
 #[derive(Clone, Debug, Default)]
@@ -28,8 +29,9 @@ impl Config {
     }
 }
 
-/// Why something could not be done. Each says what, where, and what to do.
-#[derive(Debug, thiserror::Error)]
+/// Why something could not be done. Each says what, where, and what to do, also as what `main` returns: `{:?}` is the same
+/// sentence.
+#[derive(thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -49,6 +51,12 @@ pub enum Error {
     Io(#[from] std::io::Error),
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// An application on a NATS server.
 #[derive(Clone, Debug)]
 pub struct System<A> {
@@ -57,7 +65,7 @@ pub struct System<A> {
 }
 
 impl<A: Application> System<A> {
-    /// Nothing is connected to yet. Where no prefix is set, the application's name is put before all names and subjects.
+    /// Nothing is connected to yet. If no prefix is set, the application's name is put before all names and subjects.
     pub fn new(application: A, mut config: Config) -> Self {
         if config.topology.prefix.is_empty() {
             config.topology.prefix = A::NAME.to_owned();

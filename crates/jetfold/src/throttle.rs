@@ -25,7 +25,7 @@ struct Complaints {
 }
 
 impl Complaints {
-    /// How many are to be told of, where there are any and it is time.
+    /// How many are to be told of, if there are any and it is time.
     fn due(&mut self, now: Instant) -> Option<u64> {
         let is_time = self.said.is_none_or(|said| now - said >= PAUSE);
         let is_due = is_time && self.held_back > 0;
@@ -50,7 +50,7 @@ impl Throttle {
         self.count().is_some()
     }
 
-    /// Counts one more. Where it is time to say so: how many there were since the last was said, this one included.
+    /// Counts one more. If it is time to say so: how many there were since the last was said, this one included.
     pub fn count(&self) -> Option<u64> {
         self.add(1)
     }
@@ -60,7 +60,7 @@ impl Throttle {
         self.lock().add(more, Instant::now())
     }
 
-    /// How many were held back, where it is time to say so.
+    /// How many were held back, if it is time to say so.
     pub fn held_back(&self) -> Option<u64> {
         self.lock().due(Instant::now())
     }
@@ -81,7 +81,7 @@ impl ThrottleByCause {
         Self(Mutex::new(BTreeMap::new()))
     }
 
-    /// Counts one more of this cause. Where it is time to say so: how many of its kind there were since the last was said,
+    /// Counts one more of this cause. If it is time to say so: how many of its kind there were since the last was said,
     /// this one included.
     pub fn count(&self, cause: &str) -> Option<u64> {
         self.add(cause, 1)

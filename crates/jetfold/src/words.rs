@@ -27,7 +27,7 @@ pub struct Words {
     /// The names of two findings: an output that contradicts one already published, and outputs that their stream has lost.
     pub conflict: &'static str,
     pub outputs_forgot: &'static str,
-    /// What every output was computed as: `sum`.
+    /// What the fold has computed, as in `every result so far depends on it`.
     pub result: &'static str,
     /// What the stream of outputs holds.
     pub outputs_described: &'static str,

@@ -127,7 +127,7 @@ async fn stored_at(log: &LogReader, state: &LogState, position: Position) -> Opt
     if position == state.last {
         return Some(state.last_time);
     }
-    let which = Which::NextOf(position, log.subject());
+    let which = Which::NextOf(position, log.filter());
     let found = read::message(log.jetstream(), log.name(), which).await.ok()??;
     Some(found.time)
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -62,6 +63,20 @@ impl Program {
         Self::of(Command::new(program.with_file_name("examples").join(name)))
     }
 
+    /// An example of jetfold, against a server.
+    pub fn of_jetfold(name: &str, server: &Server, arguments: &str) -> Self {
+        // With only some of the tests asked for, cargo has not built it.
+        static BUILT: Mutex<()> = Mutex::new(());
+        let building = BUILT.lock();
+        let built =
+            Command::new(env!("CARGO")).args(["build", "--quiet", "--locked", "--workspace", "--examples"]).status();
+        assert!(built.unwrap().success());
+        drop(building);
+        let mut program = Self::example(name).env("NATS_URL", &server.url());
+        program.command.args(arguments.split_whitespace());
+        program
+    }
+
     /// The program in the place of a shell that has done `setup` first, as in `ulimit -n 24`.
     pub fn in_shell(setup: &str, arguments: &str) -> Self {
         let mut command = Command::new("sh");
@@ -74,7 +89,7 @@ impl Program {
         command.stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
-            if name.starts_with("STREAM_SUM") || name == "NATS_URL" {
+            if name.starts_with("STREAM_SUM") || name.starts_with("JETFOLD") || name == "NATS_URL" {
                 command.env_remove(name);
             }
         }

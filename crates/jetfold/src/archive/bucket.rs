@@ -134,7 +134,7 @@ impl Snapshots {
         name.and_then(|name| name.parse::<Name>().ok()).is_some_and(|name| name.partition == partition)
     }
 
-    /// What the leader says of an object; `None` where it was removed meanwhile, or is somebody else's.
+    /// What the leader says of an object; `None` if it was removed meanwhile, or is somebody else's.
     async fn object(&self, subject: &str) -> Result<Option<Object>, NoAnswer> {
         let found = read::message(&self.connection.jetstream, &self.stream(), Which::LastOf(subject)).await?;
         let Some(message) = found else { return Ok(None) };

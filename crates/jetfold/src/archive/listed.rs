@@ -67,7 +67,7 @@ pub struct Listed {
 #[derive(Clone, Debug)]
 pub struct Unreadable {
     pub name: Name,
-    /// Its format, where it says one.
+    /// Its format, if it says one.
     pub format: Option<String>,
     pub put_at: UnixNanos,
     pub(super) nuid: String,

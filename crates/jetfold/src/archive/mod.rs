@@ -1,7 +1,8 @@
 //! The archive of one partition: snapshots of its store, written beside folding, and its log purged up to them.
 //!
-//! What there is to purge up to, and what may be removed, is told by the bucket (`bucket.rs`) and decided in
-//! `retention.rs`: nothing that a worker remembers of what it has put stands for the snapshot itself.
+//! Whether a snapshot is due is decided in `situation.rs`. Up to what the log may be purged, and which snapshots may be removed, is
+//! decided in `retention.rs` by what the [`bucket`] tells: nothing that a worker remembers of what it has put
+//! stands for the snapshot itself. `seen.rs` holds what was last seen of the bucket. [`restore`] puts a snapshot in the store's place.
 //! The log is purged only up to a snapshot that was just read to its end, and whose place in the log was just compared.
 
 pub mod bucket;
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 /// How soon after a commit the archive looks at its log, and so how often at the most.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How often it looks at its log where nothing is committed, and at the bucket where the log runs full. Else it looks at
+/// How often it looks at its log if nothing is committed, and at the bucket if the log runs full. Else it looks at
 /// the bucket every [`INTERVAL`], and whenever there may be something to do.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -85,7 +86,7 @@ impl<A: Application> Archive<A> {
         Self { store, log, turns, bucket }
     }
 
-    /// Keeps the archive until `stop`, which it says itself where it finds the store damaged. `standing` tells when the
+    /// Keeps the archive until `stop`, which it says itself if it finds the store damaged. `standing` tells when the
     /// store has come on.
     pub async fn run(self: Arc<Self>, mut standing: watch::Receiver<Standing>, stop: CancellationToken) {
         let began = Instant::now();
@@ -93,7 +94,7 @@ impl<A: Application> Archive<A> {
         let mut again = false;
         loop {
             let wait = async {
-                // Where nobody commits any more, time has to do; where publishers wait, there is none to lose.
+                // If nobody commits any more, time has to do; if publishers wait, there is none to lose.
                 if !again {
                     timeout(IDLE, standing.changed()).await.ok();
                 }
@@ -125,7 +126,7 @@ impl<A: Application> Archive<A> {
         }
     }
 
-    /// Writes a snapshot where one is due, purges the log where it may be, and removes what nobody needs any more.
+    /// Writes a snapshot if one is due, purges the log if it may be, and removes what nobody needs any more.
     /// Whether the next turn is to come at once.
     async fn turn(&self, bucket: &mut Bucket, began: Instant) -> Result<bool, ArchiveError> {
         let mut situation = self.situation(bucket, began).await?;

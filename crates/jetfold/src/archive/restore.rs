@@ -1,4 +1,4 @@
-//! Restoring: the store as a snapshot has it, where that is further than the store itself.
+//! Restoring: the store as a snapshot has it, if that is further than the store itself.
 
 use crate::application::Application;
 use crate::archive::bucket::{FetchError, Listed, Snapshots};
@@ -44,7 +44,7 @@ pub enum Trust {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Furthest {
     Restored,
-    /// There is none that will do. `others` is the verdict on the furthest, where all that there are belong to another
+    /// There is none that will do. `others` is the verdict on the furthest, if all that there are belong to another
     /// log, or to what this one was.
     None {
         others: Option<Verdict>,
@@ -71,7 +71,7 @@ pub async fn furthest<A: Application>(
             if !is_outdated {
                 verdicts.push(verdict);
             }
-            // An outdated one is only missed where the store itself is no further.
+            // An outdated one is only missed if the store itself is no further.
             if !is_outdated || checkpoint.position > beyond {
                 tracing::warn!(log = log.name(), snapshot = %name, "a snapshot is passed over: {}", verdict.said(&A::WORDS));
             }

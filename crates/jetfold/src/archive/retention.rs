@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | the furthest two | one of them may be damaged |
 //! | the furthest that has settled and that the log reaches | the log may be purged up to it |
-//! | beyond that, the one that settles next | or, with one a minute, none would ever settle |
+//! | beyond that, the one that settles next | with one snapshot a minute the newest is never old enough |
 //! | beyond that, those that settle soon | see below |
 //!
 //! The same once more for those with the history of the worker's own store, up to which alone it purges.
@@ -109,7 +109,7 @@ impl Shelf {
     }
 
     /// The snapshot up to which the log is to be purged by a worker that has committed through `position`: the furthest
-    /// that has settled. Where the log runs full, the one before the newest, and where that frees nothing, the newest.
+    /// that has settled. If the log runs full, the one before the newest, and if that frees nothing, the newest.
     pub fn purge_to(&self, position: Position, runs_full: bool) -> Option<usize> {
         let entry = |index: &usize| &self.entries[*index];
         let may = |index: &usize| entry(index).kind == Kind::Own && entry(index).position <= position;
@@ -331,7 +331,7 @@ mod tests {
             let mut bucket = Shelf { entries: Vec::new(), now: NOW, delay: DELAY, first: 1 };
             let worker = || Worker { position: 0, looked_at: NOW, listing: Vec::new() };
             let mut workers: Vec<Worker> = (0..2 + seed % 2).map(|_| worker()).collect();
-            // Snapshots a minute, or many of them, as where a log runs full.
+            // Snapshots a minute, or many of them, as when a log runs full.
             let pause = [60, 5][seed as usize % 2];
             let (mut last, mut purged_at) = (0, NOW);
             while bucket.now < NOW + 3600 * SECOND {

@@ -152,7 +152,7 @@ impl Bucket {
         newest < self.newest
     }
 
-    /// The position of the furthest that was lost, where the bucket holds nothing of that position any more. Told once.
+    /// The position of the furthest that was lost, if the bucket holds nothing of that position any more. Told once.
     pub fn newly_gone(&mut self) -> Option<Position> {
         let holds = |position| self.held.iter().any(|(_, entry)| entry.position == position);
         let gone = self.newest.filter(|position| !holds(*position));

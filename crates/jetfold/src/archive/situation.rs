@@ -20,13 +20,13 @@ const GAIN: u64 = 16;
 pub struct Situation {
     /// The committed position of the store.
     pub position: Position,
-    /// The position of the furthest snapshot that the log reaches and that has the store's history, where there is
+    /// The position of the furthest snapshot that the log reaches and that has the store's history, if there is
     /// one, and how long ago it was put; else how long ago the worker began.
     pub newest: Option<Position>,
     pub since: Duration,
     /// The bucket has lost a snapshot that was further than that.
     pub lost: bool,
-    /// The first sequence that the log holds, the last, its bytes, and their bound, where it has one.
+    /// The first sequence that the log holds, the last, its bytes, and their bound, if it has one.
     pub first: Position,
     pub last: Position,
     pub bytes: u64,

@@ -1,7 +1,7 @@
 //! Doubt: whether a stream of effects may have forgotten what it has acknowledged since a transaction was opened.
 //!
-//! A server that loses power comes back without the end of what it had acknowledged, and gives its sequences again. Where
-//! that is another server than the one that a worker is connected to, the connection stands, and the furthest message of a
+//! A server that loses power comes back without the end of what it had acknowledged, and gives its sequences again. If
+//! the worker is connected to another server, its connection stands, and the furthest message of a
 //! transaction may well be there while others of it are gone. What tells:
 //!
 //! | sign | because |
@@ -86,7 +86,7 @@ impl Order {
         Self { highest: known }
     }
 
-    /// A message was stored at `sequence`: a sign, where that was given before.
+    /// A message was stored at `sequence`: a sign, if that was given before.
     pub fn stored(&mut self, sequence: u64) -> Option<Sign> {
         let highest = self.highest;
         self.highest = highest.max(sequence);
@@ -97,7 +97,7 @@ impl Order {
 /// What one transaction has had confirmed by one stream.
 #[derive(Clone, Debug)]
 pub struct Trail<K> {
-    /// Who led the stream when the transaction was opened; `None` where nobody said.
+    /// Who led the stream when the transaction was opened; `None` if nobody said.
     leader: Option<Leader>,
     furthest: Option<Place<K>>,
     /// When something was confirmed last.
@@ -126,7 +126,7 @@ impl<K: Clone> Trail<K> {
     /// A message was confirmed at `now`: acknowledged, or read back.
     pub fn confirmed(&mut self, place: Place<K>, now: Duration) {
         let silence = self.at.replace(now).is_some_and(|at| now.saturating_sub(at) >= SILENCE);
-        // What is lost is an end: where the furthest is there, so is all that came before it.
+        // What is lost is an end: if the furthest is there, so is all that came before it.
         if silence
             && let Some(furthest) = &self.furthest
             && self.witnesses.last().is_none_or(|last| last.sequence != furthest.sequence)

@@ -1,6 +1,6 @@
 //! `Effect`: what a fold asks of the world, one message of the outputs' stream or of that of rejects, and what can become of it.
 //!
-//! All of it is pure: [`bus::finals`](crate::effects) publishes effects and asks for them.
+//! All of it is pure: [`Effects`](crate::effects::Effects) publishes them, and asks for them.
 
 use crate::checkpoint::Mark;
 use crate::commit::doubt::{Leader, Place};

@@ -1,6 +1,6 @@
 //! Publishes whose acknowledgements are gathered: one subscription for all of them, and for each a place in a window.
 //!
-//! A request of its own for each would cost more than all else that is done about a final. What is not acknowledged in
+//! A request of its own for each would cost more than all else that is done about an output. What is not acknowledged in
 //! time, or refused, is handed back: whoever published it finds out what became of it.
 
 use crate::commit::effect::Answer;
@@ -26,7 +26,7 @@ pub struct Acks<T> {
     inbox: String,
     arriving: Subscriber,
     connects: watch::Receiver<u64>,
-    /// In the order in which they were sent; `None` where it is answered already.
+    /// In the order in which they were sent; `None` if it is answered already.
     waiting: VecDeque<Option<Waiting<T>>>,
     /// The number of the first of them.
     first: u64,

@@ -1,6 +1,9 @@
 //! Outputs and rejects: published once a subject, and confirmed.
 //!
-//! Confirmed is what the leader has acknowledged, or what was read back from it equal.
+//! Confirmed is what the leader has acknowledged, or what was read back from it equal. An effect is sent once without waiting, and its
+//! acknowledgement is [gathered](acks) with those of others. If that fails, the effect goes the long way: it is published again
+//! until the leader shows that a message stands at its subject, and that message is compared. What is to be done with an effect is
+//! decided in [`commit`](crate::commit).
 
 pub mod acks;
 
@@ -30,7 +33,7 @@ const HEADER_FRAME_BYTES: usize = 1 << 10;
 pub const REJECT_REASON: &str = "Reject-Reason";
 pub const REJECT_COUNT: &str = "Reject-Count";
 pub const REJECT_CHUNKS: &str = "Reject-Chunks";
-/// Set to `omitted` where the payload is not the batch but its length and SHA-1.
+/// Set to `omitted` if the payload is not the batch but its length and SHA-1.
 pub const REJECT_PAYLOAD: &str = "Reject-Payload";
 
 /// Publishes the effects of one partition's fold.
@@ -115,7 +118,7 @@ impl<A: Application> Effects<A> {
         (Confirmed { differs: true, ..confirmed }, unknown || unknown_again)
     }
 
-    /// Stores a reject at a subject; the subject, where another stands there.
+    /// Stores a reject at a subject; the subject, if another stands there.
     async fn store_reject(
         &self,
         subject: String,
@@ -152,7 +155,7 @@ impl<A: Application> Effects<A> {
         }
     }
 
-    /// What a judgement needs to know about the recorded message; `None` where there is no such stream.
+    /// What a judgement needs to know about the recorded message; `None` if there is no such stream.
     pub async fn mark_reading(&self, kind: Kind, mark: &Mark) -> Result<Option<MarkReading>, NoAnswer> {
         let (jetstream, stream) = (&self.connection.jetstream, self.stream(kind));
         let Some(info) = read::stream(jetstream, stream).await? else { return Ok(None) };
@@ -160,13 +163,13 @@ impl<A: Application> Effects<A> {
         Ok(Some(MarkReading { state: read::log_state(&info), at_mark: found.as_ref().map(StoredMessage::mark) }))
     }
 
-    /// Who leads the stream; `None` where there is no such stream.
+    /// Who leads the stream; `None` if there is no such stream.
     pub async fn leader(&self, kind: Kind) -> Result<Option<Leader>, NoAnswer> {
         let info = read::stream(&self.connection.jetstream, self.stream(kind)).await?;
         Ok(info.as_ref().map(read::leader))
     }
 
-    /// Whether the leader still has the message of a subject where it was confirmed, and who that is; `None` where there is
+    /// Whether the leader still has the message of a subject where it was confirmed, and who that is; `None` if there is
     /// no such stream.
     pub async fn look(&self, kind: Kind, sequence: u64, subject: &str) -> Result<Looked, NoAnswer> {
         let (jetstream, stream) = (&self.connection.jetstream, self.stream(kind));

@@ -5,7 +5,7 @@
 //! | nothing | the log is sound, and what was in question is not any more |
 //! | the log's beginning is gone, and snapshots were not looked for since | they are looked for |
 //! | anything else, or that again, for less than [`STANDS`] | the log is looked at again |
-//! | `sums` or `rejects` has forgotten, for so long | it is mended without being asked |
+//! | the stream of outputs or of rejects has forgotten, for so long | it is mended without being asked |
 //! | what the operator does not accept, for so long | the log is refused |
 //! | a hole well after the position, which is accepted | what lies before it is folded and committed first |
 //! | anything else that is accepted | it is recorded, and gone on |
@@ -31,7 +31,7 @@ pub enum Ruling {
         is_new: bool,
     },
     Refuse,
-    /// To publish the finals of completed rows again.
+    /// To publish again the outputs that rows remember.
     PublishAgain,
     /// To go on without the rejects that are gone.
     Forget(Forgot),
@@ -57,10 +57,10 @@ pub struct Doubt {
     /// What speaks against the log, by name, and since when.
     found: Option<(&'static str, Duration)>,
     search: Search,
-    /// What speaks against every snapshot that there is, if the store has not begun: they are of another log.
+    /// Only for an empty store: the verdict on the furthest snapshot, if all snapshots belong to another log.
     others: Option<Verdict>,
-    /// The position that did not come when it was next. It may lie well after the checkpoint, so it is remembered, or
-    /// a hole there would never be seen as one.
+    /// The first position that was missing. It is kept over sessions, because a new session starts at the checkpoint, which
+    /// may lie long before the hole.
     skipped: Option<Position>,
     /// A hole well after the position is accepted: what lies before it is folded and committed first.
     before_hole: bool,
@@ -115,7 +115,7 @@ impl Doubt {
         self.before_hole
     }
 
-    /// The log is what it was, and so are `sums` and `rejects`.
+    /// The log is what it was, and so are the streams of outputs and rejects.
     pub fn sound(&mut self) {
         (self.found, self.skipped) = (None, None);
         if let Search::Done = self.search {

@@ -1,4 +1,4 @@
-//! The identity of a log, of `sums` and of `rejects`: whether the broker still has what was folded and confirmed.
+//! The identity of a log, and of the streams of outputs and rejects: whether the broker still has what was folded and confirmed.
 
 pub mod accept;
 pub mod doubt;
@@ -114,9 +114,9 @@ impl Verdict {
         Some(format!("{mend}; or accept {accept} ({} {flag}:{partition})", words.accept))
     }
 
-    /// Where the store goes on once the operator has accepted it: what it has summed is kept, and everything that the
-    /// log still has and may differ is folded again. Chunks that come again are known as duplicates; what is missing of a
-    /// stream shows by its later chunks: as a gap where its beginning was folded, and else as chunks of an unknown stream.
+    /// Where the store goes on once the operator has accepted it: its rows are kept, and everything that the log still has and
+    /// may differ is folded again. Records that come again are known by their stamps, or by their own numbers. What is missing
+    /// shows by what comes after it, which is rejected with a reason.
     pub fn accepted(&self, before: &Checkpoint, state: &LogState) -> Checkpoint {
         let position = match self {
             Verdict::LogHole { to, .. } => *to,
@@ -209,9 +209,9 @@ pub fn rfc3339(at: UnixNanos) -> String {
 #[derive(Clone, Copy, Debug)]
 pub struct LogReading {
     pub state: LogState,
-    /// The message at the checkpoint's position, where that lies within the log.
+    /// The message at the checkpoint's position, if that lies within the log.
     pub at_position: Option<MessageMark>,
-    /// The next message that is there, where this was asked.
+    /// The next message that is there, if this was asked.
     pub next: Option<NextMessage>,
 }
 
@@ -220,7 +220,7 @@ pub struct LogReading {
 pub struct NextMessage {
     /// What should: a position after the checkpoint's.
     pub expected: Position,
-    /// The first message there or later; `None` where there is none.
+    /// The first message there or later; `None` if there is none.
     pub found: Option<MessageMark>,
 }
 
@@ -266,12 +266,13 @@ pub fn is_deleted(checkpoint: &Checkpoint, reading: &LogReading) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub struct MarkReading {
     pub state: LogState,
-    /// The message at the recorded sequence, where there is one.
+    /// The message at the recorded sequence, if there is one.
     pub at_mark: Option<MessageMark>,
 }
 
-/// Whether `sums` or `rejects` still has the furthest message that was ever confirmed in it. What lies before its first
-/// sequence has aged out, and was not forgotten. One that was brought back from a backup, and has it, is the same.
+/// Whether the stream of outputs, or that of rejects, still has the furthest message that was ever confirmed in it. What lies
+/// before its first sequence has aged out, and was not forgotten. A stream that was brought back from a backup, and has the
+/// message, is the same.
 pub fn judge_mark(mark: &Mark, reading: &MarkReading) -> Result<(), Forgot> {
     let LogState { created, first, last, .. } = reading.state;
     let Mark { sequence, time, .. } = *mark;

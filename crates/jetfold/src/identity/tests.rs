@@ -107,28 +107,28 @@ fn a_commit_waits_for_a_log_that_reaches_its_position() {
 }
 
 #[test]
-fn sums_forgets_by_sequence_and_timestamp_and_never_by_age() {
+fn a_stream_of_effects_forgets_by_sequence_and_timestamp_and_never_by_age() {
     let mark = Mark { created: 1, sequence: 7, time: 70 };
-    let sums = |created, first, last, at_mark| MarkReading { state: state(created, first, last), at_mark };
+    let reading = |created, first, last, at_mark| MarkReading { state: state(created, first, last), at_mark };
     for kept in [
-        sums(1, 1, 7, mark_at(7, 70)),
-        sums(1, 3, 99, mark_at(7, 70)),
-        sums(1, 8, 9, None),
-        sums(1, 8, 7, None),
+        reading(1, 1, 7, mark_at(7, 70)),
+        reading(1, 3, 99, mark_at(7, 70)),
+        reading(1, 8, 9, None),
+        reading(1, 8, 7, None),
         // Brought back from a backup: with it, and after it has aged out.
-        sums(200, 1, 9, mark_at(7, 70)),
-        sums(200, 8, 9, None),
+        reading(200, 1, 9, mark_at(7, 70)),
+        reading(200, 8, 9, None),
     ] {
         assert_eq!(judge_mark(&mark, &kept), Ok(()), "{kept:?}");
     }
     for (forgotten, made_anew) in [
-        (sums(1, 1, 6, None), false),
-        (sums(1, 1, 9, mark_at(7, 71)), false),
-        (sums(1, 1, 9, None), false),
-        (sums(200, 1, 6, None), false),
-        (sums(2, 1, 9, mark_at(7, 71)), true),
-        (sums(2, 8, 9, None), true),
-        (sums(200, 8, 7, None), true),
+        (reading(1, 1, 6, None), false),
+        (reading(1, 1, 9, mark_at(7, 71)), false),
+        (reading(1, 1, 9, None), false),
+        (reading(200, 1, 6, None), false),
+        (reading(2, 1, 9, mark_at(7, 71)), true),
+        (reading(2, 8, 9, None), true),
+        (reading(200, 8, 7, None), true),
     ] {
         let last = forgotten.state.last;
         let forgot = Forgot { recorded: 7, recorded_at: 70, last, made_anew };

@@ -9,7 +9,7 @@ const OTHERS: usize = 2;
 
 /// What each connection is for. The same one may be here more than once.
 pub struct Connections {
-    /// For finals, and for all that is asked.
+    /// For outputs and rejects, and for all that is asked.
     pub publishing: Connection,
     /// Snapshots are large, and are not to hold up what is published or pulled.
     pub snapshots: Connection,

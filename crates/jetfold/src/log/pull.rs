@@ -169,7 +169,7 @@ impl Pull {
     pub async fn next(&mut self) -> Result<jetstream::Message, PullError> {
         loop {
             if self.outstanding.is_low(&self.each) {
-                // Where this is cancelled nothing was sent; what comes after it happens at once.
+                // If this is cancelled, nothing was sent; what comes after it happens at once.
                 let (subject, inbox, request) = (self.subject.clone(), self.inbox.clone(), self.request.clone());
                 self.client.publish_with_reply(subject, inbox, request).await.map_err(failed)?;
                 self.outstanding.add(self.each);
@@ -216,7 +216,7 @@ impl Pull {
     }
 }
 
-/// Whether the consumer has delivered, or has yet to deliver, more than has come. `None` where there is no answer.
+/// Whether the consumer has delivered, or has yet to deliver, more than has come. `None` if there is no answer.
 async fn is_ahead(context: &jetstream::Context, stream: &str, consumer: &str, delivered: u64) -> Option<bool> {
     let stream = context.get_stream_no_info(stream).await.ok()?;
     match stream.consumer_info(consumer).await {
@@ -230,7 +230,7 @@ fn failed(error: impl std::fmt::Display) -> PullError {
     PullError::Failed(error.to_string())
 }
 
-/// What a request had left when it ended; an error where it is not only the request that has.
+/// What a request had left when it ended; an error if it is not only the request that has.
 fn left(status: StatusCode, message: &Message) -> Result<Demand, PullError> {
     let description = message.description.as_deref().unwrap_or_default();
     if description == "Consumer Deleted" {

@@ -13,20 +13,22 @@ use async_nats::jetstream::context::Context;
 pub struct LogReader {
     connection: Connection,
     name: String,
-    subject: String,
+    /// What every message of it matches.
+    filter: String,
 }
 
 impl LogReader {
     pub fn new(connection: Connection, names: &Names, partition: u32) -> Self {
-        Self { connection, name: names.log(partition), subject: names.log_subject(partition) }
+        Self { connection, name: names.log(partition), filter: names.log_filter(partition) }
     }
 
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn subject(&self) -> &str {
-        &self.subject
+    /// What every message of it matches.
+    pub fn filter(&self) -> &str {
+        &self.filter
     }
 
     pub fn connection(&self) -> &Connection {
@@ -37,17 +39,17 @@ impl LogReader {
         &self.connection.jetstream
     }
 
-    /// `None` where the log does not exist.
+    /// `None` if the log does not exist.
     pub async fn state(&self) -> Result<Option<LogState>, NoAnswer> {
         Ok(read::stream(self.jetstream(), &self.name).await?.as_ref().map(read::log_state))
     }
 
-    /// Who leads the log; `None` where it does not exist.
+    /// Who leads the log; `None` if it does not exist.
     pub async fn leader(&self) -> Result<Option<Leader>, NoAnswer> {
         Ok(read::stream(self.jetstream(), &self.name).await?.as_ref().map(read::leader))
     }
 
-    /// All that a judgement needs; `None` where the log does not exist. `expected` is the position that should come
+    /// All that a judgement needs; `None` if the log does not exist. `expected` is the position that should come
     /// next: whether it is there is looked up too.
     pub async fn reading(
         &self,
@@ -64,7 +66,7 @@ impl LogReader {
         };
         let next = match expected {
             Some(expected) => {
-                let which = Which::NextOf(expected, &self.subject);
+                let which = Which::NextOf(expected, &self.filter);
                 let found = read::message(self.jetstream(), &self.name, which).await?;
                 Some(NextMessage { expected, found: found.as_ref().map(StoredMessage::mark) })
             }

@@ -37,7 +37,7 @@ const PULL_HEADROOM: usize = 64 << 10;
 /// cache; with less, the server answers more often.
 const MOST_PULLED: usize = 3 << 19;
 
-/// Connections that one worker pulls on, where the budget does not ask for more. Several are read at once, and what a
+/// Connections that one worker pulls on, if the budget does not ask for more. Several are read at once, and what a
 /// partition folds was just read by the same thread.
 const CONNECTIONS: usize = 8;
 
@@ -171,7 +171,7 @@ impl Log {
         Source {
             jetstream: self.jetstream().clone(),
             log: self.name().to_owned(),
-            messages: Messages::OneByOne { left: ONE_BY_ONE, subject: self.reader.subject().to_owned() },
+            messages: Messages::OneByOne { left: ONE_BY_ONE, filter: self.reader.filter().to_owned() },
             connects,
             position,
             pending: 0,
@@ -259,11 +259,11 @@ pub struct Source {
 
 enum Messages {
     Pulled(Box<Pull>),
-    OneByOne { left: u32, subject: String },
+    OneByOne { left: u32, filter: String },
 }
 
 impl Source {
-    /// How many batches the log had beyond the last one when that was sent; 0 where they are read one by one.
+    /// How many batches the log had beyond the last one when that was sent; 0 if they are read one by one.
     pub fn pending(&self) -> u64 {
         self.pending
     }
@@ -310,8 +310,8 @@ async fn next_message(
             Ok((Batch { position, time, payload, stamp }, pending))
         }
         Messages::OneByOne { left: 0, .. } => Err(Lost::EndOfReading),
-        Messages::OneByOne { left, subject } => {
-            let found = read::message(jetstream, log, Which::NextOf(position + 1, subject)).await;
+        Messages::OneByOne { left, filter } => {
+            let found = read::message(jetstream, log, Which::NextOf(position + 1, filter)).await;
             match found.map_err(|cause| Lost::PullFailed(cause.to_string()))? {
                 Some(message) => {
                     *left -= 1;

@@ -29,7 +29,7 @@ enum Step {
     Change(plan::Change),
 }
 
-/// What `topology apply` did to one stream.
+/// What applying a topology did to one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Created(String),
@@ -171,7 +171,7 @@ impl<'a, A: Application> Admin<'a, A> {
         Ok((system, application))
     }
 
-    /// What the logs say, where nothing that was set here says otherwise.
+    /// What the logs say, if nothing that was set here says otherwise.
     pub async fn check(&self) -> Result<Topology<A>, TopologyError> {
         let names = &self.names;
         let first = match self.find(&names.log(0)).await? {

@@ -1,6 +1,6 @@
 //! Names: what everything is called in JetStream.
 
-use crate::application::{Application, Output};
+use crate::application::{Application, Input, Output};
 use crate::checkpoint::Position;
 use crate::time::UnixNanos;
 use crate::words::Words;
@@ -11,12 +11,14 @@ pub struct Names {
     prefix: String,
     application: &'static str,
     words: &'static Words,
+    is_stamped: bool,
 }
 
 impl Names {
     /// Of an application's system under a prefix; empty: none.
     pub fn of<A: Application>(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), application: A::NAME, words: &A::WORDS }
+        let is_stamped = A::INPUT == Input::Stamped;
+        Self { prefix: prefix.to_owned(), application: A::NAME, words: &A::WORDS, is_stamped }
     }
 
     /// What the application is called, and what it calls things.
@@ -50,6 +52,11 @@ impl Names {
     /// Where records that number themselves are published.
     pub fn log_subject(&self, partition: u32) -> String {
         self.subject(&format!("{}.{partition}", self.words.logs))
+    }
+
+    /// What every message of a log matches.
+    pub fn log_filter(&self, partition: u32) -> String {
+        if self.is_stamped { ">".to_owned() } else { self.log_subject(partition) }
     }
 
     /// Where a producer publishes its stamped batches.

@@ -1,4 +1,4 @@
-//! The plan of `topology apply`: what becomes of one stream, and what goes with it. Only what is named changes.
+//! The plan of applying a topology: what becomes of one stream, and what goes with it. Only what is named changes.
 
 use crate::nats::names::Names;
 use crate::nats::topology::{FORMAT, Named};
@@ -10,7 +10,7 @@ use async_nats::jetstream::stream::{Config, State};
 const KEPT_HEADROOM: i64 = 4 << 10;
 
 /// The largest message of a log with this bound: the one at the checkpoint stays, and the next must have room beside it.
-/// `None` where the log has no bound.
+/// `None` if the log has no bound.
 pub fn largest_message(max_bytes: i64) -> Option<usize> {
     (max_bytes > 0).then(|| usize::try_from((max_bytes / 2 - KEPT_HEADROOM).max(1)).unwrap_or(usize::MAX))
 }

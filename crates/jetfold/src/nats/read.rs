@@ -33,7 +33,7 @@ impl NoAnswer {
 
 const NOT_FOUND: usize = 404;
 
-/// A stream's configuration and state; `None` where there is no such stream.
+/// A stream's configuration and state; `None` if there is no such stream.
 pub async fn stream(jetstream: &Context, name: &str) -> Result<Option<Info>, NoAnswer> {
     let subject = format!("STREAM.INFO.{name}");
     match jetstream.request(subject, &()).await {
@@ -59,7 +59,7 @@ struct StampedInfo {
     info: Info,
 }
 
-/// The same, and when that was; `None` where there is no such stream.
+/// The same, and when that was; `None` if there is no such stream.
 pub async fn stream_now(jetstream: &Context, name: &str) -> Result<Option<StreamNow>, NoAnswer> {
     match jetstream.request(format!("STREAM.INFO.{name}"), &()).await {
         Ok(Response::Ok(StampedInfo { at, info })) => Ok(Some(StreamNow { info, at: told_at(at) })),
@@ -69,13 +69,13 @@ pub async fn stream_now(jetstream: &Context, name: &str) -> Result<Option<Stream
     }
 }
 
-/// When a server has answered, where it says so; else what the clock says here.
+/// When a server has answered, if it says so; else what the clock says here.
 fn told_at(at: Option<String>) -> UnixNanos {
     let at = at.and_then(|at| time::OffsetDateTime::parse(&at, &Rfc3339).ok());
     unix_nanos(at.unwrap_or_else(time::OffsetDateTime::now_utc))
 }
 
-/// How long a consumer may be inactive before it is cleared away: `wanted`, or less where the stream lets none have so much.
+/// How long a consumer may be inactive before it is cleared away: `wanted`, or less if the stream lets none have so much.
 pub async fn inactive_threshold(jetstream: &Context, name: &str, wanted: Duration) -> Result<Duration, NoAnswer> {
     let info = stream(jetstream, name).await?;
     let limits = info.and_then(|info| info.config.consumer_limits);
@@ -113,7 +113,7 @@ pub struct StoredMessage {
     pub sequence: Position,
     pub time: UnixNanos,
     pub payload: Bytes,
-    /// As they were sent; empty where there are none. A foreign client may have sent anything at all.
+    /// As they were sent; empty if there are none. A foreign client may have sent anything at all.
     headers: Vec<u8>,
 }
 
@@ -170,7 +170,7 @@ struct Raw {
     time: String,
 }
 
-/// One message; `None` where the leader says that there is none.
+/// One message; `None` if the leader says that there is none.
 ///
 /// The client's own reading of messages fails on headers that break its rules, which a server stores all the same: so
 /// they are not parsed here.
@@ -250,7 +250,7 @@ struct SubjectsState {
     subjects: Option<HashMap<String, usize>>,
 }
 
-/// The subjects of a stream that match `filter`; `None` where there is no such stream.
+/// The subjects of a stream that match `filter`; `None` if there is no such stream.
 pub async fn subjects(jetstream: &Context, stream: &str, filter: &str) -> Result<Option<Subjects>, NoAnswer> {
     let mut counts = HashMap::new();
     let mut first_at = None;

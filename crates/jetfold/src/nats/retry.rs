@@ -8,7 +8,7 @@ pub fn reopening() -> impl Iterator<Item = Duration> + Send {
     doubling(Duration::from_millis(100), Duration::from_millis(2500))
 }
 
-/// Doubling pauses from 2 ms to 1 s at the most: a final that the leader counts but can't show yet is there within
+/// Doubling pauses from 2 ms to 1 s at the most: an output that the leader counts but can't show yet is there within
 /// milliseconds as a rule.
 pub fn republishing() -> impl Iterator<Item = Duration> + Send {
     doubling(Duration::from_millis(2), Duration::from_millis(500))

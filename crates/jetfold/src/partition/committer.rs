@@ -82,7 +82,7 @@ impl<A: Application> Clone for Committed<A> {
     }
 }
 
-/// A commit, and the key up to which expired rows were looked for, where that was not the last.
+/// A commit, and the key up to which expired rows were looked for, if that was not the last.
 type Written<A> = Result<(Committed<A>, Option<<A as Application>::Key>), StoreError>;
 
 pub struct Committer<A: Application> {

@@ -33,7 +33,7 @@ impl<A: Application> Partition<A> {
         });
         let (old, stores, partition) = (self.store.clone(), self.stores.clone(), self.partition);
         let replacing = tokio::task::spawn_blocking(move || {
-            aside::set_aside(old.path(), &what)?;
+            aside::set_aside(old.path(), &what, &A::WORDS)?;
             stores.open(partition)
         });
         self.store = Arc::new(joined(replacing.await)?);
@@ -42,7 +42,7 @@ impl<A: Application> Partition<A> {
         Ok(())
     }
 
-    /// Where nothing reaches back to where a store has to begin, whoever reads the verdict must learn why it is empty.
+    /// If nothing reaches back to where a store has to begin, whoever reads the verdict must learn why it is empty.
     pub(super) fn with_what_was_set_aside(&self, error: PartitionError) -> PartitionError {
         match error {
             PartitionError::Refused { partition, verdict: verdict @ Verdict::LogTruncated { .. }, words } => {

@@ -67,7 +67,7 @@ static REOPENINGS: ThrottleByCause = ThrottleByCause::new();
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     pub checkpoint_interval: Duration,
-    /// Bytes of chunk batches in one transaction, at the most.
+    /// Bytes of batches in one transaction, at the most.
     pub checkpoint_bytes: usize,
     /// Whether proven loss and a conflicting output stop the worker.
     pub halt: bool,
@@ -325,7 +325,7 @@ impl<A: Application> Partition<A> {
                     stopped_at = Some(Instant::now());
                     folding.await
                 }
-                // The archive says so where it has found the store damaged: what is not committed can't be any more.
+                // The archive says so if it has found the store damaged: what is not committed can't be any more.
                 () = over.cancelled() => {
                     stop.cancel();
                     folding.await

@@ -1,4 +1,4 @@
-//! Opening a log: is it what it was, from where does the fold go on, and what can be done where it can't.
+//! Opening a log: is it what it was, from where does the fold go on, and what can be done if it can't.
 
 use crate::application::Application;
 use crate::archive::restore::{self, Furthest, RestoreError, Trust};
@@ -134,7 +134,7 @@ impl<A: Application> Partition<A> {
         }))
     }
 
-    /// Where the store stands; `None` where it has not begun, or has folded nothing of a log that was made anew since. The
+    /// Where the store stands; `None` if it has not begun, or has folded nothing of a log that was made anew since. The
     /// inner error is a reason to try again.
     async fn begun(&self) -> Result<Result<Option<Checkpoint>, String>, PartitionError> {
         let Some(checkpoint) = self.store.checkpoint()? else { return Ok(Ok(None)) };
@@ -180,7 +180,7 @@ impl<A: Application> Partition<A> {
         Ok(after)
     }
 
-    /// Puts the furthest snapshot beyond a position in the store's place, where there is one and it may be. The inner
+    /// Puts the furthest snapshot beyond a position in the store's place, if there is one and it may be. The inner
     /// error is a reason to try again.
     pub(super) async fn restore(&mut self, beyond: Position) -> Result<Result<(), String>, PartitionError> {
         let mut trust = Trust::Any;

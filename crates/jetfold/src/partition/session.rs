@@ -59,7 +59,7 @@ pub(super) struct Session<A: Application> {
     pub opened_at: Instant,
     /// The transaction that is sealed and not committed yet.
     pub sealed: Option<u64>,
-    /// The position that did not come when it was next.
+    /// The first position that was missing.
     pub skipped: Option<Position>,
 }
 
@@ -154,7 +154,7 @@ impl<A: Application> Partition<A> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Over::Stopped),
-                // The committer ends by itself only where it can't go on; `drain` and `abandon` say why.
+                // The committer ends by itself only if it can't go on; `drain` and `abandon` say why.
                 () = session.work.closed() => return Ok(Over::Lost("committing has ended".to_owned())),
                 _ = session.committed.changed() => {
                     let (transaction, checkpoint, size) = {
@@ -221,7 +221,8 @@ impl<A: Application> Partition<A> {
         }
     }
 
-    /// Compares log, `sums` and `rejects` with what the store knows of them. The outer error is no answer, the inner one what is wrong.
+    /// Compares the log and the streams of outputs and rejects with what the store knows of them. The outer error is no answer,
+    /// the inner one what is wrong.
     async fn look_again(&self, checkpoint: Checkpoint) -> Result<Result<(), String>, String> {
         let reading = self.log.reader().reading(&checkpoint, None).await.map_err(|cause| cause.to_string())?;
         let Some(reading) = reading else { return Ok(Err("there is no such stream".to_owned())) };
@@ -268,7 +269,7 @@ impl<A: Application> Partition<A> {
         let Session { work, committer, cancel, committed, .. } = session;
         let finish = async {
             if let Some(transaction) = transaction {
-                // Where the committer has ended, its own result says why.
+                // If the committer has ended, its own result says why.
                 work.send(Work::Seal(Box::new(transaction))).await.ok();
             }
             drop(work);
@@ -298,7 +299,7 @@ impl<A: Application> Partition<A> {
     }
 }
 
-/// Waits for a place to put a batch's effects, then for the batch. `None` where committing has ended. Cancel-safe.
+/// Waits for a place to put a batch's effects, then for the batch. `None` if committing has ended. Cancel-safe.
 async fn pull<'a, A: Application>(
     work: &'a mpsc::Sender<Work<A>>,
     source: &mut Source,

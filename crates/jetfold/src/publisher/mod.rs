@@ -1,9 +1,11 @@
 //! Publishing records: to each log one batch at a time, while the next fills.
 //!
 //! Little load makes small batches, much load large ones, and no timer is involved. Each batch is [stamped](crate::stamp), and is
-//! in its log [once](stamped), whatever is sent again. What that does not promise: a publisher that dies has sent some of what
-//! it was given. One that has a [name](Publisher::named), and gives each record an offset of its own input, goes on in its next
-//! life where the logs show that it has come, and neither loses nor repeats any.
+//! in its log [once](stamped), however often its [`delivery`] is tried.
+//!
+//! A publisher that dies has sent some of what it was given, and one without a name can't tell how much. A publisher that has a
+//! [name](Publisher::named) gives each record an offset of its own input. Its next life finds in the logs how far the last one has
+//! come, and goes on there: no record is lost, and none is sent twice.
 
 pub mod delivery;
 mod named;

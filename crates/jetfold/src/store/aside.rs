@@ -1,9 +1,10 @@
 //! Damaged stores that were set aside: renamed, and kept for whoever wants to know, as they were but for what redb notes in
 //! the first page when it opens one.
 //!
-//! `chunks-0.redb` becomes `chunks-0.redb.damaged-20261126T020811Z`, in the same folder; the time is UTC.
+//! `log-0.redb` becomes `log-0.redb.damaged-20261126T020811Z`, in the same folder; the time is UTC.
 
 use crate::store::StoreError;
+use crate::words::Words;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -15,10 +16,10 @@ pub const MOST: usize = 3;
 
 const MARK: &str = ".damaged-";
 
-/// Renames the store at `path`, in which `what` is damaged, and says so. Where it is then; `None` where somebody else has
+/// Renames the store at `path`, in which `what` is damaged, and says so. Where it is then; `None` if somebody else has
 /// taken it away.
-pub fn set_aside(path: &Path, what: &str) -> Result<Option<PathBuf>, StoreError> {
-    let refuse = |source| StoreError::Folder { path: path.to_owned(), source };
+pub fn set_aside(path: &Path, what: &str, words: &'static Words) -> Result<Option<PathBuf>, StoreError> {
+    let refuse = |source| StoreError::Folder { path: path.to_owned(), source, words };
     let before = found(path).map_err(refuse)?;
     if before.len() >= MOST {
         return Err(StoreError::DamagedAgain { path: path.to_owned(), what: what.to_owned(), before: before.len() });
@@ -89,12 +90,12 @@ mod tests {
         }
         for n in 0..MOST {
             fs::write(&path, format!("damaged {n}")).unwrap();
-            let aside = set_aside(&path, "a row").unwrap().unwrap();
+            let aside = set_aside(&path, "a row", &Words::DEFAULT).unwrap().unwrap();
             assert!(!path.exists());
             assert_eq!(fs::read_to_string(&aside).unwrap(), format!("damaged {n}"));
             assert_eq!(found(&path).unwrap().len(), n + 1);
         }
-        assert_eq!(set_aside(&path, "a row").unwrap_err().to_string(), {
+        assert_eq!(set_aside(&path, "a row", &Words::DEFAULT).unwrap_err().to_string(), {
             let path = path.display();
             format!(
                 "the store {path} is damaged (a row), as 3 before it were, which lie beside it as {path}.damaged-…: see that \
@@ -105,7 +106,7 @@ mod tests {
             fs::remove_file(&found(&path).unwrap()[0]).unwrap();
             assert_eq!(found(&path).unwrap().len(), MOST - 1 - n);
         }
-        assert_eq!(set_aside(&path, "a row").unwrap(), None, "somebody has taken it away");
+        assert_eq!(set_aside(&path, "a row", &Words::DEFAULT).unwrap(), None, "somebody has taken it away");
     }
 
     #[test]

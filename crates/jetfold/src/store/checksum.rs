@@ -14,7 +14,7 @@ pub fn seal(key: &[u8], out: &mut Vec<u8>, from: usize) {
     out.extend_from_slice(&sum.to_le_bytes());
 }
 
-/// The bytes without their checksum; `None` where they are not what was sealed under `key`.
+/// The bytes without their checksum; `None` if they are not what was sealed under `key`.
 pub fn opened<'a>(key: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
     let (bytes, sum) = sealed.split_last_chunk::<BYTES>()?;
     (u64::from_le_bytes(*sum) == of(key, bytes)).then_some(bytes)

@@ -1,7 +1,7 @@
 //! The file of a store, watched: whether its bytes are what was written, and that nothing more is written once they are
 //! not.
 //!
-//! redb trusts a file that it has closed, and panics or fails somewhere within where the bytes were changed since. Whatever
+//! redb trusts a file that it has closed, and panics or fails somewhere within if the bytes were changed since. Whatever
 //! comes of that ends here, as [`StoreError::Damaged`].
 
 use crate::caught::caught;
@@ -71,7 +71,7 @@ impl Health {
     }
 }
 
-/// What is damaged, where that is what an error says. A disk that is full, or gives no answer, has damaged nothing.
+/// What is damaged, if that is what an error says. A disk that is full, or gives no answer, has damaged nothing.
 fn damage(error: &redb::Error) -> Option<String> {
     match error {
         redb::Error::Corrupted(what) => Some(what.clone()),

@@ -66,8 +66,8 @@ fn made(folder: &Path) -> History {
     history
 }
 
-/// Reads all rows, each once in a row and once by its ID: they are those of some position of the history. Looked up by its
-/// ID, a row may be missed; it is never another one.
+/// Reads all rows, each once in a row and once by its key: they are those of some position of the history. Looked up by its
+/// key, a row may be missed; it is never another one.
 fn read(store: &Store<Texts>, history: &History) -> Result<u64, StoreError> {
     let position = store.checkpoint()?.map_or(0, |checkpoint| checkpoint.position);
     let rows = &history[&position];

@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
-//! | the application's, `streams` for sums | key, as `StreamId` of 16 bytes | an encoded row, its [checksum] under its key at its end |
+//! | the application's: [`Application::ROWS`] | key | an encoded row, its [checksum] under its key at its end |
 //! | `producers`, if batches are stamped | name | an encoded [`Producer`](crate::producer::Producer), its [checksum] under its name at its end |
 //! | `meta` | `"format"` | 2; this entry has the same shape in every format |
 //! | `meta` | `"owner"` | map: log name, partition, partitions |
@@ -16,10 +16,10 @@
 //! saves what redb needs to open the file after a crash without scanning it.
 //!
 //! What is read is verified, so a disk that has changed it is found out: the store is damaged, and from then on refuses
-//! everything and writes nothing. Nothing else tells that a row is not there: where a page that leads to it was changed, a
-//! look-up may miss it, until somebody [reads all rows](View::each), as each snapshot does. Such a stream's next chunk is
-//! rejected as `unknown`, or its ID is taken for a new one's. And where the disk has kept an older page, its rows are whole, and
-//! the next chunk of a stream follows a gap. Neither ever becomes a wrong sum.
+//! everything and writes nothing. No checksum shows that a row is missing:
+//! if a page that leads to it was changed, a look-up may miss it, until somebody [reads all rows](View::each), as each
+//! snapshot does. And if the disk has kept an older page, the rows of that page are whole, and out of date. Either shows at once
+//! only in a fold whose records are numbered by key: the next number follows a gap.
 
 pub mod aside;
 pub mod checksum;
@@ -42,6 +42,7 @@ use crate::identity::accept::Accepted;
 use crate::key::Key;
 use crate::producer::NamedProducer;
 use crate::transaction::Transaction;
+use crate::words::Words;
 use file::{Health, Watched};
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, TableDefinition};
@@ -90,8 +91,8 @@ pub struct Size {
 }
 
 /// Makes the data folder, open to its owner alone.
-pub fn create_data_dir(path: &Path) -> Result<(), StoreError> {
-    let refuse = |source| StoreError::Folder { path: path.to_owned(), source };
+pub fn create_data_dir(path: &Path, words: &'static Words) -> Result<(), StoreError> {
+    let refuse = |source| StoreError::Folder { path: path.to_owned(), source, words };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refuse)?;
     // Somebody else's folder keeps the mode that they gave it: it may be a mount, or /tmp.
     let mode = fs::metadata(path).map_err(refuse)?.permissions().mode();
@@ -125,7 +126,7 @@ impl<A: Application> Store<A> {
             .truncate(false)
             .mode(0o600)
             .open(&path)
-            .map_err(|source| StoreError::Folder { path: path.clone(), source })?;
+            .map_err(|source| StoreError::Folder { path: path.clone(), source, words: &A::WORDS })?;
         let health = Arc::new(Health::new(path));
         let opened = caught(|| {
             let file = Watched::new(FileBackend::new(file)?, health.clone());
@@ -134,7 +135,7 @@ impl<A: Application> Store<A> {
         let db = match opened {
             Ok(Ok(db)) => Quiet::new(db),
             Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
-                return Err(StoreError::InUse { path: health.path().to_owned() });
+                return Err(StoreError::InUse { path: health.path().to_owned(), words: &A::WORDS });
             }
             Ok(Err(error)) => return Err(health.failed(error.into())),
             Err(said) => return Err(health.panicked(said)),
@@ -153,7 +154,7 @@ impl<A: Application> Store<A> {
             Some(found) if found == *owner => {}
             Some(found) => {
                 let (found, wanted) = (Box::new(found), Box::new(owner.clone()));
-                return Err(StoreError::Foreign { path: store.path().to_owned(), found, wanted });
+                return Err(StoreError::Foreign { path: store.path().to_owned(), found, wanted, words: &A::WORDS });
             }
         }
         Ok(store)
@@ -163,7 +164,7 @@ impl<A: Application> Store<A> {
     pub fn open_or_replace(data_dir: &Path, owner: &Owner, cache_bytes: usize) -> Result<Self, StoreError> {
         match Self::open(data_dir, owner, cache_bytes) {
             Err(StoreError::Damaged { path, what }) => {
-                aside::set_aside(&path, &what)?;
+                aside::set_aside(&path, &what, &A::WORDS)?;
                 Ok(Self { replaced: Some(what), ..Self::open(data_dir, owner, cache_bytes)? })
             }
             opened => opened,
@@ -179,7 +180,7 @@ impl<A: Application> Store<A> {
         self.replaced.as_deref()
     }
 
-    /// What is damaged, where somebody has found that anything is. Then nothing more is read or written.
+    /// What is damaged, if somebody has found that anything is. Then nothing more is read or written.
     pub fn damage(&self) -> Option<&str> {
         self.health.damage()
     }
@@ -290,7 +291,7 @@ impl<A: Application> Store<A> {
         Ok(Size { rows, bytes: metadata.map_or(0, |metadata| metadata.len()) })
     }
 
-    /// What was accepted of a log or of `sums` that are not what they were, and when: the oldest first.
+    /// What was accepted of streams that are not what they were, and when: the oldest first.
     pub fn accepted(&self) -> Result<Vec<Accepted>, StoreError> {
         self.view()?.accepted()
     }

@@ -136,7 +136,7 @@ fn a_store_in_which_anything_was_found_damaged_refuses_everything_and_writes_not
 fn a_new_data_folder_is_open_to_its_owner_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a/b");
-    create_data_dir(&path).unwrap();
+    create_data_dir(&path, &Words::DEFAULT).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     open(&path).unwrap();
     assert_eq!(fs::metadata(path.join("chunks-0.redb")).unwrap().permissions().mode() & 0o777, 0o600);

@@ -6,7 +6,7 @@ const MOST_LINES: usize = 4;
 const LINE_BYTES: usize = 64;
 
 /// Has the processor fetch `value` while it works on something else. Changes nothing but speed: a fold of many live
-/// streams waits for memory more than for anything else, and which rows it needs next is known.
+/// rows waits for memory more than for anything else, and which rows it needs next is known.
 pub fn prefetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]
     {

@@ -1,7 +1,7 @@
 //! The producers of one partition: all of them in memory, by name.
 //!
-//! Those that have expired leave as soon as the log's clock says so, before a batch is judged. So what is held, and what the store has after
-//! each commit, is a function of the log alone, and nothing depends on when somebody has looked.
+//! Those that have expired leave as soon as the log's clock says so, before a batch is judged. So what is held, and what the store
+//! has after each commit, is a function of the log alone, and nothing depends on when anybody looks.
 
 use crate::producer::{
     ChangedProducer, Fate, MOST_PRODUCERS, NamedProducer, Producer, TOO_MANY_PRODUCERS, UNKNOWN_PRODUCER, UNSTAMPED,

@@ -63,6 +63,11 @@ impl Application for Letters {
     fn producer_expiry(&self) -> LogTime {
         EXPIRY
     }
+
+    /// Producers expire by one message.
+    fn longest_step(&self) -> LogTime {
+        LogTime::MAX
+    }
 }
 
 /// A batch of letters, stamped with a name, life, number and offset.

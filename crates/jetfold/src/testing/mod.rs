@@ -4,12 +4,14 @@
 //! arrive at the same place. It does for any application whose calls depend on their arguments alone.
 
 use crate::application::{Application, Output};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Position};
 use crate::producer::NamedProducer;
+use crate::stamp::Stamp;
 use crate::store::{Owner, Rows, Store, StoreError};
 use crate::table::{Share, Table};
-use crate::time::LogTime;
+use crate::time::{LogTime, UnixNanos};
 use crate::transaction::{Batch, Folded, Tally};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
@@ -27,7 +29,7 @@ const CACHE: usize = 1 << 20;
 /// Whenever a batch is folded, it must ask for the same outputs and rejects. In the end rows, producers, checkpoint and tallies must
 /// be the same, and with forgotten rows collected all but what is forgotten.
 ///
-/// `batches` are a whole log, with positions from 1, of a system with one partition.
+/// `batches` are a whole log, with positions from 1, of a system with one partition: see [`log`].
 ///
 /// # Errors
 /// The first difference, in words. Or why there is none to tell: `batches` are no log, or a store has failed.
@@ -45,6 +47,16 @@ pub fn restart_points<A: Application>(application: A, batches: &[Batch]) -> Resu
         }
     }
     Ok(())
+}
+
+/// A log of batches with these payloads, a millisecond apart, as one producer sends them.
+pub fn log<P: Into<Bytes>>(payloads: impl IntoIterator<Item = P>) -> Vec<Batch> {
+    const MILLISECOND: UnixNanos = 1_000_000;
+    let batch = |(payload, position): (P, Position)| {
+        let stamp = Stamp { producer: "producer".to_owned(), life: 1, number: position, offset: position };
+        Batch { position, time: position.cast_signed() * MILLISECOND, payload: payload.into(), stamp: Some(stamp) }
+    };
+    payloads.into_iter().zip(1..).map(batch).collect()
 }
 
 /// How a log is folded.

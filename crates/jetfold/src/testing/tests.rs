@@ -1,9 +1,8 @@
 //! Applications that are no folds, each found out.
 
 use crate::application::{Cx, Input, Slot, Undecodable};
-use crate::checkpoint::Position;
+use crate::testing::letters::Letters;
 use crate::testing::*;
-use crate::time::LogTime;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Adds up bytes by their last bit, and puts out each sum. It fails as it is told to.
@@ -130,6 +129,18 @@ fn found_out(fault: Fault, words: &str) {
 fn a_fold_arrives_at_the_same_place_from_any_restart_point() {
     assert_eq!(restart_points(Sums::default(), &log()), Ok(()));
     assert_eq!(restart_points(Sums::default(), &[]), Ok(()));
+}
+
+#[test]
+fn a_log_of_payloads_is_folded_by_stamped_applications_as_well() {
+    let mut log = super::log([&b"aab"[..], b"", b"a"]);
+    // Before the producer expires, which letters have it do soon.
+    log.iter_mut().for_each(|batch| batch.time /= 1_000_000);
+    let letters = Arc::new(Letters);
+    let way = Way { restarts: false, interval: None, collects: false };
+    let folded = fold_all(&letters, &log, way, &[]).unwrap();
+    assert_eq!((folded.rows, folded.tally.rejected), (vec![(b'a'.into(), 3), (b'b'.into(), 1)], 0));
+    assert_eq!(restart_points(Letters, &log), Ok(()));
 }
 
 #[test]

@@ -162,8 +162,8 @@ impl<A: Application> Worker<A> {
             return Err(WorkerError::NotOnceOnly { name: topology.names.outputs(), words });
         }
         let partitions = choose(&config.partitions, topology.partitions, words)?;
-        store::create_data_dir(&config.data_dir)?;
-        let worker = name::worker_name(&config.worker, &config.data_dir)?;
+        store::create_data_dir(&config.data_dir, words)?;
+        let worker = name::worker_name(&config.worker, &config.data_dir, words)?;
         if let Some(other) = accept.iter().find(|accept| !partitions.contains(&accept.partition)) {
             return Err(WorkerError::NothingToAccept { partition: other.partition, words });
         }

@@ -2,6 +2,7 @@
 
 use crate::store::StoreError;
 use crate::values::{parsed, serde_as_text};
+use crate::words::Words;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::fs;
@@ -9,7 +10,7 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-/// The name of a worker; empty where it is to be made from the host's name.
+/// The name of a worker; empty if it is to be made from the host's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerName(String);
 
@@ -32,12 +33,16 @@ serde_as_text!(WorkerName);
 
 /// The configured name, or the host's with 8 hex characters that are drawn once and kept in the data folder: two
 /// workers of one host with folders of their own never share a name.
-pub(super) fn worker_name(configured: &WorkerName, data_dir: &Path) -> Result<String, StoreError> {
+pub(super) fn worker_name(
+    configured: &WorkerName,
+    data_dir: &Path,
+    words: &'static Words,
+) -> Result<String, StoreError> {
     if !configured.0.is_empty() {
         return Ok(configured.0.clone());
     }
     let path = data_dir.join("worker-id");
-    let refuse = |source| StoreError::Folder { path: path.clone(), source };
+    let refuse = |source| StoreError::Folder { path: path.clone(), source, words };
     let kept = || match fs::read(&path) {
         Ok(bytes) => {
             let id = worker_id(&bytes);
@@ -67,7 +72,7 @@ pub(super) fn worker_name(configured: &WorkerName, data_dir: &Path) -> Result<St
     Ok(format!("{host}-{suffix}"))
 }
 
-/// What a file holds that the id of a worker was put into, where that is what it holds.
+/// What a file holds that the id of a worker was put into, if that is what it holds.
 fn worker_id(bytes: &[u8]) -> Option<String> {
     let text = str::from_utf8(bytes).ok()?.trim();
     let is_id = text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));

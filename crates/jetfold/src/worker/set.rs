@@ -56,7 +56,7 @@ impl fmt::Display for PartitionSet {
     }
 }
 
-/// What to do on proven loss, or on a final that contradicts one already published.
+/// What to do on proven loss, or on an output that contradicts one already published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnViolation {
     Reject,

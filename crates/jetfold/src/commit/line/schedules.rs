@@ -50,7 +50,7 @@ enum Tell {
     Backwards,
 }
 
-/// What happens where nothing goes wrong.
+/// What happens if nothing goes wrong.
 fn calm() -> impl Strategy<Value = Event> {
     let which = 0..1000_usize;
     prop_oneof![

@@ -247,7 +247,7 @@ fn a_conflict_is_let_pass_or_ends_the_session() {
     session.stored(1, 1, 11);
     assert_eq!(session.actions(), ["inspect through 100"]);
     assert_eq!(session.inspect().len(), 1);
-    assert_eq!(session.actions(), ["write 1"], "one final in the place of one that was let pass");
+    assert_eq!(session.actions(), ["write 1"], "one output in the place of one that was let pass");
 
     let mut session = Session::with_halt(true);
     session.effects(&[1], None).seal(1).actions();
@@ -337,8 +337,8 @@ fn what_is_unsound_or_can_not_be_written_ends_the_session() {
 #[test]
 fn no_more_than_a_window_is_in_flight_and_more_is_taken_when_the_rest_is_sent() {
     let mut session = Session::new();
-    let finals: Vec<u64> = (1..=WINDOW as u64 + 2).collect();
-    session.effects(&finals, None);
+    let outputs: Vec<u64> = (1..=WINDOW as u64 + 2).collect();
+    session.effects(&outputs, None);
     assert_eq!((session.actions().len(), session.line.has_room()), (WINDOW, false));
     // It is in the window until it is confirmed.
     assert_eq!(session.acked(1, 1, Answer::SubjectTaken).actions(), ["publish 1 of 1"]);

@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-/// How the configuration is read once more, where it comes from somewhere that may have changed.
+/// How the configuration is read once more, if it comes from somewhere that may have changed.
 #[derive(Clone, Default)]
 pub struct Reread(Option<Arc<Rereading>>);
 

@@ -18,7 +18,7 @@ enum Action {
 }
 
 impl Denied {
-    /// Reads what nats-server says, where it is that.
+    /// Reads what nats-server says, if it is that.
     pub(super) fn read(error: &str) -> Option<Self> {
         let (_, rest) = error.split_once("Permissions Violation for ")?;
         let (action, rest) = rest.split_once('"')?;

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// URLs, those of `NATS_URL` where none are set; empty: this machine.
+    /// URLs, those of `NATS_URL` if none are set; empty: this machine.
     #[serde(deserialize_with = "list", serialize_with = "redacted_urls")]
     pub servers: Vec<String>,
     /// Whether `servers` are those of `NATS_URL`, which nobody has named for this program.
@@ -222,7 +222,7 @@ impl Config {
         }
     }
 
-    /// The address of the first server, where that is this machine's own.
+    /// The address of the first server, if that is this machine's own.
     pub fn address_here(&self) -> Option<SocketAddr> {
         let address: async_nats::ServerAddr = self.addresses().first()?.parse().ok()?;
         let host = address.host().trim_start_matches('[').trim_end_matches(']');
@@ -241,7 +241,7 @@ pub async fn connect(config: &Config, name: &str) -> Result<Connection, ConnectE
     connect_until(config, name, Instant::now() + config.startup_timeout.0, true).await
 }
 
-/// One more connection beside others: where the server has no more to give, that is said at once.
+/// One more connection beside others: if the server has no more to give, that is said at once.
 pub async fn connect_another(config: &Config, name: &str) -> Result<Connection, ConnectError> {
     connect_until(config, name, Instant::now() + config.startup_timeout.0, false).await
 }
@@ -319,7 +319,7 @@ fn why_not(error: &async_nats::ConnectError) -> WhyNot {
     }
 }
 
-/// What is wrong with the certificates, where it is that.
+/// What is wrong with the certificates, if it is that.
 fn tls_error(error: &async_nats::ConnectError) -> Option<String> {
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = next {

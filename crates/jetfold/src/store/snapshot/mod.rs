@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | u32, little-endian | length of the header |
 //! | header | MessagePack map: [`Header`] |
-//! | if batches are stamped, as often as the header says | a producer: the length of its name, its name, its row's length, its row with its checksum; sorted by name |
+//! | if batches are stamped, as often as the header says | a producer's name and row, each behind its length; sorted by name |
 //! | as often as the header says | a key (if its length varies, that before it), a row's length, the row with its checksum; sorted by key |
 //!
 //! Lengths are LEB128: one byte below 128.
@@ -212,7 +212,7 @@ fn length(frame: &mut impl Read, most: u64) -> Result<usize, SnapshotError> {
     sound.ok_or_else(|| SnapshotError::Damaged(format!("something in it is {length} bytes long")))
 }
 
-/// Ends after the last row only where all of it was there and intact.
+/// Ends after the last row only if all of it was there and intact.
 impl<R: Read, A: Application> Iterator for Reading<R, A> {
     type Item = Result<KeyedRow<A>, SnapshotError>;
 
