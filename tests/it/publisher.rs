@@ -8,6 +8,9 @@ use crate::lossy_route::LossyRoute;
 use crate::support::{PATIENCE, Server, messages, wait_until};
 use jetfold::application::{Application, Cx, Never, Slot, Undecodable};
 use jetfold::key::Key;
+use jetfold::nats::admin::Admin;
+use jetfold::nats::connect::{self, Connection};
+use jetfold::nats::topology::{self, Topology};
 use jetfold::publisher::Publisher;
 use jetfold::stamp::{STAMP, Stamp};
 use jetfold::system::{Config, System};
@@ -93,6 +96,16 @@ async fn system(server: &Server, folder: &Path) -> System<Counting> {
     let system = System::new(Counting, config(server.url(), folder));
     system.apply().await.unwrap();
     system
+}
+
+/// What a publisher is made of, without a system.
+async fn connected(server: &Server, folder: &Path) -> (Connection, Topology<Counting>) {
+    let config = config(server.url(), folder);
+    let connection = connect::connect(&config.nats, "test").await.unwrap();
+    let topology = topology::Config { prefix: "counting".into(), ..config.topology };
+    let admin = Admin::new(&connection, topology, Counting, server.url());
+    let topology = admin.check().await.unwrap();
+    (connection, topology)
 }
 
 fn log(partition: u32) -> String {

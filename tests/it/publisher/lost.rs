@@ -1,9 +1,7 @@
 //! Producers whose last batch is gone: purged, or lost.
 
-use super::{PARTITIONS, Working, batches, config, counted, log, push, system, the_logs_have};
+use super::{PARTITIONS, Working, batches, connected, counted, log, push, system, the_logs_have};
 use crate::support::{Server, copy, wait_until};
-use jetfold::nats::admin::Admin;
-use jetfold::nats::connect;
 use jetfold::publisher::Publisher;
 use jetfold::worker::ask::Told;
 use nix::sys::signal::Signal;
@@ -65,11 +63,7 @@ async fn a_worker_that_has_not_committed_what_was_purged_is_asked_again() {
     publisher.finish().await.unwrap();
     let stood: Vec<_> = batches(&server).await.into_iter().map(|log| log.last().unwrap().0.clone()).collect();
     purge(&server).await;
-    let config = config(server.url(), folder.path());
-    let connection = connect::connect(&config.nats, "test").await.unwrap();
-    let topology = jetfold::nats::topology::Config { prefix: "counting".into(), ..config.topology };
-    let admin = Admin::new(&connection, topology, super::Counting, server.url());
-    let topology = admin.check().await.unwrap();
+    let (connection, topology) = connected(&server, folder.path()).await;
     let asked = AtomicU64::new(0);
     let told = async |partition: u32| match asked.fetch_add(1, Ordering::Relaxed) % 2 {
         0 => Ok(Told { position: 1, stamp: None }),

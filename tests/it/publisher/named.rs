@@ -1,7 +1,9 @@
 //! Producers with a name: several processes at once, and one after the other.
 
-use super::{Counting, batches, log, push, record, system, the_logs_have};
+use super::{Counting, batches, connected, log, push, record, system, the_logs_have};
 use crate::support::{Server, wait_until};
+use jetfold::nats::connect::Connection;
+use jetfold::nats::topology::Topology;
 use jetfold::publisher::{PublishError, Publisher};
 use jetfold::system::System;
 use std::time::Duration;
@@ -83,10 +85,13 @@ async fn a_publisher_takes_a_name_from_one_that_is_busy() {
 async fn of_two_publishers_that_take_a_name_at_once_one_publishes() {
     let server = Server::start();
     let folder = tempfile::tempdir().unwrap();
-    let system = system(&server, folder.path()).await;
+    system(&server, folder.path()).await;
+    let both = (connected(&server, folder.path()).await, connected(&server, folder.path()).await);
     // Each has an input of its own: what one has stored must not pass for the other's. Both keys are of one partition.
-    let publish = async |system: System<Counting>, key: &'static str, round: u64| {
-        let mut publisher = system.publisher_named("shop").await.map_err(|error| error.to_string())?;
+    let publish = async |(connection, topology): &(Connection, Topology<Counting>), key: &'static str, round: u64| {
+        let told = async |_| unreachable!("nothing was purged");
+        let named = Publisher::named(connection, topology, "shop", told).await;
+        let mut publisher = named.map_err(|error| error.to_string())?;
         let mut sent = 0;
         for number in round * 5 + 1..=round * 5 + 5 {
             let encode = |out: &mut Vec<u8>| {
@@ -100,8 +105,8 @@ async fn of_two_publishers_that_take_a_name_at_once_one_publishes() {
         Ok::<usize, String>(sent)
     };
     let mut before = (0, 0);
-    for round in 0..20 {
-        let (a, b) = tokio::join!(publish(system.clone(), "a", round), publish(system.clone(), "d", round));
+    for round in 0..40 {
+        let (a, b) = tokio::join!(publish(&both.0, "a", round), publish(&both.1, "d", round));
         for refused in [&a, &b].into_iter().filter_map(|ended| ended.as_ref().err()) {
             assert!(refused.starts_with(FENCED), "{refused}");
         }
