@@ -26,8 +26,9 @@
 //! contested, and nothing more of this producer is folded. All other refused batches bear other numbers, so what goes on behind
 //! them is refused as a gap or an overlap.
 //!
-//! A life should belong to one process. Yet a log that has lost its end does not tell which lives there were, so that
-//! another process may take one of them again. That is why a batch is dropped only if its offset is possible.
+//! A life belongs to one process: [`Publisher`](crate::publisher::Publisher) draws its lives. A client that counts them may take one
+//! again, because a log that has lost its end does not tell which there were. That is why a batch is dropped only if its offset is
+//! possible.
 //!
 //! # After a gap or an overlap
 //!

@@ -69,7 +69,7 @@ async fn what_is_refused_is_told_in_a_sentence_and_the_publisher_goes_on_without
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_fit_into_logs_that_take_small_messages_only() {
+async fn a_batch_leaves_room_for_its_headers_in_logs_that_take_small_messages_only() {
     let server = Server::start();
     let folder = tempfile::tempdir().unwrap();
     let system = system(&server, folder.path()).await;
@@ -79,10 +79,18 @@ async fn batches_fit_into_logs_that_take_small_messages_only() {
         config.max_message_size = 66 << 10;
         jetstream.update_stream(config).await.unwrap();
     }
-    let mut publisher = system.publisher().await.unwrap();
-    for number in 1..=3_000 {
-        super::push(&mut publisher, number, 100).await.unwrap();
+    // The longest name there is makes the longest headers.
+    let mut publisher = system.publisher_named(&"x".repeat(64)).await.unwrap();
+    const FITS: usize = 65 << 10;
+    for number in 1..=5 {
+        let key = keys(3 * number).remove(0);
+        let refused = publisher.push_at(3 * number, &key, |out| out.extend(record(&key, 3 * number, FITS))).await;
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            format!("a record of {} bytes is more than the {FITS} that one message may hold: split it", FITS + 1)
+        );
+        super::push(&mut publisher, 3 * number, FITS - 1).await.unwrap();
     }
     publisher.finish().await.unwrap();
-    the_logs_have(&server, 1..=3_000).await;
+    the_logs_have(&server, (1..=5).map(|number| 3 * number)).await;
 }

@@ -207,3 +207,18 @@ impl<F: AsyncFn(u32) -> Result<Told, AskError>> Beginning<'_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_is_higher_than_the_one_before_and_drawn() {
+        for highest in [0, 7, u64::MAX - LONGEST_STEP] {
+            let lives = [(); 4].map(|()| life_after(highest).unwrap());
+            assert!(lives.iter().all(|life| *life > highest && *life - highest <= LONGEST_STEP), "{lives:?}");
+            assert!(lives.iter().any(|life| *life != lives[0]), "{lives:?}");
+        }
+        assert_eq!(life_after(u64::MAX), None);
+    }
+}
