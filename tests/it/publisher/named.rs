@@ -1,6 +1,6 @@
 //! Producers with a name: several processes at once, and one after the other.
 
-use super::{Counting, batches, push, system, the_logs_have};
+use super::{Counting, batches, push, record, system, the_logs_have};
 use crate::support::{Server, wait_until};
 use jetfold::publisher::{PublishError, Publisher};
 use jetfold::system::System;
@@ -16,20 +16,17 @@ fn fenced(refused: Result<(), PublishError>) {
 
 /// Pushes and stores lines until another process has taken the name.
 async fn push_until_fenced(mut publisher: Publisher<Counting>) {
-    let refused = loop {
-        let mut pushed = Ok(());
-        let from = publisher.resume_after() + 1;
-        for number in from..from + 1_000_000 {
-            pushed = push(&mut publisher, number, 100).await;
-            if pushed.is_ok() && number % 3 == 0 {
-                pushed = publisher.flush().await;
-            }
-            if pushed.is_err() {
-                break;
-            }
+    let mut refused = Ok(());
+    let from = publisher.resume_after() + 1;
+    for number in from..from + 1_000_000 {
+        refused = push(&mut publisher, number, 100).await;
+        if refused.is_ok() && number % 3 == 0 {
+            refused = publisher.flush().await;
         }
-        break pushed;
-    };
+        if refused.is_err() {
+            break;
+        }
+    }
     fenced(refused);
     fenced(publisher.flush().await);
     fenced(publisher.finish().await);
@@ -195,4 +192,24 @@ async fn a_name_that_is_no_token_and_a_message_of_somebody_else_are_named() {
         stored.await.unwrap();
         assert_eq!(system.publisher_named("shop").await.err().unwrap().to_string(), said);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_without_offsets_are_other_records_in_each_life() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let system = system(&server, folder.path()).await;
+    for life in 0..3 {
+        let mut publisher = system.publisher_named("shop").await.unwrap();
+        for n in 0..5 {
+            let number = life * 5 + n;
+            let key = format!("key{number}");
+            publisher.push(&key, |batch| batch.extend(record(&key, number, 0))).await.unwrap();
+        }
+        publisher.finish().await.unwrap();
+    }
+    let batches = batches(&server).await;
+    let lines = |payload: &[u8]| payload.iter().filter(|byte| **byte == b'\n').count();
+    let records: usize = batches.iter().flatten().map(|(_, payload)| lines(payload)).sum();
+    assert_eq!(records, 15);
 }
