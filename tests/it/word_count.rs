@@ -197,3 +197,11 @@ fn what_goes_wrong_is_one_sentence() {
     let disagrees = program("apply").env("JETFOLD_TOPOLOGY__PARTITIONS", "3").run();
     assert!(disagrees.stderr.contains("topology.partitions is 3 here, but 8"), "{}", disagrees.stderr);
 }
+
+#[test]
+fn the_page_on_a_worker_of_one_s_own_shows_the_example_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/your-own-worker.md")).unwrap();
+    let example = fs::read_to_string(root.join("crates/jetfold/examples/word_count.rs")).unwrap();
+    assert!(page.contains(&format!("```rust\n{example}```")), "docs/your-own-worker.md shows another program");
+}

@@ -46,6 +46,92 @@
 //!
 //! The smallest application counts words: a word is a key, its row is a number, and each record adds one to it.
 //!
+//! ```
+//! use jetfold::{Application, Cx, Never, Slot, Undecodable, testing};
+//!
+//! #[derive(Clone)]
+//! struct WordCount;
+//!
+//! impl Application for WordCount {
+//!     const NAME: &'static str = "word-count";
+//!     type Key = String;
+//!     type Row = u64;
+//!     type Record<'a> = &'a str;
+//!     type Output = Never;
+//!     type Reason = Never;
+//!     type Tally = ();
+//!
+//!     /// A message is a list of words, one a line.
+//!     fn records<'a>(&self, payload: &'a [u8]) -> impl Iterator<Item = Result<&'a str, Undecodable>> {
+//!         let (text, wrong) = match std::str::from_utf8(payload) {
+//!             Ok(text) => (text, None),
+//!             Err(_) => ("", Some(Err(Undecodable { index: 0, what: "not UTF-8" }))),
+//!         };
+//!         text.lines().map(Ok).chain(wrong)
+//!     }
+//!
+//!     fn key<'r>(&self, word: &'r &str) -> &'r str {
+//!         word
+//!     }
+//!
+//!     fn fold(&self, count: Slot<'_, u64>, _: &&str, _: &mut Cx<'_, Self>) -> Result<(), Never> {
+//!         let before = count.get().copied().unwrap_or(0);
+//!         count.set(before + 1);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! // It is a fold: from whatever place a worker starts again, it arrives at the same counts.
+//! let log = testing::log(["the\nquick\nfox", "the\nfox", "", "fox"]);
+//! testing::restart_points(WordCount, &log).unwrap();
+//! ```
+//!
+//! A program around it makes the JetStream objects, works, publishes and asks. Whatever of it is killed is started again, and
+//! each word is counted once. The whole of it is `examples/word_count.rs`, in under 100 lines.
+//!
+//! ```no_run
+//! # use jetfold::{Application, Config, Cx, Error, Never, Slot, System, Undecodable, View, signals};
+//! # #[derive(Clone)]
+//! # struct WordCount;
+//! # impl Application for WordCount {
+//! #     const NAME: &'static str = "word-count";
+//! #     type Key = String;
+//! #     type Row = u64;
+//! #     type Record<'a> = &'a str;
+//! #     type Output = Never;
+//! #     type Reason = Never;
+//! #     type Tally = ();
+//! #     fn records<'a>(&self, _: &'a [u8]) -> impl Iterator<Item = Result<&'a str, Undecodable>> {
+//! #         std::iter::empty()
+//! #     }
+//! #     fn key<'r>(&self, word: &'r &str) -> &'r str {
+//! #         word
+//! #     }
+//! #     fn fold(&self, _: Slot<'_, u64>, _: &&str, _: &mut Cx<'_, Self>) -> Result<(), Never> {
+//! #         Ok(())
+//! #     }
+//! # }
+//! # async fn run() -> Result<(), Error> {
+//! let system = System::new(WordCount, Config::from_env()?);
+//! system.apply().await?;
+//!
+//! let mut publisher = system.publisher_named("reader").await?;
+//! for (line, number) in std::io::stdin().lines().zip(1..) {
+//!     for word in line?.split_whitespace() {
+//!         publisher.push_at(number, word, |batch| batch.extend([word.as_bytes(), b"\n"].concat())).await?;
+//!     }
+//! }
+//! publisher.finish().await?;
+//!
+//! let worker = system.worker().answering(|view: &View<WordCount>, word| {
+//!     let count = view.get(&String::from_utf8_lossy(word))?.unwrap_or(0);
+//!     Ok(count.to_string().into_bytes())
+//! });
+//! worker.run(signals()?).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Where to go on
 //!
 //! - [`Application`](application::Application) is the contract: what an application says, and what purity asks of it.

@@ -119,7 +119,7 @@ async fn a_log_that_has_lost_what_it_acknowledged_is_named_with_producer_and_bat
         said,
         format!(
             "the log counting-log-0 has lost batch {} of the producer shop, which it had acknowledged at {position}: bring it \
-             back from a replica or a backup; or start the producer again, which then sends everything after what is left",
+             back from a replica or a backup; or go on under another name, behind what workers have folded of it",
             last.number
         )
     );

@@ -207,3 +207,23 @@ async fn a_name_that_is_no_token_and_a_message_of_somebody_else_are_named() {
         assert_eq!(system.publisher_named("shop").await.err().unwrap().to_string(), said);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_without_offsets_are_other_records_in_each_life() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let system = system(&server, folder.path()).await;
+    for life in 0..3 {
+        let mut publisher = system.publisher_named("shop").await.unwrap();
+        for n in 0..5 {
+            let number = life * 5 + n;
+            let key = format!("key{number}");
+            publisher.push(&key, |batch| batch.extend(record(&key, number, 0))).await.unwrap();
+        }
+        publisher.finish().await.unwrap();
+    }
+    let batches = batches(&server).await;
+    let lines = |payload: &[u8]| payload.iter().filter(|byte| **byte == b'\n').count();
+    let records: usize = batches.iter().flatten().map(|(_, payload)| lines(payload)).sum();
+    assert_eq!(records, 15);
+}

@@ -1,6 +1,7 @@
 //! `Delivery`: one batch after the other to one log, each sent again and again until it is stored.
 
 use crate::checkpoint::Position;
+use crate::identity::doubt::STANDS;
 use crate::nats::connect::Connection;
 use crate::nats::publish::{Refusal, publish};
 use crate::nats::retry;
@@ -50,7 +51,7 @@ pub enum DeliveryError {
     Fenced { log: String, producer: String },
     #[error(
         "the log {log} has lost batch {number} of the producer {producer}, which it had acknowledged at {sequence}: bring it back \
-         from a replica or a backup; or start the producer again, which then sends everything after what is left"
+         from a replica or a backup; or go on under another name, behind what workers have folded of it"
     )]
     Lost { log: String, producer: String, number: u64, sequence: u64 },
     #[error("the producer {producer} has no more numbers for its batches to the log {log}: give it another name")]
@@ -125,7 +126,7 @@ impl Delivery {
         account: &mut impl Account,
     ) -> Result<Position, DeliveryError> {
         let first = account.now();
-        let mut full_since = None;
+        let (mut full_since, mut lost_since) = (None, None);
         for pause in retry::republishing() {
             // Patience ends with a try that was sent when it was over: what became of one may be unknown only because this
             // process was paused meanwhile.
@@ -140,13 +141,19 @@ impl Delivery {
                 Err(StampedError::Fenced { producer }) => {
                     return Err(DeliveryError::Fenced { log: self.log.clone(), producer });
                 }
+                // A leader without its peers goes on answering for a while: what it shows must stand.
                 Err(StampedError::Lost(Lost { producer, number, sequence })) => {
-                    return Err(DeliveryError::Lost { log: self.log.clone(), producer, number, sequence });
+                    if now.saturating_sub(*lost_since.get_or_insert(now)) >= STANDS {
+                        return Err(DeliveryError::Lost { log: self.log.clone(), producer, number, sequence });
+                    }
+                    tokio::time::sleep(pause).await;
+                    continue;
                 }
                 Err(StampedError::Spent { producer }) => {
                     return Err(DeliveryError::Spent { log: self.log.clone(), producer });
                 }
             };
+            lost_since = None;
             match refusal {
                 Refusal::Full(cause) => {
                     let since = *full_since.get_or_insert_with(|| account.now());

@@ -99,9 +99,10 @@ struct Lane {
 /// [`Delivery`](PublishError::Delivery) error ends the partition of the record, and comes again with each of its records.
 pub struct Publisher<A> {
     lanes: Vec<Lane>,
-    /// The last offset that was pushed, and the last that was flushed.
+    /// The last offset that was pushed, the last that was flushed, and the furthest of an earlier life.
     offset: u64,
     flushed: u64,
+    furthest: u64,
     /// Bytes of one batch, and of one message.
     batch: usize,
     most: usize,
@@ -137,8 +138,9 @@ impl<A: Application> Publisher<A> {
             let sending = tokio::spawn(send(delivery, stamped, queue));
             Lane { filling: Filling::default(), sent, work, sending, ended: None }
         });
-        let batch = BATCH_BYTES.min(most);
-        Self { lanes: lanes.collect(), offset: 0, flushed: 0, batch, most, of: PhantomData }
+        let (batch, lanes) = (BATCH_BYTES.min(most), lanes.collect::<Vec<_>>());
+        let furthest = lanes.iter().map(|lane: &Lane| lane.sent).max().unwrap_or(0);
+        Self { lanes, offset: 0, flushed: 0, furthest, batch, most, of: PhantomData }
     }
 
     /// Appends a record to the next batch of its key's partition: `encode` appends the bytes. Waits while two batches of that
@@ -149,7 +151,8 @@ impl<A: Application> Publisher<A> {
         key: &<A::Key as Key>::Ref,
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), PublishError> {
-        self.push_at(self.offset.saturating_add(1), key, encode).await
+        // Behind whatever an earlier life of this name has sent: without an offset it is another record.
+        self.push_at(self.offset.max(self.furthest).saturating_add(1), key, encode).await
     }
 
     /// The same for a record at an offset of the publisher's own input, from 1 on: such as the number of its line. Records of
