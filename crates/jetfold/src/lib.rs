@@ -1,6 +1,6 @@
 //! A fold on JetStream: stateful work that counts each record exactly once, whatever dies.
 //!
-//! You say what a record does to the row of its key, in an [`Application`](application::Application). jetfold does the rest: it
+//! You say what a record does to the row of its key, in an [`Application`]. jetfold does the rest: it
 //! keeps records in dense logs and rows in stores on the disks of workers, publishes what the fold puts out, and arrives at the
 //! same place after any crash.
 //!
@@ -8,7 +8,7 @@
 //!
 //! 1. An application has keys, a [row](application::Row) for each key, and records. A record belongs to one
 //!    [key](key::Key), and the key to one partition.
-//! 2. A [`Publisher`](publisher::Publisher) gathers records into batches. Each batch is [stamped](stamp::Stamp) with its producer and
+//! 2. A [`Publisher`] gathers records into batches. Each batch is [stamped](stamp::Stamp) with its producer and
 //!    its number: the log stores it once, however often it is sent, and the fold drops one that comes again all the same.
 //! 3. Each partition has a JetStream stream of its own, its *partition log*, so its positions are dense: the next batch
 //!    is always `position + 1`. A [`Source`](log::source::Source) reads one log, and sees at once if a batch is missing.
@@ -39,7 +39,7 @@
 //! happens before the log is the program's. If a program can read its input again, a
 //! [publisher with a name](system::System::publisher_named) goes on where the last process of that name stopped; if a publisher
 //! without a name dies, nothing tells how much of the input it has sent. An application
-//! whose records number themselves needs no stamps, and says so by [`Input::Own`](application::Input::Own).
+//! whose records number themselves needs no stamps, and says so by [`Input::Own`].
 //! Exactly-once ends at the stream of outputs: a reader that connects again may see one message twice.
 //!
 //! # Word count
@@ -134,8 +134,8 @@
 //!
 //! # Where to go on
 //!
-//! - [`Application`](application::Application) is the contract: what an application says, and what purity asks of it.
-//! - [`System`](system::System) is an application on a NATS server: it makes the JetStream objects, and gives workers, publishers
+//! - [`Application`] is the contract: what an application says, and what purity asks of it.
+//! - [`System`] is an application on a NATS server: it makes the JetStream objects, and gives workers, publishers
 //!   and answers.
 //! - [`testing::restart_points`] folds a log again from every place at which a worker may die, and tells the first
 //!   difference: every application should have a test that calls it.
