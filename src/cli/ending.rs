@@ -1,18 +1,16 @@
 //! How a command ends: its exit code, and the sentence that says why.
 
 use crate::cli::config::ConfigError;
-use crate::local::nats_server::ServerError;
-use crate::local::server::LocalServerError;
+use crate::cli::server::ServeError;
+use crate::cli::{chunker, get, server, sum, summer, up};
 use crate::local::up::UpError;
 use crate::roles::chunker::ChunkerError;
 use crate::roles::get::GetError;
 use crate::roles::status::StatusError;
 use crate::roles::sum_files::SumError;
-use crate::run::RunError;
 use crate::telemetry;
 use jetfold::nats::connect::ConnectError;
 use jetfold::nats::topology::TopologyError;
-use jetfold::store::StoreError;
 use jetfold::worker::WorkerError;
 use std::io;
 use std::path::PathBuf;
@@ -51,15 +49,7 @@ pub enum CliError {
     #[error(transparent)]
     Up(#[from] UpError),
     #[error(transparent)]
-    NoServerProgram(#[from] ServerError),
-    #[error(transparent)]
-    LocalServer(#[from] LocalServerError),
-    #[error(
-        "a server started here is not found at {servers}: name a --port, or no servers in --server, nats.servers and NATS_URL"
-    )]
-    NotHere { servers: String },
-    #[error("nats-server can't be started from {}: {cause}", program.display())]
-    NotStarted { program: PathBuf, cause: io::Error },
+    Server(#[from] ServeError),
     #[error("the report {} can't be written: {cause}", path.display())]
     Report { path: PathBuf, cause: io::Error },
     #[error("standard output can't be written: {0}")]
@@ -77,49 +67,35 @@ pub enum CliError {
 impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::NotHere { .. } | Self::SumOptions(_) => Exit::Usage,
-            Self::Connect(error)
-            | Self::Worker(WorkerError::Connect(error))
-            | Self::Chunker(ChunkerError::Connect(error))
-            | Self::Sum(SumError::Connect(error))
-            | Self::Up(UpError::Connect(error) | UpError::Chunker(ChunkerError::Connect(error)))
-            | Self::Get(GetError::Connect(error)) => match error {
-                ConnectError::NoServer { .. } | ConnectError::NoMore { .. } => Exit::Failed,
-                _ => Exit::Usage,
-            },
-            Self::Topology(error)
-            | Self::Worker(WorkerError::Topology(error))
-            | Self::Chunker(ChunkerError::Topology(error))
-            | Self::Up(UpError::Topology(error) | UpError::Chunker(ChunkerError::Topology(error)))
-            | Self::Sum(SumError::Topology(error)) => match error {
-                TopologyError::NoRoom { .. } | TopologyError::Refused { .. } | TopologyError::NoAnswer { .. } => {
-                    Exit::Failed
-                }
-                _ => Exit::Usage,
-            },
-            Self::Worker(
-                WorkerError::NotOnceOnly { .. }
-                | WorkerError::NoSuchPartition { .. }
-                | WorkerError::NothingToAccept { .. },
-            ) => Exit::Usage,
-            Self::Worker(WorkerError::Store(StoreError::Foreign { .. })) => Exit::Usage,
-            Self::Worker(WorkerError::Partition(error)) if error.is_violation() => Exit::Violation,
-            Self::Get(GetError::NoSums { .. }) => Exit::Usage,
-            Self::Chunker(
-                ChunkerError::ChunkTooLarge { .. } | ChunkerError::Run(RunError::RunTaken(_) | RunError::Denied(_)),
-            )
-            | Self::Sum(SumError::Run(RunError::Denied(_))) => Exit::Usage,
-            Self::Up(UpError::TooManySummers { .. }) => Exit::Usage,
-            Self::Up(UpError::Chunker(
-                ChunkerError::ChunkTooLarge { .. } | ChunkerError::Run(RunError::RunTaken(_) | RunError::Denied(_)),
-            )) => Exit::Usage,
-            Self::Up(error) => match error.code_of_child() {
-                Some(3) => Exit::Violation,
-                Some(2) => Exit::Usage,
-                _ => Exit::Failed,
-            },
-            _ => Exit::Failed,
+            Self::Config(_) | Self::SumOptions(_) => Exit::Usage,
+            Self::Connect(error) => of_connect(error),
+            Self::Topology(error) => of_topology(error),
+            Self::Worker(error) => summer::exit(error),
+            Self::Chunker(error) => chunker::exit(error),
+            Self::Sum(error) => sum::exit(error),
+            Self::Get(error) => get::exit(error),
+            Self::Up(error) => up::exit(error),
+            Self::Server(error) => server::exit(error),
+            Self::Status(_) | Self::Report { .. } | Self::Output(_) | Self::OutputClosed | Self::Signals(_) => {
+                Exit::Failed
+            }
         }
+    }
+}
+
+/// Of a connection, whichever command asks for it.
+pub fn of_connect(error: &ConnectError) -> Exit {
+    match error {
+        ConnectError::NoServer { .. } | ConnectError::NoMore { .. } => Exit::Failed,
+        _ => Exit::Usage,
+    }
+}
+
+/// Of the topology, whichever command needs it.
+pub fn of_topology(error: &TopologyError) -> Exit {
+    match error {
+        TopologyError::NoRoom { .. } | TopologyError::Refused { .. } | TopologyError::NoAnswer { .. } => Exit::Failed,
+        _ => Exit::Usage,
     }
 }
 

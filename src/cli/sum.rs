@@ -1,12 +1,13 @@
-//! The options of `sum`, which are those of GNU `sha1sum`, and its run.
+//! `sum`: the checksums of files, with the options of GNU `sha1sum`.
 
 use crate::cli::config::Config;
-use crate::cli::ending::{CliError, Exit, complain};
+use crate::cli::ending::{self, CliError, Exit, complain};
 use crate::cli::progress;
 use crate::roles::sum_files::checksum_line::{Form, Style};
 use crate::roles::sum_files::quote::Charset;
 use crate::roles::sum_files::task::{Checking, Task, Told};
-use crate::roles::sum_files::{self, Limits, Request};
+use crate::roles::sum_files::{self, Limits, Request, SumError};
+use crate::run::RunError;
 use crate::telemetry::BesideBars;
 use clap::Args;
 use std::ffi::OsString;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Default, Args)]
 // As often as one likes, as sha1sum takes them.
 #[command(args_override_self = true)]
-pub(super) struct SumArgs {
+pub struct SumArgs {
     /// Mark files as read in binary mode, which is how all are read
     #[arg(long, short = 'b', overrides_with = "text")]
     binary: bool,
@@ -93,34 +94,38 @@ impl SumArgs {
         };
         Ok(Task::Print(Style { form, zero: self.zero }))
     }
+
+    pub async fn run(self, config: &Config, stdin_closed: bool, stop: CancellationToken) -> Result<Exit, CliError> {
+        let task = self.task().map_err(CliError::SumOptions)?;
+        let names = if self.files.is_empty() { vec!["-".into()] } else { self.files };
+        let charset = Charset::of_locale(|name| std::env::var_os(name));
+        let request = Request { task, names, stdin_closed, charset };
+        let limits = Limits { deadline: config.chunker.deadline, batch_bytes: config.chunker.batch_bytes };
+        let bar = progress::bytes(request.total_bytes());
+        let mut out = BesideBars(io::stdout());
+        let outcome = sum_files::run(request, limits, &config.nats, &config.topology, &bar, &mut out, stop).await;
+        bar.finish_and_clear();
+        let sum_files::Outcome { failed, violated, failure } = outcome?;
+        match failure {
+            Some(failure) if violated => complain(&failure.into()),
+            Some(failure) => return Err(failure.into()),
+            None => {}
+        }
+        Ok(match failed {
+            _ if violated => Exit::Violation,
+            true => Exit::Failed,
+            false => Exit::Done,
+        })
+    }
 }
 
-pub(super) async fn sum(
-    config: &Config,
-    args: SumArgs,
-    stdin_closed: bool,
-    stop: CancellationToken,
-) -> Result<Exit, CliError> {
-    let task = args.task().map_err(CliError::SumOptions)?;
-    let names = if args.files.is_empty() { vec!["-".into()] } else { args.files };
-    let charset = Charset::of_locale(|name| std::env::var_os(name));
-    let request = Request { task, names, stdin_closed, charset };
-    let limits = Limits { deadline: config.chunker.deadline, batch_bytes: config.chunker.batch_bytes };
-    let bar = progress::bytes(request.total_bytes());
-    let mut out = BesideBars(io::stdout());
-    let outcome = sum_files::run(request, limits, &config.nats, &config.topology, &bar, &mut out, stop).await;
-    bar.finish_and_clear();
-    let sum_files::Outcome { failed, violated, failure } = outcome?;
-    match failure {
-        Some(failure) if violated => complain(&failure.into()),
-        Some(failure) => return Err(failure.into()),
-        None => {}
+pub fn exit(error: &SumError) -> Exit {
+    match error {
+        SumError::Connect(error) => ending::of_connect(error),
+        SumError::Topology(error) => ending::of_topology(error),
+        SumError::Run(RunError::Denied(_)) => Exit::Usage,
+        SumError::Run(_) | SumError::NoFinal { .. } | SumError::Output(_) | SumError::Interrupted => Exit::Failed,
     }
-    Ok(match failed {
-        _ if violated => Exit::Violation,
-        true => Exit::Failed,
-        false => Exit::Done,
-    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,31 @@
+//! `get`: the final of one stream.
+
+use crate::cli::config::Config;
+use crate::cli::ending::{self, CliError, Exit};
+use crate::cli::print;
+use crate::roles::get::{self, GetError};
+use crate::sum::names::names;
+use crate::sum::stream_id::StreamId;
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// 32 hex characters
+    id: StreamId,
+}
+
+impl GetArgs {
+    pub async fn run(self, config: &Config) -> Result<Exit, CliError> {
+        let line = get::run(self.id, &config.nats, &names(&config.topology.prefix)).await?;
+        print(format_args!("{line}\n"))?;
+        Ok(Exit::Done)
+    }
+}
+
+pub fn exit(error: &GetError) -> Exit {
+    match error {
+        GetError::Connect(error) => ending::of_connect(error),
+        GetError::NoSums { .. } => Exit::Usage,
+        GetError::NoAnswer(_) | GetError::None(_) | GetError::NoFinal { .. } => Exit::Failed,
+    }
+}

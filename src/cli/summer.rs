@@ -1,0 +1,55 @@
+//! `summer`: a worker that folds partitions until it is told to stop.
+
+use crate::cli::config::{Config, Override};
+use crate::cli::ending::{self, CliError, Exit};
+use crate::cli::given;
+use crate::roles::summing;
+use clap::Args;
+use jetfold::identity::accept::Acceptance;
+use jetfold::store::StoreError;
+use jetfold::worker::WorkerError;
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, Args)]
+pub struct SummerArgs {
+    /// Name of this worker [summer.worker]
+    #[arg(long, value_name = "NAME")]
+    worker: Option<String>,
+    /// Partitions to fold, as in 0-3,6 [summer.partitions]
+    #[arg(long, value_name = "LIST")]
+    partitions: Option<String>,
+    /// Folder of the stores [summer.data_dir]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Go on without what a log has lost, which is recorded: diverged, truncated, hole or replaced, and the partition
+    #[arg(long, value_name = "LOSS:PARTITION", value_delimiter = ',')]
+    accept: Vec<Acceptance>,
+}
+
+impl SummerArgs {
+    pub fn settings(&self) -> Vec<Override> {
+        given([("summer.worker", &self.worker), ("summer.partitions", &self.partitions)])
+    }
+
+    pub async fn run(self, config: &Config, stop: CancellationToken) -> Result<Exit, CliError> {
+        let mut summer = config.summer.clone();
+        // The name of a folder need not be text, as values of the configuration are.
+        summer.data_dir = self.data_dir.unwrap_or(summer.data_dir);
+        summing::run(&summer, &config.nats, &config.topology, &self.accept, stop).await?;
+        Ok(Exit::Done)
+    }
+}
+
+pub fn exit(error: &WorkerError) -> Exit {
+    match error {
+        WorkerError::Connect(error) => ending::of_connect(error),
+        WorkerError::Topology(error) => ending::of_topology(error),
+        WorkerError::NotOnceOnly { .. }
+        | WorkerError::NoSuchPartition { .. }
+        | WorkerError::NothingToAccept { .. }
+        | WorkerError::Store(StoreError::Foreign { .. }) => Exit::Usage,
+        WorkerError::Partition(error) if error.is_violation() => Exit::Violation,
+        WorkerError::Store(_) | WorkerError::Partition(_) => Exit::Failed,
+    }
+}
