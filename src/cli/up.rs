@@ -89,11 +89,37 @@ pub fn exit(error: &UpError) -> Exit {
         UpError::Topology(error) => ending::of_topology(error),
         UpError::Chunker(error) => chunker::exit(error),
         UpError::TooManySummers { .. } => Exit::Usage,
-        // A child has judged by itself what it can't go on from.
+        // A summer that gives up has said by its exit code what the stack ends with.
         _ => match error.code_of_child() {
             Some(3) => Exit::Violation,
             Some(2) => Exit::Usage,
             _ => Exit::Failed,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::roles::chunker::ChunkerError;
+    use crate::run::RunError;
+    use crate::sum::stream_id::RunPrefix;
+    use jetfold::nats::topology::TopologyError;
+
+    #[test]
+    fn a_stack_ends_with_the_code_of_its_chunker() {
+        let too_large = || ChunkerError::ChunkTooLarge { chunk_bytes: 2, most: 1 };
+        let taken = || RunError::RunTaken(RunPrefix([1, 2, 3, 4])).into();
+        let refused = || {
+            let [name, servers, cause] = ["sums", "here", "no"].map(str::to_owned);
+            TopologyError::Refused { name, servers, cause }.into()
+        };
+        let cases: [(&dyn Fn() -> ChunkerError, Exit); 3] =
+            [(&too_large, Exit::Usage), (&taken, Exit::Usage), (&refused, Exit::Failed)];
+        for (error, expected) in cases {
+            let alone = CliError::from(error()).exit();
+            let within = CliError::from(UpError::from(error())).exit();
+            assert_eq!((alone, within), (expected, expected), "{}", error());
+        }
     }
 }
