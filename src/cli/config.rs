@@ -57,6 +57,8 @@ pub enum ConfigError {
     #[error("{key} is not valid: it must be {expected}")]
     OutOfRange { key: &'static str, expected: String },
     #[error(transparent)]
+    Topology(#[from] topology::OutOfRange),
+    #[error(transparent)]
     Context(#[from] ContextError),
 }
 
@@ -185,10 +187,7 @@ impl Config {
             if holds { Ok(()) } else { Err(ConfigError::OutOfRange { key, expected: expected.to_owned() }) }
         };
         let (topology, chunker, summer) = (&self.topology, &self.chunker, &self.summer);
-        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        must(plain(&topology.prefix), "topology.prefix", "made of A-Z a-z 0-9 _ -")?;
-        must((1..=4096).contains(&topology.partitions), "topology.partitions", "from 1 to 4096")?;
-        must(matches!(topology.replicas, 1 | 3 | 5), "topology.replicas", "1, 3 or 5")?;
+        topology.machine().check()?;
         must(topology.sums_max_bytes.0 >= 1 << 20, "topology.sums_max_bytes", "1MiB at least")?;
         let max_chunk = topology.max_chunk_bytes.0;
         must((1..=1 << 26).contains(&max_chunk), "topology.max_chunk_bytes", "from 1B to 64MiB")?;

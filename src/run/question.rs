@@ -4,7 +4,7 @@ use crate::run::ledger::{BatchPlace, Copies, Final};
 use crate::run::run_finals::RunFinals;
 use crate::sum::stream_id::StreamId;
 use futures_util::future::{BoxFuture, FutureExt};
-use jetfold::nats::retry;
+use jetfold::nats::retry::Pauses;
 use jetfold::throttle::Throttle;
 use jetfold::time::UnixNanos;
 use std::sync::Arc;
@@ -30,7 +30,8 @@ pub(super) enum Question {
 /// Asks the leader until it answers.
 pub(super) fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttle>) -> BoxFuture<'static, Answer> {
     async move {
-        for pause in retry::reopening() {
+        let mut pauses = Pauses::reopening();
+        loop {
             let answer = match question {
                 Question::Copies(id) => finals.copies(id).await.map(|copies| Answer::Copies(id, copies)),
                 Question::Overdue(id) => finals.last(id).await.map(|found| Answer::Overdue(id, found)),
@@ -43,9 +44,8 @@ pub(super) fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttl
                 }
                 Err(_) => {}
             }
-            tokio::time::sleep(pause).await;
+            pauses.wait().await;
         }
-        unreachable!("the pauses never end")
     }
     .boxed()
 }

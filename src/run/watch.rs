@@ -13,7 +13,7 @@ use jetfold::identity::MessageMark;
 use jetfold::log::pull::{Demand, Pull};
 use jetfold::nats::heard::Heard;
 use jetfold::nats::read::{self, NoAnswer, Which};
-use jetfold::nats::retry;
+use jetfold::nats::retry::Pauses;
 use jetfold::throttle::Throttle;
 use jetfold::time::UnixNanos;
 use std::time::Duration;
@@ -123,12 +123,12 @@ impl Watch {
     async fn run(mut self, messages: Pull) {
         let mut opened = Ok(messages);
         let mut fruitless = 0;
-        let mut pauses = retry::reopening();
+        let mut pauses = Pauses::reopening();
         loop {
             let before = self.handed_on;
             let followed = match opened {
                 Ok(messages) => {
-                    pauses = retry::reopening();
+                    pauses = Pauses::reopening();
                     self.follow(messages).await
                 }
                 Err(cause) => Err(cause),
@@ -144,7 +144,7 @@ impl Watch {
             // What failed while NATS was away is tried again as soon as it is back.
             let mut is_back = matches!(cause, WatchError::Reconnected);
             if !is_back {
-                let pause = pauses.next().expect("the pauses never end").min(LONGEST_PAUSE);
+                let pause = pauses.pause().min(LONGEST_PAUSE);
                 tokio::select! {
                     () = self.arrivals.closed() => return,
                     _ = self.connects.changed() => is_back = true,
@@ -152,7 +152,7 @@ impl Watch {
                 }
             }
             if is_back {
-                pauses = retry::reopening();
+                pauses = Pauses::reopening();
             }
             opened = self.open_again(fruitless >= MOST_FRUITLESS).await;
         }

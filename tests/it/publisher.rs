@@ -1,5 +1,6 @@
 //! Publishers of stamped records, against a real nats-server: what is in the logs is what was pushed, once and in order.
 
+mod answers;
 mod lost;
 mod named;
 mod refusals;

@@ -192,6 +192,11 @@ fn what_goes_wrong_is_one_sentence() {
         assert!(ended.stderr.contains(said), "{}", ended.stderr);
     }
     program("apply").run().expect(0);
+    let folder = tempfile::tempdir().unwrap();
+    let noise = folder.path().join("noise");
+    fs::write(&noise, b"\xff\xfe\n").unwrap();
+    let ended = program("say reader").stdin(&noise).run();
+    assert_eq!((ended.code(), ended.stderr.as_str()), (1, "Error: stream did not contain valid UTF-8\n"));
     let ended = program("ask word").run();
     assert!(ended.stderr.contains("no worker answers for partition"), "{}", ended.stderr);
     let disagrees = program("apply").env("JETFOLD_TOPOLOGY__PARTITIONS", "3").run();

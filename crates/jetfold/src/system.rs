@@ -5,8 +5,7 @@ use crate::environment::{self, ConfigError};
 use crate::key::Key;
 use crate::nats::admin::{Admin, Allowed, Change};
 use crate::nats::connect::{self, ConnectError};
-use crate::nats::names::Names;
-use crate::nats::topology::{self, TopologyError};
+use crate::nats::topology::{self, Topology, TopologyError};
 use crate::publisher::{NamedError, PublishError, Publisher};
 use crate::worker::ask::{self, AskError};
 use crate::worker::{self, Worker, WorkerError};
@@ -47,7 +46,8 @@ pub enum Error {
     Publish(#[from] PublishError),
     #[error(transparent)]
     Named(#[from] NamedError),
-    #[error("signals can't be watched for: {0}")]
+    /// Of whatever the program around reads and writes.
+    #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
@@ -77,6 +77,13 @@ impl<A: Application> System<A> {
         connect::connect(&self.config.nats, &format!("{} {role}", A::NAME)).await
     }
 
+    /// Connects for a role, and reads what the logs say.
+    async fn checked(&self, role: &str) -> Result<(connect::Connection, Topology<A>), Error> {
+        let connection = self.connect(role).await?;
+        let topology = connection.unless_denied(self.admin(&connection).check()).await??;
+        Ok((connection, topology))
+    }
+
     fn admin<'a>(&self, connection: &'a connect::Connection) -> Admin<'a, A> {
         let (topology, servers) = (self.config.topology.clone(), self.config.nats.shown_addresses());
         Admin::new(connection, topology, self.application.clone(), servers)
@@ -101,15 +108,13 @@ impl<A: Application> System<A> {
 
     /// A publisher of records that nobody sends again.
     pub async fn publisher(&self) -> Result<Publisher<A>, Error> {
-        let connection = self.connect("publisher").await?;
-        let topology = connection.unless_denied(self.admin(&connection).check()).await??;
+        let (connection, topology) = self.checked("publisher").await?;
         Ok(Publisher::anonymous(&connection, &topology))
     }
 
     /// A publisher with a name that outlives the process: it goes on where its last life was. See [`Publisher::push_at`].
     pub async fn publisher_named(&self, name: &str) -> Result<Publisher<A>, Error> {
-        let connection = self.connect("publisher").await?;
-        let topology = connection.unless_denied(self.admin(&connection).check()).await??;
+        let (connection, topology) = self.checked("publisher").await?;
         let told = async |partition| {
             let subject = topology.names.producers_subject(partition);
             ask::ask_for_producer(&connection, subject, partition, name).await
@@ -119,10 +124,8 @@ impl<A: Application> System<A> {
 
     /// Asks the workers of a key's partition what they have committed: see [`Worker::answering`].
     pub async fn ask(&self, key: &<A::Key as Key>::Ref, question: impl Into<Bytes>) -> Result<Bytes, Error> {
-        let connection = self.connect("ask").await?;
-        let topology = connection.unless_denied(self.admin(&connection).check()).await??;
+        let (connection, topology) = self.checked("ask").await?;
         let partition = A::Key::partition(key, topology.partitions);
-        let subject = Names::of::<A>(&self.config.topology.prefix).ask_subject(partition);
-        Ok(ask::ask(&connection, subject, partition, question.into()).await?)
+        Ok(ask::ask(&connection, topology.names.ask_subject(partition), partition, question.into()).await?)
     }
 }

@@ -86,7 +86,7 @@ impl Words {
         on_violation: "on_violation",
         worker_name: "worker",
         data_dir: "data_dir",
-        batch_bytes: "publisher.batch_bytes",
+        batch_bytes: "what is pushed at one offset",
         partitions: "worker.partitions",
         folding: "folding",
         accept: "accept",

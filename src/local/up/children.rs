@@ -3,7 +3,7 @@
 use crate::local::up::keeper::{self, Note};
 use crate::telemetry;
 use futures_util::future::{self, BoxFuture, FutureExt};
-use jetfold::nats::retry;
+use jetfold::nats::retry::Pauses;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{self, PipeWriter, Write};
@@ -58,7 +58,7 @@ struct Kept {
     ours: bool,
     state: State,
     quick_ends: u32,
-    pauses: Box<dyn Iterator<Item = Duration> + Send>,
+    pauses: Pauses,
 }
 
 enum State {
@@ -154,7 +154,7 @@ impl Children {
 
     fn keep(&mut self, name: String, make: Make, last_word: Option<LastWord>) -> Result<u32, ChildError> {
         let state = State::Resting { until: Instant::now() };
-        let (pauses, ours) = (Box::new(retry::reopening()), last_word.is_none());
+        let (pauses, ours) = (Pauses::reopening(), last_word.is_none());
         self.kept.push(Kept { name, make, last_word, ours, state, quick_ends: 0, pauses });
         self.start_again(self.kept.len() - 1)
     }
@@ -252,9 +252,9 @@ impl Children {
             kept.quick_ends += 1;
         } else {
             kept.quick_ends = 0;
-            kept.pauses = Box::new(retry::reopening());
+            kept.pauses = Pauses::reopening();
         }
-        let pause = kept.pauses.next().expect("the pauses never end");
+        let pause = kept.pauses.pause();
         kept.state = State::Resting { until: Instant::now() + pause };
         kept.quick_ends >= MOST_QUICK_ENDS
     }

@@ -21,7 +21,7 @@ use jetfold::nats::connect::Connection;
 use jetfold::nats::names::Names;
 use jetfold::nats::read::{self, NoAnswer};
 use jetfold::nats::standing::{self, CannotAsk};
-use jetfold::nats::topology::PARTITIONS;
+use jetfold::nats::topology::{PARTITIONS, partitions_said};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -202,7 +202,7 @@ pub async fn partitions(connection: &Connection, config: &topology_section::Conf
     let names = &names(&config.prefix);
     let logs = (0..config.partitions).map(|partition| async move {
         let info = read::stream(&connection.jetstream, &names.log(partition)).await.ok()??;
-        info.config.metadata.get(&names.key(PARTITIONS))?.parse().ok()
+        partitions_said(info.config.metadata.get(&names.key(PARTITIONS))?)
     });
     join_all(logs).await.into_iter().flatten().next()
 }

@@ -6,7 +6,9 @@ use crate::nats::names::Names;
 use crate::nats::plan;
 use crate::nats::read;
 use crate::nats::shape::{self, Deviation};
-use crate::nats::topology::{Config, FORMAT, LEAST_HEADROOM, PARTITIONS, PAYLOAD_HEADROOM, Topology, TopologyError};
+use crate::nats::topology::{
+    Config, FORMAT, LEAST_HEADROOM, PARTITIONS, PAYLOAD_HEADROOM, Topology, TopologyError, partitions_said,
+};
 use crate::values::Size;
 use async_nats::jetstream::context::{CreateStreamErrorKind, UpdateStreamErrorKind};
 use async_nats::jetstream::stream::{self, Info};
@@ -90,6 +92,7 @@ impl<'a, A: Application> Admin<'a, A> {
 
     /// Makes what is missing, and changes the limits that somebody has named. Never changes what the fold reads.
     pub async fn apply(&self, allowed: Allowed) -> Result<Vec<Change>, TopologyError> {
+        self.config.check()?;
         let (system, application) = self.system().await?;
         self.check_payload(&application)?;
         let max_payload = self.connection.client.server_info().max_payload;
@@ -173,6 +176,7 @@ impl<'a, A: Application> Admin<'a, A> {
 
     /// What the logs say, if nothing that was set here says otherwise.
     pub async fn check(&self) -> Result<Topology<A>, TopologyError> {
+        self.config.check()?;
         let names = &self.names;
         let first = match self.find(&names.log(0)).await? {
             None if self
@@ -276,12 +280,11 @@ impl<'a, A: Application> Admin<'a, A> {
 
     fn partitions(&self, log: &stream::Config) -> Result<u32, TopologyError> {
         let found = self.fact(log, PARTITIONS)?;
-        let unreadable = |_| TopologyError::Unreadable {
+        partitions_said(found).ok_or_else(|| TopologyError::Unreadable {
             key: self.names.key(PARTITIONS),
             name: log.name.clone(),
             found: found.clone(),
-        };
-        found.parse().map_err(unreadable)
+        })
     }
 
     fn not_ours(&self, found: &stream::Config, missing: Vec<String>) -> TopologyError {

@@ -2,7 +2,7 @@
 
 use crate::nats::connect::Connection;
 use crate::nats::read::{self, StoredMessage, Which};
-use crate::nats::retry;
+use crate::nats::retry::Pauses;
 use crate::throttle::ThrottleByCause;
 use async_nats::HeaderMap;
 use async_nats::jetstream;
@@ -113,7 +113,8 @@ pub async fn publish_once(
     payload: Bytes,
 ) -> Published {
     let mut unknown = false;
-    for pause in retry::republishing() {
+    let mut pauses = Pauses::republishing();
+    loop {
         match publish(connection, stream, subject, headers.clone(), payload.clone()).await {
             Ok(sequence) => return Published { once: Once::Stored(sequence), unknown },
             Err(Refusal::SubjectTaken) => {
@@ -145,7 +146,6 @@ pub async fn publish_once(
                 }
             }
         }
-        tokio::time::sleep(pause).await;
+        pauses.wait().await;
     }
-    unreachable!("the pauses never end")
 }

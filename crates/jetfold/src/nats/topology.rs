@@ -55,6 +55,22 @@ impl Default for Config {
     }
 }
 
+/// Partition logs of one system, at the most.
+pub const MOST_PARTITIONS: u32 = 4096;
+
+/// The number of partitions that a log says, if there can be so many.
+pub fn partitions_said(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|partitions| (1..=MOST_PARTITIONS).contains(partitions))
+}
+
+/// A value that no system can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key} is not valid: it must be {expected}")]
+pub struct OutOfRange {
+    pub key: &'static str,
+    pub expected: &'static str,
+}
+
 /// What one message needs beyond the largest record: its encoding, subject and headers.
 pub const PAYLOAD_HEADROOM: usize = 128 << 10;
 
@@ -74,6 +90,8 @@ const MEMBERS_BYTES: i64 = 16 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
     #[error("there is no stream {name} at {servers}: run `{}` first", words.apply)]
     Missing { name: String, servers: String, words: &'static Words },
     #[error(
@@ -148,6 +166,15 @@ pub struct Named {
 }
 
 impl Config {
+    /// Whether there can be such a system.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        let must = |holds: bool, key, expected| if holds { Ok(()) } else { Err(OutOfRange { key, expected }) };
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        must(plain(&self.prefix), "topology.prefix", "made of A-Z a-z 0-9 _ -")?;
+        must((1..=MOST_PARTITIONS).contains(&self.partitions), "topology.partitions", "from 1 to 4096")?;
+        must(matches!(self.replicas, 1 | 3 | 5), "topology.replicas", "1, 3 or 5")
+    }
+
     pub(super) fn is_stated(&self, key: &str) -> bool {
         self.stated.contains(key)
     }

@@ -9,7 +9,7 @@ use crate::effects::Effects;
 use crate::log::reader::LogReader;
 use crate::nats::connect::Connection;
 use crate::nats::read::{self, NoAnswer};
-use crate::nats::retry;
+use crate::nats::retry::Pauses;
 use crate::throttle::ThrottleByCause;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ impl<A: Application> Check<A> {
 
     async fn ask(&self, asked: Asked<A::Output>) -> (Asked<A::Output>, Reply) {
         if asked.again {
-            tokio::time::sleep(retry::reopening().next().expect("the pauses never end")).await;
+            Pauses::reopening().wait().await;
         }
         let (effects, log) = (&self.effects, &self.log);
         let reply = match &asked.question {
@@ -103,7 +103,8 @@ impl<A: Application> Check<A> {
 
     /// Asks until there is an answer.
     async fn answered<T, F: Future<Output = Result<T, NoAnswer>>>(&self, whom: &str, ask: impl Fn() -> F) -> T {
-        for pause in retry::reopening() {
+        let mut pauses = Pauses::reopening();
+        loop {
             match ask().await {
                 Ok(answer) => return answer,
                 Err(cause) => {
@@ -113,8 +114,7 @@ impl<A: Application> Check<A> {
                     }
                 }
             }
-            tokio::time::sleep(pause).await;
+            pauses.wait().await;
         }
-        unreachable!("the pauses never end")
     }
 }

@@ -29,7 +29,7 @@ use crate::log::reader::LogReader;
 use crate::log::source::Log;
 use crate::nats::connect::Connection;
 use crate::nats::names::Names;
-use crate::nats::retry;
+use crate::nats::retry::Pauses;
 use crate::standing::Standing;
 use crate::store::{Owner, Store, StoreError};
 use crate::table::Share;
@@ -341,7 +341,7 @@ impl<A: Application> Partition<A> {
     }
 
     async fn fold_on(&mut self, stop: CancellationToken) -> Result<(), PartitionError> {
-        let mut pauses = retry::reopening();
+        let mut pauses = Pauses::reopening();
         let mut connects = self.log.connects();
         loop {
             connects.mark_unchanged();
@@ -349,7 +349,7 @@ impl<A: Application> Partition<A> {
                 Ended::Stopped => return Ok(()),
                 Ended::Lost { why, progressed } => {
                     if progressed {
-                        pauses = retry::reopening();
+                        pauses = Pauses::reopening();
                     }
                     if let Some(times) = REOPENINGS.count(&why) {
                         tracing::warn!(log = self.log.name(), why, times, "opening the log again");
@@ -360,10 +360,10 @@ impl<A: Application> Partition<A> {
                     }
                 }
             }
-            let pause = pauses.next().expect("the pauses never end");
+            let pause = pauses.pause();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                _ = connects.changed() => pauses = retry::reopening(),
+                _ = connects.changed() => pauses = Pauses::reopening(),
                 () = tokio::time::sleep(pause) => {}
             }
         }

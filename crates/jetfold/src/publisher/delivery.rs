@@ -4,7 +4,7 @@ use crate::checkpoint::Position;
 use crate::identity::doubt::STANDS;
 use crate::nats::connect::Connection;
 use crate::nats::publish::{Refusal, publish};
-use crate::nats::retry;
+use crate::nats::retry::Pauses;
 use crate::publisher::stamped::{Lost, Stamped, StampedError};
 use crate::throttle::ThrottleByCause;
 use crate::words::Words;
@@ -127,7 +127,8 @@ impl Delivery {
     ) -> Result<Position, DeliveryError> {
         let first = account.now();
         let (mut full_since, mut lost_since) = (None, None);
-        for pause in retry::republishing() {
+        let mut pauses = Pauses::republishing();
+        loop {
             // Patience ends with a try that was sent when it was over: what became of one may be unknown only because this
             // process was paused meanwhile.
             let now = account.now();
@@ -146,7 +147,7 @@ impl Delivery {
                     if now.saturating_sub(*lost_since.get_or_insert(now)) >= STANDS {
                         return Err(DeliveryError::Lost { log: self.log.clone(), producer, number, sequence });
                     }
-                    tokio::time::sleep(pause).await;
+                    pauses.wait().await;
                     continue;
                 }
                 Err(StampedError::Spent { producer }) => {
@@ -185,8 +186,7 @@ impl Delivery {
                     }
                 }
             }
-            tokio::time::sleep(pause).await;
+            pauses.wait().await;
         }
-        unreachable!("the pauses never end")
     }
 }

@@ -5,6 +5,7 @@
 //! worker that is behind.
 
 use crate::application::Application;
+use crate::caught::caught;
 use crate::checkpoint::Position;
 use crate::joined::joined;
 use crate::nats::connect::Connection;
@@ -54,14 +55,18 @@ pub async fn answer<A: Application>(
     while let Some(question) = questions.next().await {
         let Some(inbox) = question.reply else { continue };
         let (store, answer) = (stores.borrow().clone(), answer.clone());
-        // A store reads from a disk.
-        let answering = tokio::task::spawn_blocking(move || answer(&store.view()?, &question.payload));
-        let published = match joined(answering.await) {
+        // A store reads from a disk. A panic of an application's answer costs that answer, and nothing else.
+        let answering = move || caught(|| answer(&store.view()?, &question.payload));
+        let answered = match joined(tokio::task::spawn_blocking(answering).await) {
+            Ok(answered) => answered.map_err(|error| error.to_string()),
+            Err(said) => Err(format!("it panicked: {said}")),
+        };
+        let published = match answered {
             Ok(answer) => client.publish(inbox, answer.into()).await,
             Err(error) => {
                 tracing::error!("a question could not be answered: {error}");
                 let mut headers = HeaderMap::new();
-                headers.insert(FAILED, error.to_string().replace(['\r', '\n'], " "));
+                headers.insert(FAILED, error.replace(['\r', '\n'], " "));
                 client.publish_with_headers(inbox, headers, Bytes::new()).await
             }
         };

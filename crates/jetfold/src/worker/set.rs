@@ -1,5 +1,6 @@
 //! What an operator says of a worker in a word: its partitions, and what it does on a violation.
 
+use crate::nats::topology::MOST_PARTITIONS;
 use crate::values::{parsed, serde_as_text};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeSet;
@@ -12,9 +13,6 @@ pub enum PartitionSet {
     All,
     Some(BTreeSet<u32>),
 }
-
-/// More partitions than any account holds streams.
-const MOST_PARTITIONS: u32 = 65_536;
 
 impl FromStr for PartitionSet {
     type Err = &'static str;

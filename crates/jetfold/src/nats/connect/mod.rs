@@ -7,7 +7,7 @@ mod events;
 pub use credentials::{Reread, names_user};
 pub use denied::Denied;
 
-use crate::nats::retry;
+use crate::nats::retry::Pauses;
 use crate::values::{Secret, SecretPath, Span, list, parsed, redact_url, redacted_urls};
 use async_nats::connection::State;
 use async_nats::jetstream;
@@ -186,7 +186,9 @@ impl Connection {
         may_pass: impl Fn(&E) -> bool,
     ) -> Result<T, E> {
         let mut has_said = false;
-        for pause in retry::reopening() {
+        let mut pauses = Pauses::reopening();
+        loop {
+            let pause = pauses.pause();
             match ask().await {
                 Err(cause) if may_pass(&cause) && Instant::now() + pause < self.starts_until => {
                     if !has_said {
@@ -198,7 +200,6 @@ impl Connection {
             }
             tokio::time::sleep(pause).await;
         }
-        unreachable!("the pauses never end")
     }
 }
 
