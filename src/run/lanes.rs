@@ -62,6 +62,7 @@ impl Lanes {
                         patience,
                         complaints: complaints.clone(),
                         words: names.words(),
+                        told: None,
                     },
                     ledger: ledger.clone(),
                     began,

@@ -10,6 +10,7 @@ use crate::publisher::{NamedError, PublishError, Publisher};
 use crate::worker::ask::{self, AskError};
 use crate::worker::{self, Worker, WorkerError};
 use bytes::Bytes;
+use futures_util::future::FutureExt;
 use std::fmt;
 
 /// Everything that a process of a system is told. What is not set has the defaults of the programs of this repository.
@@ -115,9 +116,10 @@ impl<A: Application> System<A> {
     /// A publisher with a name that outlives the process: it goes on where its last life was. See [`Publisher::push_at`].
     pub async fn publisher_named(&self, name: &str) -> Result<Publisher<A>, Error> {
         let (connection, topology) = self.checked("publisher").await?;
-        let told = async |partition| {
-            let subject = topology.names.producers_subject(partition);
-            ask::ask_for_producer(&connection, subject, partition, name).await
+        let (asking, names, producer) = (connection.clone(), topology.names.clone(), name.to_owned());
+        let told = move |partition| {
+            let (asking, subject, producer) = (asking.clone(), names.producers_subject(partition), producer.clone());
+            async move { ask::ask_for_producer(&asking, subject, partition, &producer).await }.boxed()
         };
         Ok(Publisher::named(&connection, &topology, name, told).await?)
     }

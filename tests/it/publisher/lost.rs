@@ -2,6 +2,7 @@
 
 use super::{PARTITIONS, Working, batches, connected, counted, log, push, system, the_logs_have};
 use crate::support::{Server, copy, wait_until};
+use futures_util::FutureExt;
 use jetfold::publisher::Publisher;
 use jetfold::worker::ask::Told;
 use nix::sys::signal::Signal;
@@ -64,10 +65,13 @@ async fn a_worker_that_has_not_committed_what_was_purged_is_asked_again() {
     let stood: Vec<_> = batches(&server).await.into_iter().map(|log| log.last().unwrap().0.clone()).collect();
     purge(&server).await;
     let (connection, topology) = connected(&server, folder.path()).await;
-    let asked = AtomicU64::new(0);
-    let told = async |partition: u32| match asked.fetch_add(1, Ordering::Relaxed) % 2 {
-        0 => Ok(Told { position: 1, stamp: None }),
-        _ => Ok(Told { position: 1_000, stamp: Some(stood[partition as usize].clone()) }),
+    let (asked, folded) = (AtomicU64::new(0), stood.clone());
+    let told = move |partition: u32| {
+        let told = match asked.fetch_add(1, Ordering::Relaxed) % 2 {
+            0 => Told { position: 1, stamp: None },
+            _ => Told { position: 1_000, stamp: Some(folded[partition as usize].clone()) },
+        };
+        std::future::ready(Ok(told)).boxed()
     };
     let mut publisher = Publisher::named(&connection, &topology, "shop", told).await.unwrap();
     for number in publisher.resume_after() + 1..=40 {
@@ -78,6 +82,38 @@ async fn a_worker_that_has_not_committed_what_was_purged_is_asked_again() {
     for (stood, log) in stood.iter().zip(batches(&server).await) {
         assert_eq!(log[0].0.number, stood.number + 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_process_that_wakes_after_a_purge_is_told_of_the_newer_one_which_goes_on() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let system = system(&server, folder.path()).await;
+    let working = Working::start(&system);
+    let mut older = system.publisher_named("shop").await.unwrap();
+    for number in 1..=10 {
+        push(&mut older, number, 0).await.unwrap();
+    }
+    older.flush().await.unwrap();
+    let mut newer = system.publisher_named("shop").await.unwrap();
+    for number in 11..=20 {
+        push(&mut newer, number, 0).await.unwrap();
+    }
+    newer.flush().await.unwrap();
+    counted(&system, 20).await;
+    purge(&server).await;
+    for number in 11..=20 {
+        push(&mut older, number, 0).await.unwrap();
+    }
+    let said = older.flush().await.unwrap_err().to_string();
+    assert!(said.starts_with("another process publishes as the producer shop"), "{said}");
+    for number in 21..=30 {
+        push(&mut newer, number, 0).await.unwrap();
+    }
+    newer.finish().await.unwrap();
+    counted(&system, 30).await;
+    the_logs_have(&server, 21..=30).await;
+    working.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use super::{Counting, batches, connected, log, push, record, system, the_logs_have};
 use crate::support::{Server, wait_until};
+use futures_util::future::BoxFuture;
 use jetfold::nats::connect::Connection;
 use jetfold::nats::topology::Topology;
 use jetfold::publisher::{PublishError, Publisher};
@@ -86,7 +87,7 @@ async fn of_two_publishers_that_take_a_name_at_once_one_publishes() {
     let both = (connected(&server, folder.path()).await, connected(&server, folder.path()).await);
     // Each has an input of its own: what one has stored must not pass for the other's. Both keys are of one partition.
     let publish = async |(connection, topology): &(Connection, Topology<Counting>), key: &'static str, round: u64| {
-        let told = async |_| unreachable!("nothing was purged");
+        let told = |_| -> BoxFuture<'static, _> { unreachable!("nothing was purged") };
         let named = Publisher::named(connection, topology, "shop", told).await;
         let mut publisher = named.map_err(|error| error.to_string())?;
         let mut sent = 0;

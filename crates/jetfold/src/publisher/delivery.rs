@@ -5,10 +5,14 @@ use crate::identity::doubt::STANDS;
 use crate::nats::connect::Connection;
 use crate::nats::publish::{Refusal, publish};
 use crate::nats::retry::Pauses;
-use crate::publisher::stamped::{Lost, Stamped, StampedError};
+use crate::publisher::named::NotToldYet;
+use crate::publisher::stamped::{Lost, Purged, Stamped, StampedError};
+use crate::stamp::Stamp;
 use crate::throttle::ThrottleByCause;
 use crate::words::Words;
+use crate::worker::ask::{AskError, Told};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,7 +90,12 @@ pub struct Delivery {
     /// For all logs: one server is what all of them wait for.
     pub complaints: Arc<ThrottleByCause>,
     pub words: &'static Words,
+    /// Who tells how far the producer was folded; `None` if nobody else can publish as it.
+    pub told: Option<Tells>,
 }
+
+/// How far a producer was folded, by a worker's word.
+pub type Tells = Arc<dyn Fn() -> BoxFuture<'static, Result<Told, AskError>> + Send + Sync>;
 
 impl Delivery {
     /// Sends a batch of records that number themselves until it is stored.
@@ -105,6 +114,16 @@ impl Delivery {
         let stored = self.until_stored(Some((producer, offset)), payload, account).await?;
         producer.stored(stored, offset);
         Ok(stored)
+    }
+
+    /// The last batch of the producer that was folded, by whoever has folded all before the log's first message.
+    pub(super) async fn folded(&self, first: Position) -> Result<Option<Stamp>, NotToldYet> {
+        let Some(told) = &self.told else { return Ok(None) };
+        match told().await {
+            Ok(Told { position, stamp }) if position + 1 >= first => Ok(stamp),
+            Ok(Told { position, .. }) => Err(NotToldYet::Behind { position, first }),
+            Err(cause) => Err(NotToldYet::Ask(cause)),
+        }
     }
 
     async fn attempt(
@@ -149,6 +168,23 @@ impl Delivery {
                     }
                     pauses.wait().await;
                     continue;
+                }
+                Err(StampedError::Purged { first, left }) => {
+                    let (producer, _) = stamped.as_mut().expect("nothing else is looked for");
+                    match self.folded(first).await {
+                        Ok(folded) => match producer.purged(folded.as_ref(), left) {
+                            Purged::GoesOn => continue,
+                            Purged::Stored => {
+                                account.stored(left);
+                                return Ok(left);
+                            }
+                            Purged::Fenced => {
+                                let producer = producer.producer().to_owned();
+                                return Err(DeliveryError::Fenced { log: self.log.clone(), producer });
+                            }
+                        },
+                        Err(cause) => Refusal::Unknown(format!("the log was purged, and {cause}")),
+                    }
                 }
                 Err(StampedError::Spent { producer }) => {
                     return Err(DeliveryError::Spent { log: self.log.clone(), producer });

@@ -21,7 +21,7 @@ use crate::nats::names::Names;
 use crate::nats::topology::{REJECT_HEADROOM, Topology};
 use crate::throttle::ThrottleByCause;
 use bytes::Bytes;
-use delivery::{Account, Delivery, DeliveryError, Patience};
+use delivery::{Account, Delivery, DeliveryError, Patience, Tells};
 use stamped::Stamped;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -121,17 +121,19 @@ impl<A: Application> Publisher<A> {
     /// For records that nobody sends again: a name that is drawn, and offsets that count.
     pub fn anonymous(connection: &Connection, topology: &Topology<A>) -> Self {
         let producer = hex::encode(rand::random::<[u8; 8]>());
-        let stands = (0..topology.partitions).map(|_| Stamped::new(producer.clone(), 1)).collect();
-        Self::start(connection, topology, &producer, stands)
+        let complaints = Arc::new(ThrottleByCause::new());
+        let lane = |partition| {
+            let way = delivery(connection, &topology.names, partition, &producer, complaints.clone(), None);
+            (way, Stamped::new(producer.clone(), 1))
+        };
+        Self::start(connection, topology, (0..topology.partitions).map(lane).collect())
     }
 
-    fn start(connection: &Connection, topology: &Topology<A>, producer: &str, stands: Vec<Stamped>) -> Self {
-        let complaints = Arc::new(ThrottleByCause::new());
-        let names = &topology.names;
+    /// With the way to each log, and where the producer stands in it.
+    fn start(connection: &Connection, topology: &Topology<A>, ways: Vec<(Delivery, Stamped)>) -> Self {
         let most = connection.client.server_info().max_payload.saturating_sub(REJECT_HEADROOM);
         let most = most.min(topology.max_message_bytes.map_or(usize::MAX, |most| most.saturating_sub(HEADERS)));
-        let lanes = (0..).zip(stands).map(|(partition, stamped)| {
-            let delivery = delivery(connection, names, partition, producer, complaints.clone());
+        let lanes = ways.into_iter().map(|(delivery, stamped)| {
             // One that travels, and one that waits.
             let (work, queue) = mpsc::channel(1);
             let sent = stamped.offset();
@@ -307,6 +309,7 @@ fn delivery(
     partition: u32,
     producer: &str,
     complaints: Arc<ThrottleByCause>,
+    told: Option<Tells>,
 ) -> Delivery {
     Delivery {
         connection: connection.clone(),
@@ -315,6 +318,7 @@ fn delivery(
         patience: PATIENCE,
         complaints,
         words: names.words(),
+        told,
     }
 }
 

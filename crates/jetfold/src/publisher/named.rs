@@ -6,12 +6,13 @@ use crate::checkpoint::Position;
 use crate::nats::connect::Connection;
 use crate::nats::read::{self, NoAnswer};
 use crate::nats::topology::Topology;
-use crate::publisher::delivery::{Delivery, DeliveryError};
+use crate::publisher::delivery::{Delivery, DeliveryError, Tells};
 use crate::publisher::stamped::{LastOfSubject, Stamped, last_of};
 use crate::stamp::{MOST_NAME_BYTES, Stamp};
 use crate::throttle::ThrottleByCause;
 use crate::worker::ask::{AskError, Told};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,10 +87,9 @@ struct Found {
 }
 
 /// A producer that begins a life.
-struct Beginning<'a, F> {
+struct Beginning<'a> {
     ways: &'a [Delivery],
     name: &'a str,
-    told: F,
 }
 
 impl<A: Application> Publisher<A> {
@@ -102,17 +102,21 @@ impl<A: Application> Publisher<A> {
         connection: &Connection,
         topology: &Topology<A>,
         name: &str,
-        told: impl AsyncFn(u32) -> Result<Told, AskError>,
+        told: impl Fn(u32) -> BoxFuture<'static, Result<Told, AskError>> + Send + Sync + 'static,
     ) -> Result<Self, NamedError> {
         let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
         if name.is_empty() || name.len() > MOST_NAME_BYTES || !is_plain {
             return Err(NamedError::BadName { name: name.to_owned() });
         }
-        let complaints = Arc::new(ThrottleByCause::new());
+        let (complaints, told) = (Arc::new(ThrottleByCause::new()), Arc::new(told));
         let ways: Vec<_> = (0..topology.partitions)
-            .map(|partition| delivery(connection, &topology.names, partition, name, complaints.clone()))
+            .map(|partition| {
+                let told = told.clone();
+                let told: Tells = Arc::new(move || told(partition));
+                delivery(connection, &topology.names, partition, name, complaints.clone(), Some(told))
+            })
             .collect();
-        let beginning = Beginning { ways: &ways, name, told };
+        let beginning = Beginning { ways: &ways, name };
         let mut found = Vec::with_capacity(ways.len());
         for partition in 0..topology.partitions {
             found.push(beginning.find(partition).await?);
@@ -124,7 +128,7 @@ impl<A: Application> Publisher<A> {
         for (partition, found) in (0..).zip(found) {
             stands.push(beginning.fence(partition, found, life).await?);
         }
-        Ok(Self::start(connection, topology, name, stands))
+        Ok(Self::start(connection, topology, ways.into_iter().zip(stands).collect()))
     }
 
     /// The offset through which every log has what there was for it: input is to be read again from the next on.
@@ -139,7 +143,7 @@ fn life_after(highest: u64) -> Option<u64> {
     highest.checked_add(rand::random_range(1..=LONGEST_STEP))
 }
 
-impl<F: AsyncFn(u32) -> Result<Told, AskError>> Beginning<'_, F> {
+impl Beginning<'_> {
     /// Begins this life in one log. The empty batch that does so has the offset of the one before it, and whatever others have
     /// on their way to the log is refused from then on.
     async fn fence(&self, partition: u32, mut found: Found, life: u64) -> Result<Stamped, NamedError> {
@@ -193,12 +197,9 @@ impl<F: AsyncFn(u32) -> Result<Told, AskError>> Beginning<'_, F> {
         // The log was purged: what is gone was folded, and whoever has folded all of it knows.
         let deadline = Instant::now() + ASKED_FOR;
         loop {
-            let cause = match (self.told)(partition).await {
-                Ok(Told { position, stamp }) if position + 1 >= info.state.first_sequence => {
-                    return Ok(Found { stamp, sequence: 0 });
-                }
-                Ok(Told { position, .. }) => NotToldYet::Behind { position, first: info.state.first_sequence },
-                Err(cause) => NotToldYet::Ask(cause),
+            let cause = match way.folded(info.state.first_sequence).await {
+                Ok(stamp) => return Ok(Found { stamp, sequence: 0 }),
+                Err(cause) => cause,
             };
             if Instant::now() + PAUSE >= deadline {
                 return Err(NamedError::NotTold { log, producer, cause });

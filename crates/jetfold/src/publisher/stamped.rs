@@ -10,11 +10,17 @@
 //! | has this batch's stamp | an earlier try of it | it is stored |
 //! | stands where the one before was stored | that one: a server that is not ready yet | it is sent again |
 //! | has another stamp, further on | of another process | this one is fenced |
-//! | is gone, and so is the log's beginning beyond it | folded, put away and purged | it is sent behind what is left |
+//! | is gone, and so is the log's beginning beyond it | folded, put away and purged | whoever has folded it is asked |
 //! | is gone, or older | lost, after it was acknowledged | that is an error with a name |
 //!
-//! A batch that was stored and purged before its sender has learned of it is sent again too. It is then in the log once more,
-//! and the fold [drops it](crate::producer).
+//! | the last batch that was folded | is | then |
+//! | --- | --- | --- |
+//! | has this batch's stamp | an earlier try of it | it is stored |
+//! | is of a later life | of another process | this one is fenced |
+//! | is any other | the one before | it is sent behind what is left |
+//!
+//! Nobody is asked for a producer whose name was drawn: nobody else has it. A batch of it that was stored and purged before its
+//! sender has learned of it is sent again. It is then in the log once more, and the fold [drops it](crate::producer).
 //!
 //! A stamp belongs to one process, because a life does: it is drawn.
 
@@ -55,6 +61,11 @@ pub enum StampedError {
         producer: String,
     },
     Lost(Lost),
+    /// The one before was purged: the log begins at `first`, and has `left` as the last of the subject, 0 for nothing.
+    Purged {
+        first: Position,
+        left: Position,
+    },
     /// There are no more numbers.
     Spent {
         producer: String,
@@ -78,6 +89,14 @@ enum Finding {
     Purged(Position),
     Fenced,
     Lost,
+}
+
+/// What follows if the batch before was purged.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Purged {
+    GoesOn,
+    Stored,
+    Fenced,
 }
 
 impl Stamped {
@@ -109,9 +128,25 @@ impl Stamped {
         self.number += 1;
     }
 
+    /// The one before was purged, and `left` is the last of the subject. `folded` is the last batch of the producer that was folded.
+    pub(super) fn purged(&mut self, folded: Option<&Stamp>, left: Position) -> Purged {
+        match folded {
+            Some(folded) if folded.life > self.life => Purged::Fenced,
+            Some(folded) if folded.life == self.life && folded.number > self.number => Purged::Stored,
+            _ => {
+                self.sequence = left;
+                Purged::GoesOn
+            }
+        }
+    }
+
+    pub fn producer(&self) -> &str {
+        &self.producer
+    }
+
     /// Publishes the next batch once.
     pub(super) async fn publish(
-        &mut self,
+        &self,
         connection: &Connection,
         log: &str,
         subject: &str,
@@ -137,10 +172,7 @@ impl Stamped {
                 match self.find(&stamp, last, info.state.first_sequence) {
                     Finding::Stored(sequence) => Ok(sequence),
                     Finding::Again => Err(StampedError::Refused(Refusal::WrongLast)),
-                    Finding::Purged(sequence) => {
-                        self.sequence = sequence;
-                        Err(StampedError::Refused(Refusal::WrongLast))
-                    }
+                    Finding::Purged(left) => Err(StampedError::Purged { first: info.state.first_sequence, left }),
                     Finding::Fenced => Err(StampedError::Fenced { producer: stamp.producer }),
                     Finding::Lost => {
                         let Self { number, sequence, .. } = *self;
@@ -201,6 +233,22 @@ mod tests {
             ("lost with the whole log", None, 0, Finding::Lost),
         ] {
             assert_eq!(at.find(&ours, last, first), finding, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_was_folded_tells_what_a_purge_has_taken_away() {
+        let stamp = |life, number| Stamp { producer: "p".into(), life, number, offset: 9 };
+        for (folded, left, purged, sequence) in [
+            (None, 0, Purged::GoesOn, 0),
+            (Some(stamp(2, 3)), 0, Purged::GoesOn, 0),
+            (Some(stamp(1, 9)), 20, Purged::GoesOn, 20),
+            (Some(stamp(2, 4)), 0, Purged::Stored, 30),
+            (Some(stamp(3, 4)), 0, Purged::Fenced, 30),
+            (Some(stamp(3, 1)), 0, Purged::Fenced, 30),
+        ] {
+            let mut at = Stamped::after(stamp(2, 3), 30, 2);
+            assert_eq!((at.purged(folded.as_ref(), left), at.sequence), (purged, sequence), "{folded:?}");
         }
     }
 }
