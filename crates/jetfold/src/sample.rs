@@ -1,14 +1,26 @@
 //! Applications for tests.
 
 use crate::application::{Application, Cx, Input, Never, Output, Row, Slot, Undecodable};
+use crate::stamp::Stamp;
+use crate::time::LogTime;
+use crate::transaction::Batch;
 
-/// Counts bytes by their values, and says each that it has counted three times.
+/// Batches are stamped. A record is one byte, which is its key. Every third time it is told how often that was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample;
+pub struct Letters;
 
-/// A value that was counted three times.
+/// How long a producer is remembered.
+pub const EXPIRY: LogTime = 100;
+
+/// A letter, in the upper half, and how often it was said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Said(pub u64);
+
+impl Said {
+    pub fn of(letter: u64, times: u64) -> Self {
+        Self(letter << 32 | times)
+    }
+}
 
 impl Output for Said {
     fn subject(&self, subject: &mut String) {
@@ -20,8 +32,8 @@ impl Output for Said {
     }
 }
 
-impl Application for Sample {
-    const NAME: &'static str = "sample";
+impl Application for Letters {
+    const NAME: &'static str = "letters";
 
     type Key = u64;
     type Row = u64;
@@ -31,21 +43,43 @@ impl Application for Sample {
     type Tally = ();
 
     fn records(&self, payload: &[u8]) -> impl Iterator<Item = Result<u64, Undecodable>> {
-        payload.iter().map(|byte| Ok(u64::from(*byte)))
+        let record = |(index, byte): (usize, &u8)| match byte {
+            0..128 => Ok(u64::from(*byte)),
+            _ => Err(Undecodable { index, what: "no letter" }),
+        };
+        payload.iter().enumerate().map(record)
     }
 
-    fn key<'r>(&self, record: &'r u64) -> &'r u64 {
-        record
+    fn key<'r>(&self, letter: &'r u64) -> &'r u64 {
+        letter
     }
 
-    fn fold(&self, slot: Slot<'_, u64>, record: &u64, cx: &mut Cx<'_, Self>) -> Result<(), &'static str> {
-        let times = slot.get().map_or(1, |times| times + 1);
-        if times == 3 {
-            cx.put_out(Said(*record));
+    fn fold(&self, slot: Slot<'_, u64>, letter: &u64, cx: &mut Cx<'_, Self>) -> Result<(), &'static str> {
+        if *letter == u64::from(b'?') {
+            return Err("no letter");
         }
+        let times = slot.get().unwrap_or(&0) + 1;
         slot.set(times);
+        if times.is_multiple_of(3) {
+            cx.put_out(Said::of(*letter, times));
+        }
         Ok(())
     }
+
+    fn producer_expiry(&self) -> LogTime {
+        EXPIRY
+    }
+
+    /// Producers expire by one message.
+    fn longest_step(&self) -> LogTime {
+        LogTime::MAX
+    }
+}
+
+/// A batch of letters, stamped with a name, life, number and offset.
+pub fn batch(position: u64, time: i64, stamp: Option<(&str, u64, u64, u64)>, letters: &[u8]) -> Batch {
+    let stamp = stamp.map(|(name, life, number, offset)| Stamp { producer: name.to_owned(), life, number, offset });
+    Batch { position, time, payload: letters.to_vec().into(), stamp }
 }
 
 /// Keeps bytes as they are, for tests of what keeps them. Nothing is folded.

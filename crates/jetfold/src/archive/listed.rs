@@ -111,7 +111,7 @@ pub(super) fn told(names: &Names, name: Name, info: ObjectInfo, put_at: UnixNano
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::Sample;
+    use crate::sample::Letters;
 
     #[test]
     fn names_tell_partition_and_position() {
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_another_version_has_written_is_told_apart() {
-        let (names, name) = (Names::of::<Sample>(""), Name::new(3, 17));
+        let (names, name) = (Names::of::<Letters>(""), Name::new(3, 17));
         let checkpoint = Checkpoint { position: 17, ..Checkpoint::start_of(1) };
         let tell = |metadata: HashMap<String, String>| {
             let info =

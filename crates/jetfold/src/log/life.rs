@@ -60,7 +60,7 @@ impl Life {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::Sample;
+    use crate::sample::Letters;
 
     #[test]
     fn a_starting_process_is_above_whatever_it_finds() {
@@ -69,7 +69,7 @@ mod tests {
         assert!(life.incarnation() < far_ahead);
         life.rise_above(&far_ahead);
         assert!(life.incarnation() > far_ahead);
-        let names = Names::of::<Sample>("");
+        let names = Names::of::<Letters>("");
         assert_eq!(Incarnation::of(&names, &life.incarnation().metadata(&names)), Some(life.incarnation()));
         assert_eq!(Incarnation::of(&names, &HashMap::new()), None);
     }

@@ -148,17 +148,17 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Said, Sample};
+    use crate::sample::{Letters, Said};
 
     #[test]
     fn a_prefix_stands_before_every_name_and_subject() {
-        let plain = Names::of::<Sample>("");
+        let plain = Names::of::<Letters>("");
         assert_eq!((plain.log(3), plain.log_subject(3)), ("log-3".to_owned(), "log.3".to_owned()));
         assert_eq!(plain.producer_subject(3, "shop"), "log.3.shop");
         assert_eq!(plain.output_subject(&Said(7)), "out.7");
         assert_eq!(plain.reject_subject(3, 17, 9), "rejects.3.17.9");
-        assert_eq!(plain.key("format"), "sample.format");
-        let acme = Names::of::<Sample>("acme");
+        assert_eq!(plain.key("format"), "letters.format");
+        let acme = Names::of::<Letters>("acme");
         assert_eq!((acme.log(3), acme.log_subject(3)), ("acme-log-3".to_owned(), "acme.log.3".to_owned()));
         assert_eq!((acme.outputs(), acme.outputs_subjects()), ("acme-out".to_owned(), "acme.out.>".to_owned()));
         assert_eq!(acme.output_subject(&Said(7)), "acme.out.7");
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_durable_tells_its_worker() {
-        let names = Names::of::<Sample>("acme");
+        let names = Names::of::<Letters>("acme");
         assert_eq!(names.worker_of_durable(&names.durable("a-1")), Some("a-1"));
         for other in ["worker", "workers-a", "summer-a", ""] {
             assert_eq!(names.worker_of_durable(other), None, "{other}");

@@ -112,7 +112,7 @@ pub fn missing(found: &Config, wanted: &Config) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::Sample;
+    use crate::sample::Letters;
     use std::collections::HashMap;
     use std::time::Duration;
 
@@ -120,7 +120,7 @@ mod tests {
     const HOUR: UnixNanos = 3_600_000_000_000;
 
     fn names() -> Names {
-        Names::of::<Sample>("")
+        Names::of::<Letters>("")
     }
 
     fn state(messages: u64, bytes: u64) -> State {
@@ -189,10 +189,12 @@ mod tests {
         let facts = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
             pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
         };
-        let wanted =
-            Config { metadata: facts(&[("sample.format", "1"), ("sample.partitions", "2")]), ..stream(1, 1 << 30, 0) };
+        let wanted = Config {
+            metadata: facts(&[("letters.format", "1"), ("letters.partitions", "2")]),
+            ..stream(1, 1 << 30, 0)
+        };
         let found = Config { metadata: facts(&[("_nats.ver", "2.15.1")]), ..stream(1, 1 << 30, 0) };
-        assert_eq!(missing(&found, &wanted), ["sample.format", "sample.partitions"]);
+        assert_eq!(missing(&found, &wanted), ["letters.format", "letters.partitions"]);
         let change = change(&names(), &found, &state(1, 1), &wanted, &Named::default(), PAYLOAD, 0);
         let mut what = change.what;
         what.sort();

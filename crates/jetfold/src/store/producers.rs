@@ -95,9 +95,9 @@ impl<A: Application> View<A> {
 mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
+    use crate::sample::Letters;
     use crate::sample::Texts;
     use crate::store::{Owner, Store};
-    use crate::testing::letters::Letters;
     use crate::transaction::{Tally, Transaction};
     use redb::{Database, ReadableDatabase, TableHandle};
     use std::path::Path;

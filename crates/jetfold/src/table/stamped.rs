@@ -39,8 +39,8 @@ mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
     use crate::producer::{PRODUCER_GAP, UNKNOWN_PRODUCER, UNSTAMPED};
+    use crate::sample::{EXPIRY, Letters, Said, batch};
     use crate::table::Share;
-    use crate::testing::letters::{EXPIRY, Letters, Said, batch};
     use crate::transaction::Transaction;
     use std::sync::Arc;
 
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(log.at(1, 1, b"aab").tally.records, 3);
         let again = log.at(1, 1, b"aab");
         assert_eq!((again.tally.again, again.tally.records, refused(&again)), (1, 0, None));
-        assert_eq!(log.at(1, 2, b"a").outputs, [Said { letter: b'a'.into(), times: 3 }]);
+        assert_eq!(log.at(1, 2, b"a").outputs, [Said::of(b'a'.into(), 3)]);
         let transaction = log.seal();
         assert_eq!(transaction.rows, [(b'a'.into(), 3), (b'b'.into(), 1)]);
         assert_eq!((transaction.tally.again, transaction.tally.records, transaction.checkpoint.position), (1, 4, 3));

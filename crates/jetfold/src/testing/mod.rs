@@ -268,8 +268,6 @@ fn differ<K: Ord + fmt::Debug, V: PartialEq + fmt::Debug>(
 }
 
 #[cfg(test)]
-pub(crate) mod letters;
-#[cfg(test)]
 mod stamped;
 #[cfg(test)]
 mod tests;

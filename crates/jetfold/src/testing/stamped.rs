@@ -1,8 +1,8 @@
 //! What holds for every log of stamped batches.
 
-use super::letters::{EXPIRY, Letters, batch};
 use super::restart_points;
 use crate::producer::{Fate, Producer};
+use crate::sample::{EXPIRY, Letters, batch};
 use crate::stamp::Stamp;
 use crate::transaction::Batch;
 use proptest::collection::vec;

@@ -1,7 +1,7 @@
 //! Applications that are no folds, each found out.
 
 use crate::application::{Cx, Input, Slot, Undecodable};
-use crate::testing::letters::Letters;
+use crate::sample::Letters;
 use crate::testing::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -3,13 +3,13 @@
 use crate::commit::inspection::world::{World, checkpoint, leader, leaders, log_state, mark, place, transaction};
 use crate::commit::inspection::*;
 use crate::identity::{Forgot, MessageMark, Verdict};
-use crate::sample::{Said, Sample};
+use crate::sample::{Letters, Said};
 use crate::words::Words;
 use std::time::Duration;
 
 /// A transaction through position 50, the marks before it at 1, and leaders who know all of it.
 struct Case {
-    transaction: Box<Transaction<Sample>>,
+    transaction: Box<Transaction<Letters>>,
     evidence: Evidence<Said>,
     before: Checkpoint,
     known: Leaders,
@@ -63,12 +63,12 @@ impl Case {
         self
     }
 
-    fn inspection(&self) -> Inspection<Sample> {
+    fn inspection(&self) -> Inspection<Letters> {
         Inspection::new(self.transaction.clone(), self.evidence.clone(), self.before, self.known.clone())
     }
 
     /// Answers each question at once: what was asked, and how it ended.
-    fn run(mut self) -> (Vec<String>, Result<Sound<Sample>, Unsound<Said>>) {
+    fn run(mut self) -> (Vec<String>, Result<Sound<Letters>, Unsound<Said>>) {
         let mut inspection = self.inspection();
         let mut said = Vec::new();
         loop {
@@ -87,7 +87,7 @@ impl Case {
         }
     }
 
-    fn sound(self) -> (Vec<String>, Sound<Sample>) {
+    fn sound(self) -> (Vec<String>, Sound<Letters>) {
         let (said, end) = self.run();
         (said, end.unwrap())
     }

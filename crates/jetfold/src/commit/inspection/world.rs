@@ -5,7 +5,7 @@ use crate::commit::doubt::{Leader, Leaders, Place};
 use crate::commit::effect::{Found, Kind, ReadBack, Subject};
 use crate::commit::inspection::{Question, Reply};
 use crate::identity::{LogReading, LogState, MarkReading, MessageMark};
-use crate::sample::{Said, Sample};
+use crate::sample::{Letters, Said};
 use crate::time::UnixNanos;
 use crate::transaction::Transaction;
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ pub fn checkpoint(position: u64) -> Checkpoint {
 }
 
 /// A transaction through a position.
-pub fn transaction(number: u64, position: u64) -> Box<Transaction<Sample>> {
+pub fn transaction(number: u64, position: u64) -> Box<Transaction<Letters>> {
     let (rows, collected, producers) = (Vec::new(), Vec::new(), Vec::new());
     let tally = Default::default();
     Box::new(Transaction { number, rows, collected, producers, checkpoint: checkpoint(position), tally })

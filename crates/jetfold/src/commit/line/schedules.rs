@@ -7,7 +7,7 @@ use crate::commit::effect::{Confirmed, Subject};
 use crate::commit::inspection::world::{World, checkpoint, leaders, transaction};
 use crate::commit::inspection::{Asked, Step};
 use crate::commit::line::*;
-use crate::sample::{Said, Sample};
+use crate::sample::{Letters, Said};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,7 +97,7 @@ fn tells() -> impl Strategy<Value = Tell> {
 
 /// A shell around a line that owes nothing to the network.
 struct Shell {
-    line: Line<Sample, ()>,
+    line: Line<Letters, ()>,
     world: World,
     now: Duration,
     connects: u64,
@@ -113,7 +113,7 @@ struct Shell {
     acks: VecDeque<(u64, Said, Answer)>,
     found: Vec<(u64, Outcome<Said>, bool)>,
     confirmed: BTreeSet<Said>,
-    inspecting: Option<Box<Inspection<Sample>>>,
+    inspecting: Option<Box<Inspection<Letters>>>,
     asking: Vec<Asked<Said>>,
     /// Whether effects of the transaction that is inspected were lost before that began.
     is_lost: bool,

@@ -5,7 +5,7 @@ use crate::commit::inspection::Step;
 use crate::commit::inspection::world::{World, checkpoint, leaders, mark, transaction};
 use crate::commit::line::*;
 use crate::refused::Rejections;
-use crate::sample::{Said, Sample};
+use crate::sample::{Letters, Said};
 use crate::words::Words;
 use bytes::Bytes;
 
@@ -13,9 +13,9 @@ const NOW: Duration = Duration::ZERO;
 
 /// A line behind transaction 0, and what it has handed out.
 struct Session {
-    line: Line<Sample, &'static str>,
-    inspecting: Option<Box<Inspection<Sample>>>,
-    writing: Option<Box<Transaction<Sample>>>,
+    line: Line<Letters, &'static str>,
+    inspecting: Option<Box<Inspection<Letters>>>,
+    writing: Option<Box<Transaction<Letters>>>,
     world: World,
 }
 

@@ -68,10 +68,10 @@ mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
     use crate::producer::Producer;
+    use crate::sample::Letters;
     use crate::sample::Texts;
     use crate::store::snapshot;
     use crate::store::{Owner, Store};
-    use crate::testing::letters::Letters;
     use crate::transaction::{Tally, Transaction};
 
     fn owner() -> Owner {
