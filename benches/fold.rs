@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use jetfold::checkpoint::Checkpoint;
-use jetfold::table::{Share, Table};
-use jetfold::transaction::Batch;
+use jetfold::Batch;
+use jetfold::Checkpoint;
+use jetfold::{Share, Table};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use sha1::{Digest, Sha1};

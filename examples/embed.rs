@@ -2,7 +2,7 @@
 //!
 //! Takes the configuration of stream-sum from the environment, and listens on the address that it is given.
 
-use jetfold::shutdown;
+use jetfold::signals;
 use std::error::Error;
 use stream_sum::StreamId;
 use stream_sum::cli::config::{Config, Sources};
@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("listening on {}", listener.local_addr()?);
 
     // The summer folds beside the service until it is told to stop. It commits before it returns.
-    let stop = shutdown::on_signals()?;
+    let stop = signals()?;
     let summing = summing::run(&config.summer, &config.nats, &config.topology, &[], stop);
     let serving = async {
         loop {

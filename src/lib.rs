@@ -10,9 +10,9 @@
 //! 1. A stream of content has a [`StreamId`]; its content travels as [`Chunk`]s, numbered from 1, the last of them empty.
 //!    [`codec`](crate::sum::codec) is how they look on the wire, and [`workload`](crate::run::workload) makes them up.
 //! 2. [`run::lanes`] fills the partition logs, one batch in flight on each. Chunks number themselves, so batches need no
-//!    [stamps](jetfold::stamp): one that is sent again is known by its numbers.
+//!    [stamps](jetfold::Stamp): one that is sent again is known by its numbers.
 //! 3. A [`Summer`] says what a chunk does to the [`Row`](crate::sum::row::Row) of its stream: it is an
-//!    [`Application`](jetfold::application::Application). [`summing::run`](crate::roles::summing::run) is a whole worker with it, which
+//!    [`Application`](jetfold::Application). [`summing::run`](crate::roles::summing::run) is a whole worker with it, which
 //!    any service may start: `examples/embed.rs` does.
 //! 4. The final of a stream is published under a subject made of its ID, to [`FINAL_SUMS_STREAM`], which takes one
 //!    message a subject: so there is one final.

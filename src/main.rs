@@ -2,7 +2,7 @@
 
 mod descriptors;
 
-use jetfold::caught::caught;
+use jetfold::caught;
 use jetfold::crash_point;
 use std::process::ExitCode;
 use stream_sum::cli::heap;

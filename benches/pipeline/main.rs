@@ -364,7 +364,7 @@ impl Bench {
 
 /// Nanoseconds a chunk, once every stream is open.
 fn cost(made: &Made, live_streams: usize) -> f64 {
-    use jetfold::transaction::Batch;
+    use jetfold::Batch;
     use stream_sum::sum::held::fold_held;
     let mut table = loops::table(0, 1);
     let (mut began, mut chunks, mut live) = (Instant::now(), 0, 0);

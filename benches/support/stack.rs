@@ -1,10 +1,10 @@
 //! A nats-server of its own with a topology, and processes of the program beside it. All of it ends with the benchmark.
 
 use async_nats::jetstream;
+use jetfold::PartitionStanding;
 use jetfold::nats::connect::{self, Connection};
 use jetfold::nats::names::Names;
 use jetfold::nats::standing;
-use jetfold::standing::PartitionStanding;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;

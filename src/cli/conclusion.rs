@@ -4,7 +4,7 @@ use crate::cli::config::Config;
 use crate::cli::ending::{CliError, Exit, complain};
 use crate::cli::report_file::ReportFile;
 use crate::run::report::{Report, Verdict};
-use jetfold::joined::joined;
+use jetfold::joined;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use tokio::sync::watch;

@@ -11,10 +11,10 @@ use crate::telemetry;
 use figment::error::Kind;
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
+use jetfold::WorkerConfig;
 use jetfold::nats::connect;
 use jetfold::nats::topology;
 use jetfold::values::redact_url;
-use jetfold::worker;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs;
@@ -40,7 +40,7 @@ pub struct Config {
     pub nats: connect::Config,
     pub topology: topology_section::Config,
     pub chunker: ChunkerConfig,
-    pub summer: worker::Config,
+    pub summer: WorkerConfig,
     pub log: telemetry::Config,
 }
 

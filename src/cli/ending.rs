@@ -9,9 +9,9 @@ use crate::roles::get::GetError;
 use crate::roles::status::StatusError;
 use crate::roles::sum_files::SumError;
 use crate::telemetry;
+use jetfold::WorkerError;
 use jetfold::nats::connect::ConnectError;
 use jetfold::nats::topology::TopologyError;
-use jetfold::worker::WorkerError;
 use std::io;
 use std::path::PathBuf;
 

@@ -32,7 +32,7 @@ use crate::cli::up::UpArgs;
 use crate::local::up::keeper;
 use crate::telemetry::{self, Format};
 use clap::{Args, Parser, Subcommand};
-use jetfold::shutdown;
+use jetfold::signals;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -181,7 +181,7 @@ impl Cli {
         }
         // Before anything that takes its time: until then, a signal ends the process without a word.
         let stop = match self.command.drains() {
-            true => shutdown::on_signals().map_err(CliError::Signals)?,
+            true => signals().map_err(CliError::Signals)?,
             false => CancellationToken::new(),
         };
         let flags = self.settings();

@@ -10,7 +10,7 @@ use crate::cli::config::Config;
 use crate::cli::document::Head;
 use crate::cli::ending::CliError;
 use crate::run::report::{Report, Verdict};
-use jetfold::joined::joined;
+use jetfold::joined;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Seek, Write};
 use std::os::fd::AsFd;

@@ -5,9 +5,9 @@ use crate::cli::ending::{self, CliError, Exit};
 use crate::cli::given;
 use crate::roles::summing;
 use clap::Args;
-use jetfold::identity::accept::Acceptance;
+use jetfold::Acceptance;
+use jetfold::WorkerError;
 use jetfold::store::StoreError;
-use jetfold::worker::WorkerError;
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 

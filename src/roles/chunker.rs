@@ -6,7 +6,7 @@ use crate::run::workload::Workload;
 use crate::run::{self, Run, RunError};
 use crate::sum::stream_id::RunPrefix;
 use crate::sum::topology_section;
-use jetfold::joined::joined;
+use jetfold::joined;
 use jetfold::nats::connect::{self, ConnectError};
 use jetfold::nats::topology::TopologyError;
 use jetfold::values::{Size, Span, parsed};

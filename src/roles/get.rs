@@ -3,10 +3,10 @@
 use crate::sum::codec::{self, Undecodable};
 use crate::sum::names::FinalNames;
 use crate::sum::stream_id::StreamId;
-use jetfold::identity::rfc3339;
 use jetfold::nats::connect::{self, ConnectError, Connection};
 use jetfold::nats::names::Names;
 use jetfold::nats::read::{self, NoAnswer, Which};
+use jetfold::rfc3339;
 
 #[derive(Debug, thiserror::Error)]
 pub enum GetError {

@@ -2,15 +2,15 @@
 
 use crate::sum::Summer;
 use crate::sum::topology_section;
-use jetfold::identity::accept::Acceptance;
+use jetfold::Acceptance;
+use jetfold::Counters;
 use jetfold::nats::connect;
-use jetfold::partition::counters::Counters;
-use jetfold::worker::{self, Worker, WorkerError};
+use jetfold::{Worker, WorkerConfig, WorkerError};
 use tokio_util::sync::CancellationToken;
 
 /// Sums until `stop`, or until it can't go on: see [`Worker::run`].
 pub async fn run(
-    config: &worker::Config,
+    config: &WorkerConfig,
     nats: &connect::Config,
     topology: &topology_section::Config,
     accept: &[Acceptance],

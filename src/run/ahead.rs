@@ -1,7 +1,7 @@
 //! `Ahead`: finals that their leader has shown before they were delivered, so that their delivery is no news.
 
-use jetfold::identity::MessageMark;
-use jetfold::time::UnixNanos;
+use jetfold::MessageMark;
+use jetfold::UnixNanos;
 use std::collections::BTreeMap;
 
 /// Finals that are remembered: more than can be awaited at once.

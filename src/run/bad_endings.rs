@@ -2,7 +2,7 @@
 
 use crate::run::ledger::Ending;
 use crate::sum::stream_id::StreamId;
-use jetfold::throttle::Throttle;
+use jetfold::Throttle;
 
 /// Streams that ended badly and are named one by one; of others, now and then, how many there are.
 const MOST_NAMED: u32 = 20;

@@ -26,9 +26,9 @@ use crate::run::report::{Counts, Report};
 use crate::run::unopened::{Drawn, Unopened};
 use crate::sum::running::Sum;
 use crate::sum::stream_id::StreamId;
-use jetfold::checkpoint::Position;
-use jetfold::identity::MessageMark;
-use jetfold::time::UnixNanos;
+use jetfold::MessageMark;
+use jetfold::Position;
+use jetfold::UnixNanos;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 

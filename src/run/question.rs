@@ -4,9 +4,9 @@ use crate::run::ledger::{BatchPlace, Copies, Final};
 use crate::run::run_finals::RunFinals;
 use crate::sum::stream_id::StreamId;
 use futures_util::future::{BoxFuture, FutureExt};
+use jetfold::Throttle;
+use jetfold::UnixNanos;
 use jetfold::nats::retry::Pauses;
-use jetfold::throttle::Throttle;
-use jetfold::time::UnixNanos;
 use std::sync::Arc;
 
 /// A question to a leader, answered.

@@ -4,11 +4,11 @@ use crate::run::ledger::{BatchPlace, Copies, Final};
 use crate::sum::codec;
 use crate::sum::names::FinalNames;
 use crate::sum::stream_id::{RunPrefix, StreamId};
-use jetfold::identity::MessageMark;
+use jetfold::MessageMark;
+use jetfold::UnixNanos;
 use jetfold::nats::connect::Connection;
 use jetfold::nats::names::Names;
 use jetfold::nats::read::{self, NoAnswer, StoredMessage, Which};
-use jetfold::time::UnixNanos;
 
 /// The finals of one run, in `sums`.
 #[derive(Clone)]

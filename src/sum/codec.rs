@@ -12,7 +12,7 @@
 use crate::sum::chunk::{Chunk, SeqNo};
 use crate::sum::running::{Sum, Value};
 use crate::sum::stream_id::StreamId;
-pub use jetfold::application::Undecodable;
+pub use jetfold::Undecodable;
 use rmp::{decode, encode};
 
 /// The most bytes that the encoding of a chunk adds to its data: array, bin of 16, u64, and the head of a bin.

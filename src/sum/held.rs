@@ -1,8 +1,8 @@
 //! The table that this program folds with, compiled here once.
 
 use crate::sum::Summer;
-use jetfold::table::Table;
-use jetfold::transaction::{Batch, Folded};
+use jetfold::Table;
+use jetfold::{Batch, Folded};
 
 // A held row takes exactly two lines of the processor's cache.
 const _: () = assert!(Table::<Summer>::PLACE_BYTES == 128);

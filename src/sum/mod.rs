@@ -12,7 +12,7 @@
 //! | a completed row | <= its `seq_no` / beyond | duplicate / rejected `after-end` |
 //!
 //! An expired row is no row but for the word in a reject, and a forgotten one is none at all. This is all that is special
-//! about summing: the [machine](jetfold::application) around it would do the same for any other deterministic fold.
+//! about summing: the [machine](jetfold) around it would do the same for any other deterministic fold.
 
 pub mod chunk;
 pub mod codec;
@@ -28,10 +28,10 @@ use crate::sum::chunk::{Chunk, SeqNo};
 use crate::sum::row::{Expiry, Row};
 use crate::sum::running::{RunningSum, Sum};
 use crate::sum::stream_id::StreamId;
-use jetfold::application::{self, Application, Cx, Facts, Input, Slot, Undecodable};
-use jetfold::time::LogTime;
+use jetfold::LogTime;
+use jetfold::Words;
 use jetfold::values::{Size, Span};
-use jetfold::words::Words;
+use jetfold::{Application, Cx, Facts, Input, Slot, Undecodable};
 use std::time::Duration;
 
 /// On what every fold of a system must agree; it stands in the logs' metadata.
@@ -154,7 +154,7 @@ pub struct Tally {
     pub duplicates: u64,
 }
 
-impl application::Tally for Tally {
+impl jetfold::Tally for Tally {
     fn add(&mut self, other: &Self) {
         self.bytes += other.bytes;
         self.completed += other.completed;

@@ -3,7 +3,7 @@
 use crate::sum::codec;
 use crate::sum::names::IdTokens;
 use crate::sum::running::Sum;
-use jetfold::application::Output;
+use jetfold::Output;
 use std::fmt::Write;
 
 impl Output for Sum {

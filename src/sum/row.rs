@@ -11,9 +11,8 @@
 use crate::sum::chunk::SeqNo;
 use crate::sum::running::{RunningSum, Sum, Value};
 use crate::sum::stream_id::StreamId;
-use jetfold::application;
 
-pub use jetfold::time::{LogTime, UnixNanos};
+pub use jetfold::{LogTime, UnixNanos};
 
 /// What a store knows of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +79,7 @@ impl Row {
     }
 }
 
-impl application::Row for Row {
+impl jetfold::Row for Row {
     fn encode(&self, out: &mut Vec<u8>) {
         let mut head = |tag: u8, changed_at: i64, seq_no: SeqNo| {
             out.push(tag);
@@ -120,7 +119,7 @@ mod tests {
     use super::*;
     use crate::sum::chunk::Chunk;
     use crate::sum::stream_id::StreamId;
-    use jetfold::application::Row as _;
+    use jetfold::Row as _;
 
     #[test]
     fn rows_come_back_and_bytes_of_another_shape_do_not() {

@@ -1,6 +1,6 @@
 //! `StreamId`: the name of one piece of content, and the partition it belongs to.
 
-use jetfold::key::{Key, partition_of_token};
+use jetfold::{Key, partition_of_token};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;

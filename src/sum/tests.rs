@@ -3,13 +3,13 @@
 use crate::sum::codec::encode_chunk;
 use crate::sum::*;
 use bytes::Bytes;
-use jetfold::checkpoint::Checkpoint;
-use jetfold::table::{Share, Table};
-use jetfold::time::UnixNanos;
-use jetfold::transaction::{self, Batch};
+use jetfold::Checkpoint;
+use jetfold::UnixNanos;
+use jetfold::{Batch, FoldTally};
+use jetfold::{Share, Table};
 use std::sync::Arc;
 
-type Folded = transaction::Folded<Summer>;
+type Folded = jetfold::Folded<Summer>;
 
 const HOUR: UnixNanos = 3_600_000_000_000;
 const RULES: Rules = Rules { max_chunk_bytes: 16, expiry: Expiry { idle: HOUR, completed: 2 * HOUR } };
@@ -65,7 +65,7 @@ fn a_stream_is_opened_extended_and_completed() {
         ]
     );
     let own = Tally { bytes: 13, completed: 2, duplicates: 0 };
-    assert_eq!(folded.tally, transaction::Tally { records: 4, opened: 2, own, ..transaction::Tally::default() });
+    assert_eq!(folded.tally, FoldTally { records: 4, opened: 2, own, ..FoldTally::default() });
     assert_eq!(log.0.seal(0, &[]).unwrap().checkpoint.live, 0);
 }
 

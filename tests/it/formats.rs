@@ -4,12 +4,12 @@
 //! the one before.
 
 use crate::support::{Program, Server};
-use jetfold::checkpoint::{Checkpoint, Mark};
-use jetfold::identity::accept::Accepted;
-use jetfold::standing::{PartitionStanding, WorkerStanding};
+use jetfold::Accepted;
 use jetfold::store::snapshot;
 use jetfold::store::{Owner, Store};
-use jetfold::transaction::{Tally, Transaction};
+use jetfold::{Checkpoint, Mark};
+use jetfold::{FoldTally, Transaction};
+use jetfold::{PartitionStanding, WorkerStanding};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::{Value, json};
 use std::fs;
@@ -59,7 +59,7 @@ fn accepted() -> Accepted {
 fn store_with_all_of_it(folder: &Path) -> Store<Summer> {
     let store = Store::<Summer>::open(folder, &owner(), 1 << 20).unwrap();
     store.accept(&checkpoint(), accepted()).unwrap();
-    let (checkpoint, tally) = (checkpoint(), Tally::default());
+    let (checkpoint, tally) = (checkpoint(), FoldTally::default());
     store
         .commit(&Transaction { number: 1, rows: rows(), collected: vec![], producers: vec![], checkpoint, tally })
         .unwrap();

@@ -3,11 +3,11 @@
 
 use crate::support::batch;
 use futures_util::FutureExt;
-use jetfold::checkpoint::Checkpoint;
+use jetfold::Batch;
+use jetfold::Checkpoint;
 use jetfold::store::{Owner, Store};
-use jetfold::table::{Share, Table};
 use jetfold::testing::restart_points;
-use jetfold::transaction::Batch;
+use jetfold::{Share, Table};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sha1::{Digest, Sha1};

@@ -7,15 +7,15 @@ mod refusals;
 
 use crate::lossy_route::LossyRoute;
 use crate::support::{PATIENCE, Server, messages, wait_until};
-use jetfold::application::{Application, Cx, Never, Slot, Undecodable};
-use jetfold::key::Key;
+use jetfold::Key;
+use jetfold::Publisher;
 use jetfold::nats::admin::Admin;
 use jetfold::nats::connect::{self, Connection};
 use jetfold::nats::topology::{self, Topology};
-use jetfold::publisher::Publisher;
-use jetfold::stamp::{STAMP, Stamp};
-use jetfold::system::{Config, System};
 use jetfold::values::{Size, Span};
+use jetfold::{Application, Cx, Never, Slot, Undecodable};
+use jetfold::{Config, System};
+use jetfold::{STAMP, Stamp};
 use nix::sys::signal::Signal;
 use std::path::Path;
 use std::time::Duration;
@@ -194,11 +194,7 @@ async fn the_logs_have(server: &Server, lines: impl Iterator<Item = u64> + Clone
 }
 
 /// Pushes one line of the input.
-async fn push(
-    publisher: &mut Publisher<Counting>,
-    number: u64,
-    bytes: usize,
-) -> Result<(), jetfold::publisher::PublishError> {
+async fn push(publisher: &mut Publisher<Counting>, number: u64, bytes: usize) -> Result<(), jetfold::PublishError> {
     for key in keys(number) {
         publisher.push_at(number, &key, |out| out.extend(record(&key, number, bytes))).await?;
     }

@@ -1,9 +1,9 @@
 //! Stamps as they come from a log, in both ways of reading it.
 
 use crate::support::{PATIENCE, Server, apply, publish_raw};
+use jetfold::Batch;
 use jetfold::log::source::{Log, Source, pull_bytes};
 use jetfold::nats::connect::{self, Connection};
-use jetfold::transaction::Batch;
 use std::sync::Arc;
 use stream_sum::cli::config::{Config, Sources};
 use stream_sum::sum::names::names;

@@ -2,7 +2,7 @@
 
 use crate::support::{Program, Server, apply, messages, noise, summer, wait_for, wait_until};
 use futures_util::StreamExt;
-use jetfold::standing::{PartitionStanding, WorkerStanding};
+use jetfold::{PartitionStanding, WorkerStanding};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;

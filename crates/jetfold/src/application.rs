@@ -122,7 +122,7 @@ pub type Facts = BTreeMap<String, String>;
 /// How a batch that is sent again is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Each batch carries its producer's [stamp](crate::stamp::Stamp), and is folded or refused [by it](crate::producer).
+    /// Each batch carries its producer's [stamp](crate::Stamp), and is folded or refused by it.
     Stamped,
     /// Records number themselves: the application knows what comes again.
     Own,

@@ -7,23 +7,23 @@
 //! # The story, in seven steps
 //!
 //! 1. An application has keys, a [row](application::Row) for each key, and records. A record belongs to one
-//!    [key](key::Key), and the key to one partition.
-//! 2. A [`Publisher`] gathers records into batches. Each batch is [stamped](stamp::Stamp) with its producer and
+//!    [key](Key), and the key to one partition.
+//! 2. A [`Publisher`] gathers records into batches. Each batch is [stamped](Stamp) with its producer and
 //!    its number: the log stores it once, however often it is sent, and the fold drops one that comes again all the same.
 //! 3. Each partition has a JetStream stream of its own, its *partition log*, so its positions are dense: the next batch
 //!    is always `position + 1`. A [`Source`](log::source::Source) reads one log, and sees at once if a batch is missing.
-//! 4. A [`Table`](table::Table) holds rows in memory, and has the application fold one batch after the other. The application is
+//! 4. A [`Table`] holds rows in memory, and has the application fold one batch after the other. The application is
 //!    pure, so every replay of the log decides the same.
 //! 5. Each output of the fold is published under a subject of its own, and so is each batch of which it refuses something.
 //!    Their streams take one message a subject: the server refuses a second one for as long as it keeps the first.
-//!    [`Effects`](effects::Effects) publishes them until each is confirmed.
+//!    A worker publishes them until each is confirmed.
 //! 6. A [`Store`](store::Store) is `fold(log[..=position])`, one redb file a partition. Rows and
-//!    [`Checkpoint`](checkpoint::Checkpoint) are committed in one transaction; nothing is acked, because the store leads.
+//!    [`Checkpoint`] are committed in one transaction; nothing is acked, because the store leads.
 //!    [Snapshots](archive) of it are put away, and the log is purged behind them.
-//! 7. A [`Partition`](partition::Partition) is where log, table and store meet: pull, fold, publish, each effect confirmed, then
-//!    commit. What may be committed is decided by a [`Line`](commit::line::Line) of transactions and an
-//!    [`Inspection`](commit::inspection::Inspection) of its first, both pure. A crash anywhere replays from the checkpoint and
-//!    arrives at the same place. A [log that is not what it was](identity::Verdict) is refused by name.
+//! 7. A `Partition` of a [`Worker`] is where log, table and store meet: pull, fold, publish, each effect confirmed, then
+//!    commit. What may be committed is decided by a `Line` of transactions and an
+//!    `Inspection` of its first, both pure. A crash anywhere replays from the checkpoint and
+//!    arrives at the same place. A [log that is not what it was](Verdict) is refused by name.
 //!
 //! # What is guaranteed
 //!
@@ -146,56 +146,69 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 4 | [`mod@environment`], [`mod@publisher`], [`mod@system`], [`mod@worker`] |
-//! | 3 | [`mod@archive`], [`mod@partition`] |
-//! | 2 | [`archive::bucket`], [`archive::listed`], [`mod@effects`], [`mod@log`], [`nats::admin`], [`nats::connect`], [`nats::heard`], [`nats::plan`], [`nats::publish`], [`nats::read`], [`nats::retry`], [`nats::shape`], [`nats::standing`], [`nats::topology`] |
-//! | 1 | [`mod@store`], [`mod@table`], [`mod@testing`] |
-//! | 0 | [`mod@application`], [`mod@checkpoint`], [`mod@commit`], [`mod@identity`], [`mod@key`], [`nats::names`], [`mod@packed`], [`mod@producer`], [`mod@refused`], [`mod@stamp`], [`mod@standing`], [`store::checksum`], [`mod@time`], [`mod@transaction`], [`mod@words`] |
-//! | side | [`mod@caught`], [`mod@crash_point`], [`mod@joined`], [`mod@shutdown`], [`mod@throttle`], [`mod@values`] |
+//! | 4 | `environment`, `publisher`, `system`, `worker` |
+//! | 3 | `archive`, `partition` |
+//! | 2 | `archive::bucket`, `archive::listed`, `effects`, `log`, `nats::admin`, `nats::connect`, `nats::heard`, `nats::plan`, `nats::publish`, `nats::read`, `nats::retry`, `nats::shape`, `nats::standing`, `nats::topology` |
+//! | 1 | `store`, `table`, `testing` |
+//! | 0 | `application`, `checkpoint`, `commit`, `identity`, `key`, `nats::names`, `packed`, `producer`, `refused`, `stamp`, `standing`, `store::checksum`, `time`, `transaction`, `words` |
+//! | side | `caught`, `crash_point`, `joined`, `shutdown`, `throttle`, `values` |
 
-pub mod application;
+mod application;
 pub mod archive;
-pub mod caught;
-pub mod checkpoint;
-pub mod commit;
+mod caught;
+mod checkpoint;
+mod commit;
+#[doc(hidden)]
 pub mod crash_point;
-pub mod effects;
-pub mod environment;
-pub mod identity;
-pub mod joined;
-pub mod key;
+mod effects;
+mod environment;
+mod identity;
+mod joined;
+mod key;
 pub mod log;
 pub mod nats;
-pub mod packed;
-pub mod partition;
-pub mod producer;
-pub mod publisher;
-pub mod refused;
+mod packed;
+mod partition;
+mod producer;
+mod publisher;
+mod refused;
 #[cfg(test)]
 mod sample;
-pub mod shutdown;
-pub mod stamp;
-pub mod standing;
+mod shutdown;
+mod stamp;
+mod standing;
 pub mod store;
-pub mod system;
-pub mod table;
+mod system;
+mod table;
 pub mod testing;
-pub mod throttle;
-pub mod time;
-pub mod transaction;
+mod throttle;
+mod time;
+mod transaction;
 pub mod values;
-pub mod words;
-pub mod worker;
+mod words;
+mod worker;
 
 pub use application::{Application, Cx, Facts, Input, Never, Output, Place, Row, Slot, Tally, Undecodable};
-pub use identity::accept::Acceptance;
-pub use key::Key;
+pub use caught::caught;
+pub use checkpoint::{Checkpoint, Mark, Position};
+pub use identity::accept::{Acceptance, Accepted};
+pub use identity::{LogState, MessageMark, Verdict, judge, rfc3339};
+pub use joined::joined;
+pub use key::{Key, partition_of_token};
 pub use nats::admin::{Allowed, Change};
 pub use packed::Packed;
-pub use publisher::Publisher;
+pub use partition::counters::Counters;
+pub use publisher::delivery::{Account, Delivery, DeliveryError, Halt, Patience};
+pub use publisher::{PublishError, Publisher};
 pub use shutdown::on_signals as signals;
+pub use stamp::{STAMP, Stamp};
+pub use standing::{PartitionStanding, WorkerStanding};
 pub use store::{StoreError, View};
 pub use system::{Config, Error, System};
-pub use time::LogTime;
+pub use table::{Share, Table};
+pub use throttle::{Throttle, ThrottleByCause};
+pub use time::{LogTime, UnixNanos};
+pub use transaction::{Batch, Folded, Tally as FoldTally, Transaction};
 pub use words::Words;
-pub use worker::Worker;
+pub use worker::ask::Told;
+pub use worker::{Config as WorkerConfig, PartitionSet, Worker, WorkerError};

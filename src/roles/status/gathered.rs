@@ -2,15 +2,15 @@
 
 use crate::roles::status::log::{Log, LogNow};
 use crate::roles::status::{PartitionStatus, Source, State, WorkerStatus};
+use jetfold::Position;
+use jetfold::UnixNanos;
 use jetfold::archive::bucket::Snapshots;
-use jetfold::checkpoint::Position;
-use jetfold::identity::{LogState, Verdict, judge, rfc3339};
 use jetfold::log::reader::LogReader;
 use jetfold::nats::connect::Connection;
 use jetfold::nats::names::Names;
 use jetfold::nats::read::{self, NoAnswer, Which};
-use jetfold::standing::{PartitionStanding, WorkerStanding};
-use jetfold::time::UnixNanos;
+use jetfold::{LogState, Verdict, judge, rfc3339};
+use jetfold::{PartitionStanding, WorkerStanding};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Snapshots that are compared with the log before it has to do with its own figures.

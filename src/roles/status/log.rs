@@ -1,12 +1,12 @@
 //! A partition log as it was found: there, gone, or without an answer; and how far behind its end a position is.
 
 use crate::roles::status::State;
+use jetfold::LogState;
+use jetfold::PartitionStanding;
+use jetfold::Position;
+use jetfold::UnixNanos;
 use jetfold::archive::bucket::age;
-use jetfold::checkpoint::Position;
-use jetfold::identity::LogState;
 use jetfold::nats::read::{self, NoAnswer, StreamNow};
-use jetfold::standing::PartitionStanding;
-use jetfold::time::UnixNanos;
 
 /// What is known of a log.
 #[derive(Clone, Debug)]

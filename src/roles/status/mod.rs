@@ -16,7 +16,7 @@ use crate::sum::names::names;
 use crate::sum::topology_section;
 use futures_util::future::{join, join_all};
 use gathered::Gathered;
-use jetfold::checkpoint::Position;
+use jetfold::Position;
 use jetfold::nats::connect::Connection;
 use jetfold::nats::names::Names;
 use jetfold::nats::read::{self, NoAnswer};

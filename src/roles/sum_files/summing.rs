@@ -12,7 +12,7 @@ use crate::run::{Run, Step, lock};
 use crate::sum::running::{Sum, Value};
 use crate::sum::stream_id::StreamId;
 use crate::telemetry;
-use jetfold::joined::joined;
+use jetfold::joined;
 use jetfold::nats::connect;
 use jetfold::nats::names::Names;
 use jetfold::nats::standing;

@@ -1,6 +1,6 @@
 //! Partitions that nobody folds, which is why finals stay out.
 
-use jetfold::standing::WorkerStanding;
+use jetfold::WorkerStanding;
 use std::collections::BTreeSet;
 
 /// Partitions that a sentence names at the most.
@@ -39,7 +39,7 @@ fn named(partitions: &[u32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jetfold::standing::PartitionStanding;
+    use jetfold::PartitionStanding;
 
     fn worker(name: &str, partitions: &[(u32, Option<&str>)]) -> WorkerStanding {
         let partitions = partitions.iter().map(|(partition, trouble)| PartitionStanding {

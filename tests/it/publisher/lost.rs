@@ -3,8 +3,8 @@
 use super::{PARTITIONS, Working, batches, connected, counted, log, push, system, the_logs_have};
 use crate::support::{Server, copy, wait_until};
 use futures_util::FutureExt;
-use jetfold::publisher::Publisher;
-use jetfold::worker::ask::Told;
+use jetfold::Publisher;
+use jetfold::Told;
 use nix::sys::signal::Signal;
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};

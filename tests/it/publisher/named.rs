@@ -3,10 +3,10 @@
 use super::{Counting, batches, connected, log, push, record, system, the_logs_have};
 use crate::support::{Server, wait_until};
 use futures_util::future::BoxFuture;
+use jetfold::System;
 use jetfold::nats::connect::Connection;
 use jetfold::nats::topology::Topology;
-use jetfold::publisher::{PublishError, Publisher};
-use jetfold::system::System;
+use jetfold::{PublishError, Publisher};
 use std::time::Duration;
 use tokio::runtime::Builder;
 

@@ -2,7 +2,7 @@
 
 use super::{keys, log, record, system, the_logs_have};
 use crate::support::Server;
-use jetfold::publisher::PublishError;
+use jetfold::PublishError;
 
 /// What a message may hold here, as the configuration of the server and the rules of rejects have it.
 const MOST: usize = (1 << 20) - (64 << 10);

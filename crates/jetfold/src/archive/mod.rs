@@ -73,7 +73,7 @@ pub struct Archive<A: Application> {
 }
 
 impl<A: Application> Archive<A> {
-    /// `delay` is how long a snapshot takes to settle: see [`Config::purge_delay`](crate::partition::Config::purge_delay).
+    /// `delay` is how long a snapshot takes to settle: `purge_delay` of a worker's configuration.
     pub fn new(
         owner: Owner,
         store: Arc<Store<A>>,

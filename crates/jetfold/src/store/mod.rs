@@ -3,7 +3,7 @@
 //! | table | key | value |
 //! | --- | --- | --- |
 //! | the application's: [`Application::ROWS`] | key | an encoded row, its [checksum] under its key at its end |
-//! | `producers`, if batches are stamped | name | an encoded [`Producer`](crate::producer::Producer), its [checksum] under its name at its end |
+//! | `producers`, if batches are stamped | name | an encoded `Producer`, its [checksum] under its name at its end |
 //! | `meta` | `"format"` | 2; this entry has the same shape in every format |
 //! | `meta` | `"owner"` | map: log name, partition, partitions |
 //! | `meta` | `"checkpoint"` | map: [`Checkpoint`] |

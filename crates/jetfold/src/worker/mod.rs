@@ -123,7 +123,7 @@ impl<A: Application> Worker<A> {
         self
     }
 
-    /// Has questions [answered](crate::worker::ask::ask) from what is committed. `answer` runs beside folding, on a thread that
+    /// Has questions answered from what is committed. `answer` runs beside folding, on a thread that
     /// may wait, and never for two questions of one partition at once.
     pub fn answering(
         mut self,
