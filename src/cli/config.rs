@@ -12,13 +12,14 @@ use figment::error::Kind;
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use jetfold::WorkerConfig;
-use jetfold::nats::connect;
+use jetfold::nats::connect::{self, is_renewable};
 use jetfold::nats::topology;
 use jetfold::values::redact_url;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Every key with its default and what it means.
@@ -70,6 +71,10 @@ pub fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
+fn file_text(path: &Path) -> Result<String, ConfigError> {
+    fs::read_to_string(path).map_err(|error| ConfigError::NoFile { path: path.to_owned(), cause: error.to_string() })
+}
+
 /// One layer of text values.
 struct Layer {
     name: String,
@@ -103,20 +108,25 @@ const CREDENTIALS: [&str; 5] = ["nats.creds", "nats.nkey", "nats.user", "nats.pa
 impl Config {
     /// Reads all sources, and what names the user again at every connect.
     pub fn load(sources: Sources) -> Result<Self, ConfigError> {
-        let mut config = Self::read(&sources)?;
-        if !sources.files.is_empty() || sources.context.is_some() {
-            let again = move || Self::read(&sources).map(|config| config.nats).map_err(|error| error.to_string());
+        let mut piped = HashMap::new();
+        for path in sources.files.iter().filter(|path| !is_renewable(path)) {
+            piped.insert(path.clone(), file_text(path)?);
+        }
+        let mut config = Self::read(&sources, &piped)?;
+        if sources.files.len() > piped.len() || sources.context.is_some() {
+            let again =
+                move || Self::read(&sources, &piped).map(|config| config.nats).map_err(|error| error.to_string());
             config.nats.reread = connect::Reread::new(again);
         }
         Ok(config)
     }
 
-    fn read(sources: &Sources) -> Result<Self, ConfigError> {
+    /// `piped` are files that are read once: what has come through a pipe does not come again.
+    fn read(sources: &Sources, piped: &HashMap<PathBuf, String>) -> Result<Self, ConfigError> {
         let Sources { files, environment, context, flags } = sources;
         let mut figment = Figment::from(toml_layer(DEFAULT_LAYER, DEFAULTS).expect("the defaults are TOML"));
         for path in files {
-            let text = fs::read_to_string(path)
-                .map_err(|error| ConfigError::NoFile { path: path.to_owned(), cause: error.to_string() })?;
+            let text = piped.get(path).cloned().map_or_else(|| file_text(path), Ok)?;
             let layer = toml_layer(&format!("the file {}", path.display()), &text).map_err(|error| {
                 let at = error.span().map_or(0, |span| span.start);
                 let line = text[..at.min(text.len())].matches('\n').count() + 1;
@@ -290,7 +300,6 @@ mod tests {
     use super::*;
     use jetfold::values::{Size, Span};
     use std::io::Write;
-    use std::path::Path;
     use std::time::Duration;
 
     fn load(file: &str, environment: &[(&str, &str)], flags: &[Override]) -> Result<Config, ConfigError> {

@@ -123,3 +123,19 @@ fn a_signal_that_comes_while_the_configuration_is_read_stops_in_order() {
         starting.wait_for(Duration::from_secs(15)).expect(0);
     }
 }
+
+/// It is read for every connection besides, to renew who connects: that must not wait for what a pipe will never bring.
+#[test]
+fn a_configuration_that_comes_through_a_pipe_is_read_once() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("config");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let run = Program::at(&server, "chunker").arg("--streams").arg("0").arg("--config").arg(&pipe).spawn();
+    fs::write(&pipe, "[chunker]\nworkers = 2\n").unwrap();
+    run.wait_for(Duration::from_secs(30)).expect(0);
+    let user = Program::at(&server, "status").arg("--creds").arg(&pipe).spawn();
+    let said = user.wait_for(Duration::from_secs(30)).expect(2);
+    assert!(said.stderr.contains("name a file"), "{}", said.stderr);
+}

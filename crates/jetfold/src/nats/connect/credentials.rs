@@ -11,7 +11,14 @@ use percent_encoding::percent_decode_str;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
+
+/// Whether a file can be read again: what has come through a pipe does not come a second time, and whoever waits for it hangs.
+/// What is not there yet may be.
+pub fn is_renewable(path: &Path) -> bool {
+    fs::metadata(path).map_or(true, |found| found.is_file() || found.is_dir())
+}
 
 /// How the configuration is read once more, if it comes from somewhere that may have changed.
 #[derive(Clone, Default)]
@@ -194,6 +201,9 @@ fn read_creds(path: &SecretPath) -> Result<Keys, ConnectError> {
 }
 
 fn read(key: &'static str, path: &SecretPath) -> Result<String, ConnectError> {
+    if !is_renewable(Path::new(path.reveal())) {
+        return Err(bad(key, path, "it is a pipe, and is to be read again at every connect: name a file"));
+    }
     fs::read_to_string(path.reveal()).map_err(|cause: io::Error| bad(key, path, &cause.to_string()))
 }
 

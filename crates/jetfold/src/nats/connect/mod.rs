@@ -4,7 +4,7 @@ mod credentials;
 mod denied;
 mod events;
 
-pub use credentials::{Reread, names_user};
+pub use credentials::{Reread, is_renewable, names_user};
 pub use denied::Denied;
 
 use crate::nats::retry::Pauses;
