@@ -206,6 +206,8 @@ impl Config {
         let room = "twice topology.max_chunk_bytes and 256KiB at least";
         must(topology.log_max_bytes.0 >= 2 * largest, "topology.log_max_bytes", room)?;
         must((1..=1 << 26).contains(&chunker.chunk_bytes), "chunker.chunk_bytes", "from 1 to 67108864")?;
+        must(summer.standby <= 1, "summer.standby", "0 or 1")?;
+        must(summer.dead_after.0 >= Duration::from_secs(2), "summer.dead_after", "2s at least")?;
         // Each is a blocking thread, of which the runtime has 512 for everybody.
         must((1..=256).contains(&chunker.workers), "chunker.workers", "from 1 to 256")?;
         must((1..=1_000_000).contains(&chunker.live_streams), "chunker.live_streams", "from 1 to 1000000")?;

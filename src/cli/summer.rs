@@ -16,7 +16,7 @@ pub struct SummerArgs {
     /// Name of this worker [summer.worker]
     #[arg(long, value_name = "NAME")]
     worker: Option<String>,
-    /// Partitions to fold, as in 0-3,6 [summer.partitions]
+    /// Partitions to fold: auto, all, or a list as 0-3,6 [summer.partitions]
     #[arg(long, value_name = "LIST")]
     partitions: Option<String>,
     /// Folder of the stores [summer.data_dir]

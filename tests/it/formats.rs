@@ -143,7 +143,7 @@ fn a_snapshot_that_was_written_before_is_read_and_written_the_same() {
 #[test]
 fn what_a_worker_says_of_itself_keeps_its_names() {
     let standing = PartitionStanding { partition: 3, position: 4, live_streams: 5, rows: 6, ..Default::default() };
-    let told = WorkerStanding { worker: "a".into(), partitions: vec![standing] };
+    let told = WorkerStanding { worker: "a".into(), partitions: vec![standing], ..WorkerStanding::default() };
     let told = serde_json::to_value(told).unwrap();
     for (field, value) in [("partition", 3), ("position", 4), ("live_streams", 5), ("rows", 6), ("store_bytes", 0)] {
         assert_eq!(told["partitions"][0][field], value, "{field}");

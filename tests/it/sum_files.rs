@@ -198,7 +198,8 @@ async fn a_final_that_stays_out_although_a_worker_has_its_partition_is_explained
         let answering = tokio::spawn(async move {
             while let Some(question) = questions.next().await {
                 let place = PartitionStanding { trouble: trouble.map(str::to_owned), ..PartitionStanding::default() };
-                let told = WorkerStanding { worker: "w".to_owned(), partitions: vec![place] };
+                let told =
+                    WorkerStanding { worker: "w".to_owned(), partitions: vec![place], ..WorkerStanding::default() };
                 client.publish(question.reply.unwrap(), serde_json::to_vec(&told).unwrap().into()).await.unwrap();
             }
         });

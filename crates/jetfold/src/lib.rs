@@ -148,9 +148,9 @@
 //! | --- | --- |
 //! | 4 | `environment`, `publisher`, `system`, `worker` |
 //! | 3 | `archive`, `partition` |
-//! | 2 | `archive::bucket`, `archive::listed`, `effects`, `log`, `nats::admin`, `nats::connect`, `nats::heard`, `nats::plan`, `nats::publish`, `nats::read`, `nats::retry`, `nats::shape`, `nats::standing`, `nats::topology` |
+//! | 2 | `archive::bucket`, `archive::listed`, `effects`, `log`, `nats::admin`, `nats::connect`, `nats::heard`, `nats::plan`, `nats::presence`, `nats::publish`, `nats::read`, `nats::retry`, `nats::shape`, `nats::standing`, `nats::topology` |
 //! | 1 | `store`, `table`, `testing` |
-//! | 0 | `application`, `checkpoint`, `commit`, `identity`, `key`, `nats::names`, `packed`, `producer`, `refused`, `stamp`, `standing`, `store::checksum`, `time`, `transaction`, `words` |
+//! | 0 | `application`, `checkpoint`, `commit`, `group`, `identity`, `key`, `nats::names`, `packed`, `producer`, `refused`, `stamp`, `standing`, `store::checksum`, `time`, `transaction`, `words` |
 //! | side | `caught`, `crash_point`, `joined`, `shutdown`, `throttle`, `values` |
 
 mod application;
@@ -162,6 +162,7 @@ mod commit;
 pub mod crash_point;
 mod effects;
 mod environment;
+mod group;
 mod identity;
 mod joined;
 mod key;
@@ -202,7 +203,7 @@ pub use publisher::delivery::{Account, Delivery, DeliveryError, Halt, Patience};
 pub use publisher::{PublishError, Publisher};
 pub use shutdown::on_signals as signals;
 pub use stamp::{STAMP, Stamp};
-pub use standing::{PartitionStanding, WorkerStanding};
+pub use standing::{Move, MoveCause, PartitionStanding, WorkerStanding};
 pub use store::{StoreError, View};
 pub use system::{Config, Error, System};
 pub use table::{Share, Table};

@@ -6,10 +6,40 @@ use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
 /// The answer of one worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerStanding {
     pub worker: String,
     pub partitions: Vec<PartitionStanding>,
+    /// The partitions that it has taken over last, the latest first: a few of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<Move>,
+    /// What keeps it from sharing partitions with others at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// How a worker has come to a partition that another had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    pub partition: u32,
+    /// Who had it.
+    pub from: String,
+    pub cause: MoveCause,
+    /// Milliseconds since.
+    pub ms_ago: u64,
+    /// Milliseconds from when the other was there last until this one pulled: nobody folded then.
+    pub pause_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveCause {
+    /// It was let go of, for this worker to take it.
+    HandedOver,
+    /// Its owner has stopped.
+    Left,
+    /// Its owner has not been heard of.
+    Silent,
 }
 
 /// How far a worker is with one partition.
@@ -34,6 +64,9 @@ pub struct PartitionStanding {
     /// When the log was created that the position is of; `None` if the worker is of a version that does not say.
     #[serde(default)]
     pub log_created: Option<UnixNanos>,
+    /// Whether the worker folds behind another, and publishes nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follows: bool,
 }
 
 /// The same within the worker's process, where time has no age yet.
@@ -46,19 +79,33 @@ pub struct Standing {
     pub committed_at: Option<Instant>,
     pub trouble: Option<String>,
     pub refused_since: Option<UnixNanos>,
-    pub log_created: Option<UnixNanos>,
+    /// What is committed; `None` until it is known.
+    pub checkpoint: Option<Checkpoint>,
+    pub phase: Phase,
+}
+
+/// What a worker does with a partition that it has opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing yet.
+    #[default]
+    Closed,
+    /// It folds behind another worker, and publishes nothing. `close`: it has come up to what that one has committed.
+    Follows { close: bool },
+    /// It folds, and publishes what the fold puts out.
+    Owns,
 }
 
 impl Standing {
     /// Of a store that stands at `checkpoint`, with so many rows and bytes.
     pub fn of(checkpoint: &Checkpoint, rows: u64, store_bytes: u64) -> Self {
-        let &Checkpoint { position, live: live_streams, log_created, .. } = checkpoint;
-        Self { position, live_streams, rows, store_bytes, log_created: Some(log_created), ..Self::default() }
+        let &Checkpoint { position, live: live_streams, .. } = checkpoint;
+        Self { position, live_streams, rows, store_bytes, checkpoint: Some(*checkpoint), ..Self::default() }
     }
 
     /// What is told at `now` to whoever asks about `partition`.
     pub fn told(&self, partition: u32, now: Instant) -> PartitionStanding {
-        let &Self { position, live_streams, rows, store_bytes, refused_since, log_created, .. } = self;
+        let &Self { position, live_streams, rows, store_bytes, refused_since, phase, .. } = self;
         let age = self.committed_at.map(|at| now.saturating_duration_since(at).as_millis());
         PartitionStanding {
             partition,
@@ -69,7 +116,8 @@ impl Standing {
             committed_ms_ago: age.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
             trouble: self.trouble.clone(),
             refused_since,
-            log_created,
+            log_created: self.checkpoint.map(|checkpoint| checkpoint.log_created),
+            follows: matches!(phase, Phase::Follows { .. }),
         }
     }
 }

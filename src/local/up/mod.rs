@@ -13,7 +13,6 @@ use crate::sum::names::{FinalNames, names};
 use crate::sum::topology_section;
 use crate::telemetry;
 use children::{ChildError, Children};
-use jetfold::PartitionSet;
 use jetfold::joined;
 use jetfold::nats::admin::{Admin, Allowed};
 use jetfold::nats::connect::{self, ConnectError, Connection};
@@ -307,7 +306,7 @@ async fn agree(stack: &Stack, admin: &Admin<'_, Summer>) -> Result<Topology<Summ
     }
 }
 
-/// Starts the summers, each with its share of the partitions, and returns their names as workers.
+/// Starts the summers, which share the partitions among themselves, and returns their names as workers.
 fn start_summers(
     stack: &Stack,
     folder: &Path,
@@ -320,13 +319,9 @@ fn start_summers(
     let mut workers = BTreeSet::new();
     let summers = stack.summers.unwrap_or(SUMMERS).min(topology.partitions);
     for summer in 0..summers {
-        let share = share(summer, summers, topology.partitions);
         let worker = format!("{run}{summer}");
         let mut environment = stack.environment.clone();
-        environment.extend([
-            ("STREAM_SUM_SUMMER__WORKER".to_owned(), worker.clone()),
-            ("STREAM_SUM_SUMMER__PARTITIONS".to_owned(), share.to_string()),
-        ]);
+        environment.push(("STREAM_SUM_SUMMER__WORKER".to_owned(), worker.clone()));
         if stack.nats.servers.is_empty() {
             environment.push(("STREAM_SUM_NATS__SERVERS".to_owned(), nats.servers.join(",")));
         }
@@ -338,20 +333,13 @@ fn start_summers(
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
             Ok(command)
         })?;
-        tell(&format!("summer {summer}"), &format!("partitions {share} (pid {pid})"));
+        tell(&format!("summer {summer}"), &format!("pid {pid}"));
         workers.insert(worker);
     }
     Ok(workers)
 }
 
-/// The partitions of one of `summers`: neighbours, and as many as the others have, but for one.
-fn share(summer: u32, summers: u32, partitions: u32) -> PartitionSet {
-    let bound = |summer: u32| u64::from(summer) * u64::from(partitions) / u64::from(summers);
-    let (first, end) = (bound(summer), bound(summer + 1));
-    PartitionSet::Some((first..end).filter_map(|partition| u32::try_from(partition).ok()).collect())
-}
-
-/// Waits until every summer folds, so that the first streams wait for nobody.
+/// Waits until every summer folds its share, so that the first streams wait for nobody.
 async fn wait_for_answers(
     connection: &Connection,
     topology: &Topology<Summer>,
@@ -360,9 +348,15 @@ async fn wait_for_answers(
     let deadline = Instant::now() + ANSWERING;
     loop {
         let told = standing::ask(connection, &topology.names, workers.clone(), PATIENCE, Duration::ZERO).await?;
-        let folding = told.iter().filter(|told| workers.contains(&told.worker));
-        let folding = folding.filter(|told| told.partitions.iter().all(|partition| partition.trouble.is_none()));
-        if folding.count() == workers.len() {
+        let ours = told.iter().filter(|told| workers.contains(&told.worker));
+        let mut folded = BTreeSet::new();
+        let folding = ours.filter(|told| {
+            let owned = told.partitions.iter().filter(|told| !told.follows && told.trouble.is_none());
+            let before = folded.len();
+            folded.extend(owned.map(|told| told.partition));
+            folded.len() > before && told.partitions.iter().all(|told| !told.follows)
+        });
+        if folding.count() == workers.len() && folded.len() == topology.partitions as usize {
             return Ok(());
         }
         if Instant::now() >= deadline {
@@ -370,25 +364,5 @@ async fn wait_for_answers(
             return Ok(());
         }
         tokio::time::sleep(PAUSE).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_are_shared_out_evenly_and_each_once() {
-        for (summers, partitions) in [(1, 1), (2, 8), (3, 8), (8, 8), (7, 4096)] {
-            let shares: Vec<_> = (0..summers).map(|summer| share(summer, summers, partitions)).collect();
-            let sets = shares.iter().map(|share| match share {
-                PartitionSet::Some(set) => set,
-                PartitionSet::All => unreachable!("a list"),
-            });
-            let all: Vec<u32> = sets.clone().flatten().copied().collect();
-            assert_eq!(all, (0..partitions).collect::<Vec<_>>());
-            let sizes: BTreeSet<usize> = sets.map(BTreeSet::len).collect();
-            assert!(sizes.first().unwrap() + 1 >= *sizes.last().unwrap() && *sizes.first().unwrap() > 0);
-        }
     }
 }

@@ -34,7 +34,7 @@ impl Gathered {
         let name = names.log(partition);
         let (found, is_known) = (log.now(), durables.is_ok());
         let mut by_name: BTreeMap<String, Vec<&PartitionStanding>> = BTreeMap::new();
-        for WorkerStanding { worker, partitions } in told {
+        for WorkerStanding { worker, partitions, .. } in told {
             for standing in partitions.iter().filter(|standing| standing.partition == partition) {
                 by_name.entry(worker.clone()).or_default().push(standing);
             }
@@ -101,7 +101,7 @@ impl Gathered {
 
 /// The state of a partition whose log is there: that of whichever worker is best off.
 fn best(workers: &[WorkerStatus]) -> State {
-    let order = [State::Folding, State::Refused, State::Waiting, State::Silent];
+    let order = [State::Folding, State::Refused, State::Waiting, State::Following, State::Silent];
     let found = order.into_iter().find(|state| workers.iter().any(|worker| worker.state == *state));
     found.unwrap_or(State::Nobody)
 }
@@ -152,6 +152,7 @@ impl WorkerStatus {
         let state = match (&standing.trouble, standing.refused_since) {
             (_, Some(_)) => State::Refused,
             (Some(_), None) => State::Waiting,
+            (None, None) if standing.follows => State::Following,
             (None, None) => State::Folding,
         };
         Self {
@@ -199,7 +200,11 @@ mod tests {
         let durables = durables.iter().map(|worker| (*worker).to_owned()).collect();
         let told = told.iter().map(|(worker, standing)| {
             let other = PartitionStanding { partition: 1, ..standing.clone() };
-            WorkerStanding { worker: (*worker).to_owned(), partitions: vec![standing.clone(), other] }
+            WorkerStanding {
+                worker: (*worker).to_owned(),
+                partitions: vec![standing.clone(), other],
+                ..WorkerStanding::default()
+            }
         });
         Gathered::new(&names(""), 0, Ok(durables), log, &told.collect::<Vec<_>>()).status
     }

@@ -16,12 +16,12 @@ use crate::sum::names::names;
 use crate::sum::topology_section;
 use futures_util::future::{join, join_all};
 use gathered::Gathered;
-use jetfold::Position;
 use jetfold::nats::connect::Connection;
 use jetfold::nats::names::Names;
 use jetfold::nats::read::{self, NoAnswer};
 use jetfold::nats::standing::{self, CannotAsk};
 use jetfold::nats::topology::{PARTITIONS, partitions_said};
+use jetfold::{Move, MoveCause, Position, WorkerStanding};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long to wait for workers without a durable: a worker that cannot open its log has no consumer, and is found only by its answer.
 const OTHERS: Duration = Duration::from_millis(200);
+
+/// Moves that are told.
+const MOST_MOVES: usize = 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
@@ -43,7 +46,31 @@ pub enum StatusError {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
     pub partitions: Vec<PartitionStatus>,
+    pub workers: Vec<GroupStatus>,
+    /// The latest first.
+    pub moves: Vec<MoveStatus>,
     pub summary: Summary,
+}
+
+/// A worker that can't share partitions with others at the moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GroupStatus {
+    pub worker: String,
+    /// Why it can't.
+    pub trouble: String,
+}
+
+/// A partition that a worker has taken over from another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MoveStatus {
+    pub partition: u32,
+    pub from: String,
+    pub to: String,
+    pub cause: MoveCause,
+    /// Milliseconds since.
+    pub ms_ago: u64,
+    /// Milliseconds for which nobody folded it.
+    pub pause_ms: u64,
 }
 
 /// How many partitions are in which state, and how far the folding is behind.
@@ -51,6 +78,7 @@ pub struct Status {
 pub struct Summary {
     pub partitions: usize,
     pub folding: usize,
+    pub following: usize,
     pub waiting: usize,
     pub refused: usize,
     pub silent: usize,
@@ -117,6 +145,8 @@ pub struct WorkerStatus {
 pub enum State {
     /// It pulls from the log.
     Folding,
+    /// It folds behind another worker, and publishes nothing.
+    Following,
     /// It can't at the moment, and says why.
     Waiting,
     /// It has found that the log is not what it was, and folds nothing of it until somebody has seen to that.
@@ -132,12 +162,21 @@ pub enum State {
 }
 
 impl State {
-    const ALL: [Self; 7] =
-        [Self::Folding, Self::Waiting, Self::Refused, Self::Silent, Self::Nobody, Self::Gone, Self::Unanswered];
+    const ALL: [Self; 8] = [
+        Self::Folding,
+        Self::Following,
+        Self::Waiting,
+        Self::Refused,
+        Self::Silent,
+        Self::Nobody,
+        Self::Gone,
+        Self::Unanswered,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Folding => "folding",
+            Self::Following => "following",
             Self::Waiting => "waiting",
             Self::Refused => "refused",
             Self::Silent => "silent",
@@ -161,9 +200,22 @@ pub enum Source {
 }
 
 impl Status {
-    fn of(partitions: Vec<PartitionStatus>) -> Self {
+    fn of(partitions: Vec<PartitionStatus>, told: &[WorkerStanding]) -> Self {
         let summary = Summary::of(&partitions);
-        Self { partitions, summary }
+        let workers = told.iter().filter_map(|told| {
+            let (worker, trouble) = (told.worker.clone(), told.trouble.clone()?);
+            Some(GroupStatus { worker, trouble })
+        });
+        let moves = told.iter().flat_map(|told| {
+            told.moves.iter().map(|moved| {
+                let &Move { partition, ref from, cause, ms_ago, pause_ms } = moved;
+                MoveStatus { partition, from: from.clone(), to: told.worker.clone(), cause, ms_ago, pause_ms }
+            })
+        });
+        let mut moves: Vec<_> = moves.collect();
+        moves.sort_by_key(|moved| moved.ms_ago);
+        moves.truncate(MOST_MOVES);
+        Self { partitions, workers: workers.collect(), moves, summary }
     }
 
     /// Whether somebody folds each partition.
@@ -186,6 +238,7 @@ impl Summary {
     fn count(&mut self, state: State) -> &mut usize {
         match state {
             State::Folding => &mut self.folding,
+            State::Following => &mut self.following,
             State::Waiting => &mut self.waiting,
             State::Refused => &mut self.refused,
             State::Silent => &mut self.silent,
@@ -236,5 +289,5 @@ pub async fn ask(connection: &Connection, names: &Names, partitions: u32) -> Res
         .zip(0..)
         .map(|((durables, log), partition)| Gathered::new(names, partition, durables, log.into(), &told));
     let completed = gathered.map(|gathered| gathered.complete(connection, names));
-    Ok(Status::of(join_all(completed).await))
+    Ok(Status::of(join_all(completed).await, &told))
 }

@@ -1,6 +1,7 @@
 //! The table as people read it.
 
-use crate::roles::status::{PartitionStatus, Source, State, Status, Summary, WorkerStatus};
+use crate::roles::status::{GroupStatus, MoveStatus, PartitionStatus, Source, State, Status, Summary, WorkerStatus};
+use jetfold::MoveCause;
 use std::fmt;
 use std::time::Duration;
 
@@ -99,6 +100,22 @@ impl fmt::Display for Status {
                 false => writeln!(f, ": {}", line.notes.join("; "))?,
             }
         }
+        for GroupStatus { worker, trouble } in &self.workers {
+            writeln!(f, "worker {worker} shares no partitions: {trouble}")?;
+        }
+        for MoveStatus { partition, from, to, cause, ms_ago, pause_ms } in &self.moves {
+            let why = match cause {
+                MoveCause::HandedOver => "handed over",
+                MoveCause::Left => "has stopped",
+                MoveCause::Silent => "was silent",
+            };
+            let (ago, pause) = (Duration::from_millis(*ms_ago), Duration::from_millis(*pause_ms));
+            let (ago, pause) = (ago.as_secs_f64(), pause.as_secs_f64());
+            writeln!(
+                f,
+                "partition {partition} moved {ago:.1} s ago, from {from} ({why}) to {to}: a pause of {pause:.3} s"
+            )?;
+        }
         writeln!(f, "{}", self.summary)
     }
 }
@@ -121,6 +138,7 @@ impl fmt::Display for Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jetfold::{Move, WorkerStanding};
 
     fn worker(name: &str, state: State, lag: Option<u64>) -> WorkerStatus {
         WorkerStatus {
@@ -167,13 +185,30 @@ mod tests {
             ..place(4, State::Gone, Source::Log, vec![])
         };
         let both = vec![worker("a", State::Folding, Some(10)), WorkerStatus::silent("long-name".to_owned())];
-        let status = Status::of(vec![
+        let moved = |partition, from: &str, cause, ms_ago, pause_ms| Move {
+            partition,
+            from: from.to_owned(),
+            cause,
+            ms_ago,
+            pause_ms,
+        };
+        let told = WorkerStanding {
+            worker: "a".to_owned(),
+            partitions: vec![],
+            moves: vec![
+                moved(0, "b", MoveCause::Silent, 9_000, 2_750),
+                moved(1, "c", MoveCause::HandedOver, 61_500, 41),
+            ],
+            trouble: Some("the bucket is gone".to_owned()),
+        };
+        let places = vec![
             place(0, State::Folding, Source::Worker, both),
             place(1, State::Refused, Source::Log, vec![refused]),
             place(2, State::Silent, Source::Snapshot, vec![WorkerStatus::silent("c".to_owned())]),
             place(3, State::Nobody, Source::Log, vec![]),
             gone,
-        ]);
+        ];
+        let status = Status::of(places, &[told]);
         let text = status.to_string();
         let words: Vec<String> =
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
@@ -187,16 +222,19 @@ mod tests {
                 "2 c silent - 100 10 3.2 s - -: lag behind the last snapshot, which is at 90",
                 "3 - nobody - 100 10 3.2 s - -: lag is all that the log holds",
                 "4 - gone - - - - - -: the log is gone",
+                "worker a shares no partitions: the bucket is gone",
+                "partition 0 moved 9.0 s ago, from b (was silent) to a: a pause of 2.750 s",
+                "partition 1 moved 61.5 s ago, from c (handed over) to a: a pause of 0.041 s",
                 "5 partitions: 1 folding, 1 refused, 1 silent, 1 nobody, 1 gone; lag 40 chunk batches, 3.2 s",
             ]
         );
         assert!(!status.is_well());
-        assert!(Status::of(vec![place(0, State::Folding, Source::Worker, vec![])]).is_well());
+        assert!(Status::of(vec![place(0, State::Folding, Source::Worker, vec![])], &[]).is_well());
     }
 
     #[test]
     fn the_json_has_the_same() {
-        let status = Status::of(vec![place(0, State::Silent, Source::Snapshot, vec![])]);
+        let status = Status::of(vec![place(0, State::Silent, Source::Snapshot, vec![])], &[]);
         let json = serde_json::to_value(&status).unwrap();
         let place = &json["partitions"][0];
         assert_eq!((&place["state"], &place["position_of"]), (&"silent".into(), &"snapshot".into()));

@@ -9,7 +9,11 @@ const MOST_NAMED: usize = 8;
 /// Says who does not fold the `partitions` that finals are awaited from, by what all workers that are there have `told`;
 /// `None` where each is folded.
 pub fn explain(partitions: &BTreeSet<u32>, told: &[WorkerStanding]) -> Option<String> {
-    let standings = || told.iter().flat_map(|worker| worker.partitions.iter().map(move |place| (worker, place)));
+    let standings = || {
+        let places = told.iter().flat_map(|worker| worker.partitions.iter().map(move |place| (worker, place)));
+        // Who follows publishes nothing.
+        places.filter(|(_, place)| !place.follows)
+    };
     let is_taken = |partition: &u32| standings().any(|(_, place)| place.partition == *partition);
     let nobody_s: Vec<u32> = partitions.iter().copied().filter(|partition| !is_taken(partition)).collect();
     if !nobody_s.is_empty() {
@@ -47,7 +51,7 @@ mod tests {
             trouble: trouble.map(str::to_owned),
             ..PartitionStanding::default()
         });
-        WorkerStanding { worker: name.to_owned(), partitions: partitions.collect() }
+        WorkerStanding { worker: name.to_owned(), partitions: partitions.collect(), ..WorkerStanding::default() }
     }
 
     #[test]

@@ -17,10 +17,21 @@ pub struct Incarnation {
     nonce: String,
 }
 
+impl From<(u64, String)> for Incarnation {
+    fn from((number, nonce): (u64, String)) -> Self {
+        Self { number, nonce }
+    }
+}
+
 impl Incarnation {
     pub fn of(names: &Names, metadata: &HashMap<String, String>) -> Option<Self> {
         let number = metadata.get(&names.key(INCARNATION))?.parse().ok()?;
         Some(Self { number, nonce: metadata.get(&names.key(NONCE))?.clone() })
+    }
+
+    /// As others are told of it.
+    pub fn told(&self) -> (u64, String) {
+        (self.number, self.nonce.clone())
     }
 
     pub fn metadata(&self, names: &Names) -> HashMap<String, String> {

@@ -47,6 +47,9 @@ const MOST_MESSAGES: usize = 10_000;
 /// A durable that nobody pulls from is cleared away after this long.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
 
+/// How long it may take to remove one that nobody needs.
+const REMOVING: Duration = Duration::from_secs(2);
+
 /// Messages that a source reads one by one, so that it gets past one that can't be pulled.
 const ONE_BY_ONE: u32 = 64;
 
@@ -127,6 +130,27 @@ impl Log {
             pull_bytes,
             life,
             has_risen: false,
+        }
+    }
+
+    /// The same, of a process that has [risen](Self::rise) before.
+    pub fn risen(self) -> Self {
+        Self { has_risen: true, ..self }
+    }
+
+    /// Whether somebody of this name was here before is known.
+    pub fn has_risen(&self) -> bool {
+        self.has_risen
+    }
+
+    /// Removes the durable of this worker, or of another: whoever pulls from it is told.
+    pub async fn remove_durable(&self, worker: &str) {
+        let durable = self.names.durable(worker);
+        let removing =
+            async { self.jetstream().get_stream_no_info(self.name()).await.ok()?.delete_consumer(&durable).await.ok() };
+        // Nobody needs it: what is left is cleared away in time.
+        if tokio::time::timeout(REMOVING, removing).await.is_err() {
+            tracing::debug!(log = self.name(), durable, "no answer to the removal of a durable");
         }
     }
 

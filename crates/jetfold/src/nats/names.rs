@@ -139,6 +139,11 @@ impl Names {
         self.subject(&format!("{}s.producers.{partition}", self.words.worker))
     }
 
+    /// Where the owner of a partition tells what it has committed, to whoever follows it.
+    pub fn committed_subject(&self, partition: u32) -> String {
+        self.subject(&format!("{}s.committed.{partition}", self.words.worker))
+    }
+
     /// Where workers of one partition are asked what they have committed.
     pub fn ask_subject(&self, partition: u32) -> String {
         self.subject(&format!("{}s.ask.{partition}", self.words.worker))

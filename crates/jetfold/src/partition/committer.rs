@@ -5,7 +5,6 @@
 //! to disk, effects of the next are published already.
 
 use crate::application::Application;
-use crate::checkpoint::Checkpoint;
 use crate::commit::effect::{Answer, Confirmed, Conflict, Effect, Outcome};
 use crate::commit::inspection::{Inspection, Sound, Unsound};
 use crate::commit::line::{Action, Failed, Line};
@@ -16,9 +15,10 @@ use crate::joined::joined;
 use crate::log::reader::LogReader;
 use crate::nats::connect::Connection;
 use crate::partition::check::{self, Check};
+use crate::partition::committed::{Committed, Written, written};
 use crate::partition::counters::Counters;
 use crate::refused::RejectedBatch;
-use crate::store::{Size, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::throttle::Throttle;
 use crate::transaction::Transaction;
 use crate::words::Words;
@@ -53,37 +53,8 @@ pub enum CommitError {
     Doubt(String),
 }
 
-/// Rows to look at after a commit for each key that it has opened: more than one, so that rows leave the store as
-/// fast as they come, and the store holds a quarter more than it has to at the most.
-const LOOKED_AT: u64 = 4;
-
-/// The most rows to look at: those that have expired wait in memory for the next transaction.
-const LOOKED_AT_MOST: usize = 1 << 16;
-
-/// Rows to look at besides.
-const LOOKED_AT_LEAST: u64 = 256;
-
 /// Where two workers fold the same logs, all that one publishes is there already.
 static TOLD_AGAIN: Throttle = Throttle::new();
-
-/// How far a session has come.
-pub struct Committed<A: Application> {
-    pub transaction: u64,
-    pub checkpoint: Checkpoint,
-    pub size: Size,
-    /// Rows that this commit has left in the store although they have expired: some of them.
-    pub expired: Arc<[(A::Key, A::Row)]>,
-}
-
-impl<A: Application> Clone for Committed<A> {
-    fn clone(&self) -> Self {
-        let Self { transaction, checkpoint, size, expired } = self;
-        Self { transaction: *transaction, checkpoint: *checkpoint, size: *size, expired: expired.clone() }
-    }
-}
-
-/// A commit, and the key up to which expired rows were looked for, if that was not the last.
-type Written<A> = Result<(Committed<A>, Option<<A as Application>::Key>), StoreError>;
 
 pub struct Committer<A: Application> {
     pub connection: Connection,
@@ -252,23 +223,8 @@ impl<A: Application> Committer<A> {
             crash_point::reached("before-commit");
             store.commit(&transaction)?;
             crash_point::reached("after-commit");
-            let Transaction { number, checkpoint, tally, .. } = *transaction;
-            counters.folded(&tally);
-            let most = usize::try_from(tally.opened * LOOKED_AT + LOOKED_AT_LEAST).unwrap_or(usize::MAX);
-            let (mut expired, mut left, mut looked_at) = (Vec::new(), most.min(LOOKED_AT_MOST), None);
-            store.view()?.each(after, |key, row| {
-                left -= 1;
-                if left == 0 {
-                    looked_at = Some(key.clone());
-                }
-                if application.is_forgotten(&row, checkpoint.log_time) {
-                    expired.push((key, row));
-                }
-                Ok::<_, StoreError>(left > 0)
-            })?;
-            // At the end of the table, the next look starts again at its beginning.
-            let expired = expired.into();
-            Ok((Committed { transaction: number, checkpoint, size: store.size()?, expired }, looked_at))
+            counters.folded(&transaction.tally);
+            written(&store, &*application, &transaction, after)
         })
     }
 

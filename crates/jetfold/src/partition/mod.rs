@@ -8,9 +8,11 @@
 //! uncommitted fold is dropped, and the source is opened again at the checkpoint.
 
 pub mod check;
+pub mod committed;
 pub mod committer;
 pub mod counters;
 mod damage;
+mod follow;
 mod opening;
 pub mod republish;
 mod session;
@@ -19,7 +21,7 @@ pub mod stores;
 use crate::application::Application;
 use crate::archive::Archive;
 use crate::archive::bucket::Snapshots;
-use crate::checkpoint::Position;
+use crate::checkpoint::{Checkpoint, Position};
 use crate::commit::effect::Conflict;
 use crate::identity::accept::Loss;
 use crate::identity::doubt::Doubt;
@@ -39,11 +41,11 @@ use crate::words::Words;
 use counters::Counters;
 use damage::Aside;
 use session::Ended;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use stores::Stores;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -129,6 +131,24 @@ impl PartitionError {
     }
 }
 
+/// What a worker is to do with a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// To fold it behind its owner, and publish nothing.
+    Follow,
+    /// To fold it. `from`: what its last owner has committed, if it is being handed over.
+    Own { from: Option<Position> },
+    /// To stop where it is, since another goes on: no snapshot is to be put away.
+    HandOver,
+}
+
+/// What the worker says to one of its partitions.
+pub struct Orders {
+    pub duty: watch::Receiver<Duty>,
+    /// What the owner has committed, as it tells whoever follows.
+    pub told: watch::Receiver<Option<Checkpoint>>,
+}
+
 /// What the partitions of one worker share.
 pub struct Shared<A: Application> {
     pub application: Arc<A>,
@@ -143,6 +163,10 @@ pub struct Shared<A: Application> {
     /// Snapshots that are written at once.
     pub turns: Arc<Semaphore>,
     pub counters: Arc<Counters<A>>,
+    /// Told when a partition is opened, or has come close to its owner.
+    pub changed: Arc<Notify>,
+    /// When the worker was told to stop.
+    pub stopped_at: Arc<OnceLock<Instant>>,
 }
 
 /// One partition, as one worker folds it.
@@ -178,6 +202,9 @@ pub struct Partition<A: Application> {
     is_refused: watch::Sender<bool>,
     /// The position of which was said that its message is deleted.
     deleted_at: AtomicU64,
+    orders: Orders,
+    changed: Arc<Notify>,
+    stopped_at: Arc<OnceLock<Instant>>,
 }
 
 /// A log that is refused.
@@ -193,6 +220,7 @@ impl<A: Application> Partition<A> {
         store: Arc<Store<A>>,
         log: Log,
         accepts: Vec<Loss>,
+        orders: Orders,
     ) -> Result<Self, StoreError> {
         let (size, checkpoint) = (store.size()?, store.checkpoint()?);
         let standing = checkpoint.map_or_else(Standing::default, |at| Standing::of(&at, size.rows, size.bytes));
@@ -221,11 +249,20 @@ impl<A: Application> Partition<A> {
             refused: None,
             is_refused: watch::Sender::new(false),
             deleted_at: AtomicU64::new(0),
+            orders,
+            changed: shared.changed.clone(),
+            stopped_at: shared.stopped_at.clone(),
         })
     }
 
-    pub fn number(&self) -> u32 {
-        self.partition
+    /// What it is to do at the moment.
+    fn duty(&self) -> Duty {
+        *self.orders.duty.borrow()
+    }
+
+    /// Whether it folds behind another worker.
+    fn follows(&self) -> bool {
+        self.duty() == Duty::Follow
     }
 
     fn share(&self) -> Share {
@@ -264,6 +301,8 @@ impl<A: Application> Partition<A> {
                         () = tokio::time::sleep(LOOK_AGAIN) => {}
                     }
                 }
+                // It followed, and is to go on as the owner.
+                Ok(()) if !stop.is_cancelled() && matches!(self.duty(), Duty::Own { .. }) => {}
                 Ok(()) => break,
                 Err(error) => return Err(error),
             }
@@ -303,6 +342,9 @@ impl<A: Application> Partition<A> {
     /// Folds into the store and keeps its archive until told to stop, or until the store is found damaged. Nobody else
     /// holds the store then.
     async fn run_on_store(&mut self, stop: &CancellationToken) -> Result<(), PartitionError> {
+        if self.follows() {
+            return self.fold_on(stop.clone()).await;
+        }
         let archive = Archive::new(
             self.owner.clone(),
             self.store.clone(),
@@ -315,16 +357,12 @@ impl<A: Application> Partition<A> {
         let over = CancellationToken::new();
         let archiving = tokio::spawn(archive.clone().run(self.standing(), over.clone()));
         let stop = stop.child_token();
-        let mut stopped_at = None;
         let result = {
             let folding = self.fold_on(stop.clone());
             tokio::pin!(folding);
             tokio::select! {
                 result = &mut folding => result,
-                () = stop.cancelled() => {
-                    stopped_at = Some(Instant::now());
-                    folding.await
-                }
+                () = stop.cancelled() => folding.await,
                 // The archive says so if it has found the store damaged: what is not committed can't be any more.
                 () = over.cancelled() => {
                     stop.cancel();
@@ -334,8 +372,8 @@ impl<A: Application> Partition<A> {
         };
         over.cancel();
         joined(archiving.await);
-        if result.is_ok() && self.store.damage().is_none() {
-            archive.put_last(stopped_at.unwrap_or_else(Instant::now) + LAST_SNAPSHOT).await;
+        if result.is_ok() && self.store.damage().is_none() && self.duty() != Duty::HandOver {
+            archive.put_last(*self.stopped_at.get_or_init(Instant::now) + LAST_SNAPSHOT).await;
         }
         result
     }
@@ -345,7 +383,11 @@ impl<A: Application> Partition<A> {
         let mut connects = self.log.connects();
         loop {
             connects.mark_unchanged();
-            match self.session(&stop).await? {
+            let ended = match self.follows() {
+                true => self.follow(&stop).await?,
+                false => self.session(&stop).await?,
+            };
+            match ended {
                 Ended::Stopped => return Ok(()),
                 Ended::Lost { why, progressed } => {
                     if progressed {
@@ -361,9 +403,11 @@ impl<A: Application> Partition<A> {
                 }
             }
             let pause = pauses.pause();
+            let follows = self.follows();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = connects.changed() => pauses = Pauses::reopening(),
+                () = self.is_to_own(), if follows => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -10,11 +10,12 @@ use crate::identity::doubt::{Ruling, STANDS};
 use crate::identity::{Forgot, LogReading, LogState, Verdict, is_deleted, judge, judge_mark, rfc3339};
 use crate::log::reader::LogReader;
 use crate::log::source::{OpenError, Opened};
-use crate::partition::committer::{Committed, Committer, QUEUED_BATCHES};
+use crate::partition::committed::Committed;
+use crate::partition::committer::{Committer, QUEUED_BATCHES};
 use crate::partition::republish;
 use crate::partition::session::Session;
 use crate::partition::{Partition, PartitionError};
-use crate::standing::Standing;
+use crate::standing::{Phase, Standing};
 use crate::store::StoreError;
 use crate::table::Table;
 use crate::time::UnixNanos;
@@ -99,9 +100,13 @@ impl<A: Application> Partition<A> {
 
         let size = self.store.size()?;
         self.standing.send_modify(|standing| {
-            *standing =
-                Standing { committed_at: standing.committed_at, ..Standing::of(&checkpoint, size.rows, size.bytes) };
+            *standing = Standing {
+                committed_at: standing.committed_at,
+                phase: Phase::Owns,
+                ..Standing::of(&checkpoint, size.rows, size.bytes)
+            };
         });
+        self.changed.notify_one();
 
         let (work, queue) = mpsc::channel(QUEUED_BATCHES);
         let (committed_tx, committed) =
@@ -120,7 +125,13 @@ impl<A: Application> Partition<A> {
             looked_at: None,
         };
         Ok(Ok(Session {
-            table: Table::over(self.application.clone(), self.share(), self.stores.row_bytes, checkpoint, &self.store)?,
+            table: Table::over(
+                self.application.clone(),
+                self.share(),
+                self.stores.row_bytes(),
+                checkpoint,
+                &self.store,
+            )?,
             source,
             one_by_one,
             work,
@@ -136,7 +147,7 @@ impl<A: Application> Partition<A> {
 
     /// Where the store stands; `None` if it has not begun, or has folded nothing of a log that was made anew since. The
     /// inner error is a reason to try again.
-    async fn begun(&self) -> Result<Result<Option<Checkpoint>, String>, PartitionError> {
+    pub(super) async fn begun(&self) -> Result<Result<Option<Checkpoint>, String>, PartitionError> {
         let Some(checkpoint) = self.store.checkpoint()? else { return Ok(Ok(None)) };
         if checkpoint.position > 0 || !self.store.accepted()?.is_empty() {
             return Ok(Ok(Some(checkpoint)));

@@ -6,9 +6,10 @@ use crate::checkpoint::{Checkpoint, Position};
 use crate::identity::judge;
 use crate::joined::joined;
 use crate::log::source::{Lost, Source};
-use crate::partition::committer::{CommitError, Committed, Work};
+use crate::partition::committed::Committed;
+use crate::partition::committer::{CommitError, Work};
 use crate::shutdown;
-use crate::standing::Standing;
+use crate::standing::{Phase, Standing};
 use crate::table::Table;
 use crate::throttle::{Throttle, ThrottleByCause};
 use crate::transaction::{Batch, Folded};
@@ -166,7 +167,10 @@ impl<A: Application> Partition<A> {
                     }
                     session.table.committed(transaction);
                     let committed_at = Some(std::time::Instant::now());
-                    self.standing.send_replace(Standing { committed_at, ..Standing::of(&checkpoint, size.rows, size.bytes) });
+                    let standing = Standing::of(&checkpoint, size.rows, size.bytes);
+                    self.standing.send_replace(Standing { committed_at, phase: Phase::Owns, ..standing });
+                    // Its share is less if the worker has taken other partitions meanwhile.
+                    session.table.give(self.stores.row_bytes());
                 }
                 permit = async { sleep_until(seal_at).await; session.work.reserve().await }, if may_seal => {
                     let Ok(permit) = permit else { continue };

@@ -5,25 +5,38 @@ use crate::nats::names::Names;
 use crate::nats::topology::Topology;
 use crate::store::{Owner, Store, StoreError};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Clone, Debug)]
 pub struct Stores {
     names: Names,
     partitions: u32,
     data_dir: PathBuf,
-    /// Memory of one partition, in bytes: for rows that are ready to use, and for pages of its store.
-    pub row_bytes: u64,
+    cache_bytes: u64,
+    /// Memory for the pages of one store, in bytes.
     page_bytes: u64,
+    /// How many partitions share the memory for rows.
+    sharing: Arc<AtomicU64>,
 }
 
 impl Stores {
-    /// `cache_bytes` is shared by so many partitions as this worker folds.
-    pub fn new<A>(topology: &Topology<A>, data_dir: PathBuf, cache_bytes: u64, folded: usize) -> Self {
-        let share = cache_bytes / folded.max(1) as u64;
+    /// `cache_bytes` is shared by `most` partitions at the most.
+    pub fn new<A>(topology: &Topology<A>, data_dir: PathBuf, cache_bytes: u64, most: usize) -> Self {
+        let page_bytes = cache_bytes / most.max(1) as u64 / 8;
         let (names, partitions) = (topology.names.clone(), topology.partitions);
-        // Most of the memory goes to rows; pages serve the rows that were let go. The rest is left for what a store has
-        // changed and not written yet.
-        Self { names, partitions, data_dir, row_bytes: share / 4 * 3, page_bytes: share / 8 }
+        Self { names, partitions, data_dir, cache_bytes, page_bytes, sharing: Arc::new(AtomicU64::new(most as u64)) }
+    }
+
+    /// So many partitions are folded or followed from now on.
+    pub fn share_among(&self, partitions: usize) {
+        self.sharing.store(partitions as u64, Ordering::Relaxed);
+    }
+
+    /// Memory for the rows of one partition that are ready to use, in bytes. Most of the memory goes to them; pages serve the rows
+    /// that were let go. The rest is left for what a store has changed and not written yet.
+    pub fn row_bytes(&self) -> u64 {
+        self.cache_bytes / self.sharing.load(Ordering::Relaxed).max(1) / 4 * 3
     }
 
     /// Whose fold the store of a partition is.

@@ -12,6 +12,11 @@ impl<A: Application> Table<A> {
     /// Bytes of memory that one held row costs. What a growing table keeps in reserve comes on top.
     pub const HELD_ROW_BYTES: u64 = (Self::PLACE_BYTES + Places::<A::Key, Place<A::Row>>::INDEX_BYTES) as u64;
 
+    /// From now on about so many bytes of memory are for rows.
+    pub fn give(&mut self, row_bytes: u64) {
+        self.row_bytes = row_bytes;
+    }
+
     /// A transaction was committed: its memory is free, and rows of it may be let go.
     pub fn committed(&mut self, transaction: u64) {
         if transaction + 1 == self.number {

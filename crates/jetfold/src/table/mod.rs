@@ -127,6 +127,11 @@ impl<A: Application> Table<A> {
         self.at.position
     }
 
+    /// Where it stands; marks are those of the last commit.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.at
+    }
+
     /// Batches in the open transaction.
     pub fn open_batches(&self) -> u64 {
         self.batches

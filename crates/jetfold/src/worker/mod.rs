@@ -1,6 +1,9 @@
 //! The worker: folds the partitions that it is given until it is told to stop.
 
 pub mod ask;
+mod board;
+mod group;
+mod held;
 mod name;
 mod set;
 
@@ -8,41 +11,46 @@ use ask::Answer;
 pub use name::WorkerName;
 pub use set::{OnViolation, PartitionSet};
 
-use crate::application::{Application, Input};
+use crate::application::Application;
 use crate::archive::bucket::Snapshots;
 use crate::identity::accept::Acceptance;
-use crate::joined::joined;
 use crate::log::connections::Connections;
 use crate::log::life::Life;
-use crate::log::source::{Log, pull_bytes};
 use crate::nats::admin::Admin;
 use crate::nats::connect::{self, ConnectError};
+use crate::nats::presence::Presence;
 use crate::nats::standing;
 use crate::nats::topology::{self, TopologyError};
 use crate::partition::counters::Counters;
 use crate::partition::stores::Stores;
-use crate::partition::{self, Partition, PartitionError, Shared};
-use crate::standing::WorkerStanding;
+use crate::partition::{self, PartitionError, Shared};
 use crate::store::{self, StoreError, View};
 use crate::values::{Size, Span, parsed};
 use crate::words::Words;
-use futures_util::future::{BoxFuture, FutureExt, join, join_all, select_all};
+use board::Board;
+use futures_util::future::{BoxFuture, FutureExt};
+use group::Group;
+use held::Holder;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Name of the worker; empty: made from the host's.
     pub worker: WorkerName,
-    /// The partitions to fold.
+    /// The partitions to fold: its share of them, or those that are named.
     pub partitions: PartitionSet,
+    /// Followers that it is willing to be for partitions of others, all the time: 0 or 1.
+    #[serde(deserialize_with = "parsed")]
+    pub standby: u32,
+    /// Other workers that are silent for so long are gone, and their partitions are taken over.
+    pub dead_after: Span,
     /// Folder of the stores, one file a partition.
     #[serde(deserialize_with = "parsed")]
     pub data_dir: PathBuf,
@@ -65,7 +73,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             worker: WorkerName::default(),
-            partitions: PartitionSet::All,
+            partitions: PartitionSet::Auto,
+            standby: 0,
+            dead_after: Span(Duration::from_millis(2500)),
             data_dir: "data".into(),
             checkpoint_interval: Span(Duration::from_millis(250)),
             checkpoint_bytes: Size(64 << 20),
@@ -144,11 +154,14 @@ impl<A: Application> Worker<A> {
         for Acceptance { loss, partition } in &self.accept {
             tracing::info!(%loss, partition, "told to accept a loss: it is accepted, and recorded, once it is found and has stood");
         }
-        let Started { partitions, beside } = tokio::select! {
+        let Started { group, beside } = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             started = self.start() => started?,
         };
-        fold(partitions, beside, stop).await
+        let beside = AbortOnDropHandle::new(tokio::spawn(beside));
+        let result = group.run(stop).await;
+        drop(beside);
+        result
     }
 
     /// Everything up to the first pull.
@@ -161,15 +174,15 @@ impl<A: Application> Worker<A> {
         if !topology.once_only {
             return Err(WorkerError::NotOnceOnly { name: topology.names.outputs(), words });
         }
-        let partitions = choose(&config.partitions, topology.partitions, words)?;
+        let slots = choose(&config.partitions, topology.partitions, words)?;
         store::create_data_dir(&config.data_dir, words)?;
         let worker = name::worker_name(&config.worker, &config.data_dir, words)?;
-        if let Some(other) = accept.iter().find(|accept| !partitions.contains(&accept.partition)) {
+        if let Some(other) = accept.iter().find(|accept| !slots.contains(&accept.partition)) {
             return Err(WorkerError::NothingToAccept { partition: other.partition, words });
         }
         let most = Some(config.connections).filter(|most| *most > 0);
-        let connections = Connections::open::<A>(connection.clone(), nats, partitions.len(), most).await?;
-        let stores = Stores::new(&topology, config.data_dir.clone(), config.cache_bytes.0, partitions.len());
+        let connections = Connections::open::<A>(connection.clone(), nats, slots.len(), most).await?;
+        let stores = Stores::new(&topology, config.data_dir.clone(), config.cache_bytes.0, slots.len());
         let shared = Shared {
             application: Arc::new(topology.application.clone()),
             names: topology.names.clone(),
@@ -185,95 +198,37 @@ impl<A: Application> Worker<A> {
             snapshots: Snapshots::new(connections.snapshots.clone(), &topology.names),
             turns: Arc::new(Semaphore::new(MOST_SNAPSHOTS)),
             counters: counters.clone(),
+            changed: Arc::default(),
+            stopped_at: Arc::default(),
         };
         let snapshots = shared.snapshots.clone();
-        let opened = open(&connections, &shared, &partitions, &worker, accept).await?;
-        tracing::info!(worker, partitions = %PartitionSet::Some(partitions), of = topology.partitions, "{}", words.folding);
-        let standings: Vec<_> = opened.iter().map(|partition| (partition.number(), partition.standing())).collect();
-        let (publishing, names) = (connection.clone(), topology.names.clone());
-        let told_of = publishing.clone();
+        let board = Board::new(worker.clone(), connection.clone());
+        let life = Arc::new(Life::default());
+        let presence = Presence::new(connection.clone(), &topology.names, &worker);
+        let holder = Holder {
+            shared,
+            connections,
+            slots,
+            worker: worker.clone(),
+            life,
+            accepts: accept.clone(),
+            answer: answer.clone(),
+            board: board.clone(),
+        };
+        let risen = holder.rise().await;
+        tracing::info!(worker, partitions = %config.partitions, of = topology.partitions, "{}", words.folding);
+        let pinned = config.partitions != PartitionSet::Auto;
+        let (standby, patience) = (config.standby, config.dead_after.0);
+        let group = Group::new(holder, presence, topology.partitions, pinned, standby, patience, risen);
         let answering = async move {
-            let told = || {
-                let now = Instant::now();
-                let partitions = standings.iter().enumerate().map(|(n, (number, standing))| {
-                    let mut told = standing.borrow().told(*number, now);
-                    // What the server says beside all answers.
-                    let (pulling, _) = connections.pulling(n, standings.len());
-                    let refused = told_of.trouble().or_else(|| pulling.trouble());
-                    told.trouble = match (told.trouble, refused) {
-                        (Some(trouble), Some(refused)) => Some(format!("{trouble}; {refused}")),
-                        (trouble, refused) => trouble.or(refused),
-                    };
-                    told
-                });
-                WorkerStanding { worker: worker.clone(), partitions: partitions.collect() }
-            };
-            if let Err(error) = standing::answer(connection, topology.names, &worker, told).await {
+            if let Err(error) = standing::answer(connection, topology.names, &worker, || board.told()).await {
                 // Folding does not depend on it.
                 tracing::warn!(%error, "nobody can ask how far this worker is");
             }
         };
-        let mut asked = Vec::new();
-        for partition in &opened {
-            let (number, stores) = (partition.number(), partition.stores());
-            if let Some(answer) = answer {
-                let subject = names.ask_subject(number);
-                asked.push(ask::answer(publishing.clone(), subject, stores.clone(), answer.clone()));
-            }
-            if A::INPUT == Input::Stamped {
-                let answer: Arc<Answer<A>> = Arc::new(ask::last_stamp);
-                asked.push(ask::answer(publishing.clone(), names.producers_subject(number), stores, answer));
-            }
-        }
-        let asked = join_all(asked);
-        let beside = async move { _ = tokio::join!(answering, asked, sweep(&snapshots)) };
-        Ok(Started { partitions: opened, beside: beside.boxed() })
+        let beside = async move { _ = tokio::join!(answering, sweep(&snapshots)) };
+        Ok(Started { group, beside: beside.boxed() })
     }
-}
-
-/// Folds until `stop`, with what is done beside it.
-async fn fold<A: Application>(
-    partitions: Vec<Partition<A>>,
-    beside: BoxFuture<'static, ()>,
-    stop: CancellationToken,
-) -> Result<(), WorkerError> {
-    let mut running = JoinSet::new();
-    let stop_all = stop.child_token();
-    let refused: Vec<_> = partitions.iter().map(Partition::is_refused).collect();
-    let beside = join(beside, stop_where_all_are_refused(refused, stop_all.clone()));
-    for partition in partitions {
-        running.spawn(partition.run(stop_all.clone()));
-    }
-    let beside = tokio::spawn(beside);
-    let mut first_error: Option<PartitionError> = None;
-    while let Some(result) = running.join_next().await {
-        let result = joined(result);
-        if let Err(error) = result {
-            // A refusal was said when it came, and stops nobody else.
-            if !error.is_refusal() {
-                tracing::error!("{error}");
-                stop_all.cancel();
-            }
-            // The first error is returned, unless a later one is a broken guarantee.
-            if first_error.as_ref().is_none_or(|first: &PartitionError| error.is_violation() && !first.is_violation()) {
-                first_error = Some(error);
-            }
-        }
-    }
-    beside.abort();
-    first_error.map_or(Ok(()), |error| Err(error.into()))
-}
-
-/// There is nothing left to do where every log is refused: whoever started this process is told so by its end.
-async fn stop_where_all_are_refused(mut refused: Vec<watch::Receiver<bool>>, stop: CancellationToken) {
-    while !refused.iter().all(|refused| *refused.borrow()) {
-        let changes = refused.iter_mut().map(|refused| refused.changed().boxed());
-        let (changed, ..) = select_all(changes).await;
-        if changed.is_err() {
-            return;
-        }
-    }
-    stop.cancel();
 }
 
 /// Snapshots that one worker writes at once: each takes a thread, and its share of the processor.
@@ -288,8 +243,8 @@ const SWEEPS: Duration = Duration::from_secs(3600);
 
 /// What a worker consists of, ready to run.
 struct Started<A: Application> {
-    partitions: Vec<Partition<A>>,
-    /// Tells how far they are to whoever asks, and sweeps up behind snapshots.
+    group: Group<A>,
+    /// Tells how far it is to whoever asks, and sweeps up behind snapshots.
     beside: BoxFuture<'static, ()>,
 }
 
@@ -306,42 +261,15 @@ async fn sweep(snapshots: &Snapshots) {
     }
 }
 
-fn choose(set: &PartitionSet, partitions: u32, words: &'static Words) -> Result<BTreeSet<u32>, WorkerError> {
+/// The partitions that a worker may hold.
+fn choose(set: &PartitionSet, partitions: u32, words: &'static Words) -> Result<Vec<u32>, WorkerError> {
     match set {
-        PartitionSet::All => Ok((0..partitions).collect()),
+        PartitionSet::Auto | PartitionSet::All => Ok((0..partitions).collect()),
         PartitionSet::Some(set) => match set.iter().find(|n| **n >= partitions) {
             Some(partition) => Err(WorkerError::NoSuchPartition { partition: *partition, partitions, words }),
-            None => Ok(set.clone()),
+            None => Ok(set.iter().copied().collect()),
         },
     }
-}
-
-/// Opens the stores, and says which connection each partition is pulled on.
-async fn open<A: Application>(
-    connections: &Connections,
-    shared: &Shared<A>,
-    partitions: &BTreeSet<u32>,
-    worker: &str,
-    accept: &[Acceptance],
-) -> Result<Vec<Partition<A>>, WorkerError> {
-    let max_payload = shared.connection.client.server_info().max_payload;
-    let mut opened = Vec::with_capacity(partitions.len());
-    let life = Arc::new(Life::default());
-    for (n, &partition) in partitions.iter().enumerate() {
-        let (pulling, sharing) = connections.pulling(n, partitions.len());
-        let stores = shared.stores.clone();
-        let opening = tokio::task::spawn_blocking(move || stores.open(partition));
-        let store = joined(opening.await)?;
-        let names = &shared.names;
-        let log = Log::new(pulling.clone(), names, partition, worker, pull_bytes(max_payload, sharing), life.clone());
-        opened.push((partition, store, log));
-    }
-    join_all(opened.iter_mut().map(|(_, _, log)| log.rise())).await;
-    let workers = opened.into_iter().map(|(partition, store, log)| {
-        let accepts = accept.iter().filter(|accept| accept.partition == partition).map(|accept| accept.loss).collect();
-        Partition::new(partition, shared, Arc::new(store), log, accepts)
-    });
-    Ok(workers.collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]

@@ -10,7 +10,11 @@ use std::str::FromStr;
 /// Which partitions a worker folds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartitionSet {
+    /// Its share: workers divide the partitions among themselves.
+    Auto,
+    /// All of them, whatever others do.
     All,
+    /// These, whatever others do.
     Some(BTreeSet<u32>),
 }
 
@@ -18,9 +22,11 @@ impl FromStr for PartitionSet {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
-        const EXPECTED: &str = "all, or a list of partitions such as 0-3,6";
-        if text == "all" {
-            return Ok(Self::All);
+        const EXPECTED: &str = "auto, all, or a list of partitions such as 0-3,6";
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "all" => return Ok(Self::All),
+            _ => {}
         }
         let mut set = BTreeSet::new();
         for part in text.split(',') {
@@ -38,7 +44,11 @@ impl FromStr for PartitionSet {
 
 impl fmt::Display for PartitionSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Some(set) = self else { return f.write_str("all") };
+        let set = match self {
+            Self::Auto => return f.write_str("auto"),
+            Self::All => return f.write_str("all"),
+            Self::Some(set) => set,
+        };
         let mut ranges: Vec<(u32, u32)> = Vec::new();
         for n in set {
             match ranges.last_mut() {
@@ -93,7 +103,9 @@ mod tests {
         let set: PartitionSet = "0-3,6".parse().unwrap();
         assert_eq!(set, PartitionSet::Some(BTreeSet::from([0, 1, 2, 3, 6])));
         assert_eq!(set.to_string(), "0-3,6");
-        assert_eq!("all".parse(), Ok(PartitionSet::All));
+        for (text, set) in [("auto", PartitionSet::Auto), ("all", PartitionSet::All)] {
+            assert_eq!((text.parse(), set.to_string()), (Ok(set.clone()), text.to_owned()));
+        }
         for text in ["", "3-1", "a", "1,,2", "0-99999999"] {
             assert!(text.parse::<PartitionSet>().is_err(), "{text}");
         }

@@ -1,0 +1,283 @@
+//! Following: a partition that another worker owns is folded behind it, into a store of one's own.
+//!
+//! | a follower | so that |
+//! | --- | --- |
+//! | publishes nothing | the owner's effects are the only ones |
+//! | folds up to what the owner has told that it has committed, and no further | everything that it commits is confirmed |
+//! | commits where its own fold is what the owner has told, place and timestamp of the message included | a log that has lost its end, and grown again, is seen |
+//! | takes the owner's marks with it | outputs that are lost afterwards are missed, whoever owns the partition then |
+//!
+//! So its store is a copy of one that the owner has committed, and when the owner is gone it goes on from there as any
+//! restarted worker does. If the owner is a zombie, what it tells is true all the same: it has committed it.
+
+use super::{Partition, PartitionError};
+use crate::application::Application;
+use crate::checkpoint::Checkpoint;
+use crate::identity::doubt::Ruling;
+use crate::identity::judge;
+use crate::joined::joined;
+use crate::log::source::{Lost, OpenError, Opened, Source};
+use crate::partition::Duty;
+use crate::partition::committed::{Committed, written};
+use crate::partition::session::Ended;
+use crate::standing::{Phase, Standing};
+use crate::table::Table;
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Commits of the owner that a follower keeps in mind: each is a place where it may commit.
+const MOST_GOALS: usize = 64;
+
+/// How long whoever takes over waits for what the owner has told last, and has not come yet.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A follower at work.
+struct Following<A: Application> {
+    table: Table<A>,
+    source: Source,
+    committed: Committed<A>,
+    /// The key up to which expired rows were looked for.
+    looked_at: Option<A::Key>,
+    /// What the owner has committed beyond the table, in order.
+    goals: VecDeque<Checkpoint>,
+    open_bytes: usize,
+    opened_at: Instant,
+}
+
+/// Whether two stores have folded the same. What they have collected, and so how many rows are live, is each one's own; marks
+/// are the owner's.
+fn is_same_fold(one: &Checkpoint, other: &Checkpoint) -> bool {
+    let told_apart =
+        |at: &Checkpoint| (at.position, at.log_created, at.log_born, at.message_time, at.log_time, at.refolds_through);
+    told_apart(one) == told_apart(other)
+}
+
+impl<A: Application> Partition<A> {
+    /// Follows the owner until told to stop or to own the partition, or until the log has to be opened again.
+    pub(super) async fn follow(&mut self, stop: &CancellationToken) -> Result<Ended, PartitionError> {
+        let mut connects = self.log.connects();
+        connects.mark_unchanged();
+        if let Some(beyond) = self.doubt.wanted_beyond() {
+            // Seen to its end: nothing else may change the store meanwhile.
+            match self.restore(beyond).await? {
+                Ok(()) => self.doubt.has_searched(),
+                Err(why) => return Ok(lost(why)),
+            }
+        }
+        let opening = tokio::select! {
+            () = stop.cancelled() => return Ok(Ended::Stopped),
+            _ = connects.changed() => return Ok(lost(Lost::Reconnected.to_string())),
+            opening = self.open_to_follow() => opening?,
+        };
+        let mut following = match opening {
+            Ok(following) => following,
+            Err(why) => return Ok(lost(why)),
+        };
+        let began = following.committed.checkpoint.position;
+        let ended = self.follow_on(&mut following, stop).await?;
+        let progressed = following.committed.checkpoint.position > began;
+        Ok(match ended {
+            Ended::Lost { why, .. } => Ended::Lost { why, progressed },
+            Ended::Stopped => Ended::Stopped,
+        })
+    }
+
+    /// Until it is told to own the partition.
+    pub(super) async fn is_to_own(&self) {
+        // The worker that says so outlives its partitions.
+        self.orders.duty.clone().wait_for(|duty| matches!(duty, Duty::Own { .. })).await.ok();
+    }
+
+    /// Opens the log behind the store, if the log is what it was. What else there may be to do about it is the owner's business. The
+    /// inner error is a reason to try again.
+    async fn open_to_follow(&mut self) -> Result<Result<Following<A>, String>, PartitionError> {
+        let checkpoint = match self.begun().await? {
+            Ok(Some(checkpoint)) => checkpoint,
+            Ok(None) => match self.log.reader().state().await {
+                Ok(Some(_)) if self.doubt.others().is_some() => {
+                    return Ok(Err("all snapshots are of another log".to_owned()));
+                }
+                Ok(Some(state)) => {
+                    let checkpoint = Checkpoint::start_of(state.created);
+                    self.store.begin(&checkpoint)?;
+                    checkpoint
+                }
+                Ok(None) => return Ok(Err("there is no such stream".to_owned())),
+                Err(cause) => return Ok(Err(cause.to_string())),
+            },
+            Err(why) => return Ok(Err(why)),
+        };
+        let reading = match self.log.reader().reading(&checkpoint, None).await {
+            Ok(Some(reading)) => reading,
+            Ok(None) => return Ok(Err("there is no such stream".to_owned())),
+            Err(cause) => return Ok(Err(cause.to_string())),
+        };
+        if let Err(verdict) = judge(&checkpoint, &reading) {
+            let said = match self.doubt.rule(&verdict, checkpoint.position, false, self.began.elapsed()) {
+                Ruling::Search => "the log begins further on: looking for a snapshot that reaches there".to_owned(),
+                _ => format!("it can't be followed: {}", verdict.said(&A::WORDS)),
+            };
+            return Ok(Err(said));
+        }
+        self.doubt.sound();
+        let Opened { source, .. } = match self.log.open(checkpoint.position).await {
+            Ok(opened) => opened,
+            Err(OpenError::Superseded) => {
+                return Err(PartitionError::Superseded { partition: self.partition, words: &A::WORDS });
+            }
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        tracing::info!(log = self.log.name(), position = checkpoint.position, "following the log behind its owner");
+        let size = self.store.size()?;
+        self.standing.send_modify(|standing| {
+            let phase = Phase::Follows { close: false };
+            *standing = Standing {
+                committed_at: standing.committed_at,
+                phase,
+                ..Standing::of(&checkpoint, size.rows, size.bytes)
+            };
+        });
+        let row_bytes = self.stores.row_bytes();
+        Ok(Ok(Following {
+            table: Table::over(self.application.clone(), self.share(), row_bytes, checkpoint, &self.store)?,
+            source,
+            committed: Committed { transaction: 0, checkpoint, size, expired: [].into() },
+            looked_at: None,
+            goals: VecDeque::new(),
+            open_bytes: 0,
+            opened_at: Instant::now(),
+        }))
+    }
+
+    async fn follow_on(&self, following: &mut Following<A>, stop: &CancellationToken) -> Result<Ended, PartitionError> {
+        let (mut duty, mut told) = (self.orders.duty.clone(), self.orders.told.clone());
+        told.mark_changed();
+        let mut last_words: Option<Instant> = None;
+        loop {
+            if let Duty::Own { from } = *duty.borrow_and_update() {
+                let until = *last_words.get_or_insert_with(|| Instant::now() + LAST_WORDS);
+                let is_there = from.is_none_or(|from| following.committed.checkpoint.position >= from);
+                if is_there || Instant::now() >= until {
+                    return Ok(Ended::Stopped);
+                }
+            }
+            let is_full = following.open_bytes >= self.config.checkpoint_bytes || following.table.is_crowded();
+            if is_full && let Some(goal) = following.goals.back().copied() {
+                // The owner is far ahead: what lies before its commit is safe, if the log still has what it has committed.
+                match self.log.reader().reading(&goal, None).await {
+                    Ok(Some(reading)) if judge(&goal, &reading).is_ok() => self.commit_behind(following, &goal).await?,
+                    Ok(_) => return Ok(lost("the log is not what its owner has folded".to_owned())),
+                    Err(cause) => return Ok(lost(cause.to_string())),
+                }
+            }
+            let may_fold = following.goals.back().is_some_and(|goal| goal.position > following.table.position());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(Ended::Stopped),
+                _ = duty.changed() => {}
+                () = async { tokio::time::sleep_until(last_words.expect("guarded")).await }, if last_words.is_some() => {}
+                changed = told.changed() => {
+                    if changed.is_err() {
+                        return Ok(Ended::Stopped);
+                    }
+                    let goal = *told.borrow_and_update();
+                    if let Some(goal) = goal
+                        && let Err(why) = self.aim(following, goal).await?
+                    {
+                        return Ok(lost(why));
+                    }
+                }
+                batch = following.source.next(), if may_fold => {
+                    let batch = match batch {
+                        Ok(batch) => batch,
+                        Err(why) => return Ok(lost(why.to_string())),
+                    };
+                    if following.table.open_batches() == 0 {
+                        following.opened_at = Instant::now();
+                    }
+                    following.open_bytes += batch.payload.len();
+                    // The owner has published what this asks for.
+                    following.table.consume(&self.store, &batch).await?;
+                    if let Err(why) = self.arrive(following).await? {
+                        return Ok(lost(why));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The owner has committed up to `goal`. The inner error is a reason to begin again.
+    async fn aim(&self, following: &mut Following<A>, goal: Checkpoint) -> Result<Result<(), String>, PartitionError> {
+        if following.goals.back().is_none_or(|last| last.position < goal.position) {
+            if following.goals.len() == MOST_GOALS {
+                following.goals.pop_front();
+            }
+            following.goals.push_back(goal);
+        }
+        self.arrive(following).await
+    }
+
+    /// Compares the fold with each place that the owner has told, and commits at one if it is time. The inner error is a reason to
+    /// begin again.
+    async fn arrive(&self, following: &mut Following<A>) -> Result<Result<(), String>, PartitionError> {
+        let position = following.table.position();
+        while let Some(goal) = following.goals.front().copied().filter(|goal| goal.position <= position) {
+            following.goals.pop_front();
+            if goal.position < position {
+                continue;
+            }
+            if !is_same_fold(following.table.checkpoint(), &goal) {
+                let log = self.log.name();
+                tracing::warn!(log, position, "the owner has folded something else up to here: following it again");
+                return Ok(Err("the owner has folded something else".to_owned()));
+            }
+            let longest = self.config.longest(following.open_bytes, true);
+            let is_last = following.goals.is_empty();
+            if following.table.open_batches() > 0 && (is_last || following.opened_at.elapsed() >= longest) {
+                self.commit_behind(following, &goal).await?;
+            }
+        }
+        // Of what is beyond nothing is known: it was told a moment ago.
+        if following.goals.len() <= 1 && following.table.open_batches() == 0 {
+            self.has_come_close();
+        }
+        Ok(Ok(()))
+    }
+
+    fn has_come_close(&self) {
+        let close = Phase::Follows { close: true };
+        let is_new = self.standing.send_if_modified(|standing| std::mem::replace(&mut standing.phase, close) != close);
+        if is_new {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Commits what is folded, with the marks of the owner: it has confirmed every effect up to `goal`, which is no less far.
+    async fn commit_behind(&self, following: &mut Following<A>, goal: &Checkpoint) -> Result<(), PartitionError> {
+        let (last, expired) = (following.committed.transaction, following.committed.expired.clone());
+        let Some(mut transaction) = following.table.seal(last, &expired) else { return Ok(()) };
+        (transaction.checkpoint.outputs, transaction.checkpoint.rejects) = (goal.outputs, goal.rejects);
+        let (store, application, after) = (self.store.clone(), self.application.clone(), following.looked_at.take());
+        let writing = tokio::task::spawn_blocking(move || {
+            store.commit(&transaction)?;
+            written(&store, &*application, &transaction, after)
+        });
+        let (committed, looked_at) = joined(writing.await)?;
+        following.table.committed(committed.transaction);
+        following.table.give(self.stores.row_bytes());
+        following.open_bytes = 0;
+        self.standing.send_modify(|standing| {
+            let (phase, committed_at) = (standing.phase, Some(std::time::Instant::now()));
+            let Committed { checkpoint, size, .. } = &committed;
+            *standing = Standing { committed_at, phase, ..Standing::of(checkpoint, size.rows, size.bytes) };
+        });
+        (following.committed, following.looked_at) = (committed, looked_at);
+        Ok(())
+    }
+}
+
+fn lost(why: String) -> Ended {
+    Ended::Lost { why, progressed: false }
+}

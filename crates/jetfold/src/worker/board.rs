@@ -1,0 +1,97 @@
+//! What a worker tells of itself to whoever asks.
+
+use crate::nats::connect::Connection;
+use crate::standing::{Move, MoveCause, Standing, WorkerStanding};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Moves that are remembered.
+const MOST_MOVES: usize = 16;
+
+/// What is told of one partition.
+pub struct Shown {
+    pub standing: watch::Receiver<Standing>,
+    /// What it is pulled on: the server tells of what it refuses beside all answers.
+    pub pulling: Connection,
+}
+
+/// A partition that was taken over.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    pub partition: u32,
+    pub from: String,
+    pub cause: MoveCause,
+    pub pause: Duration,
+}
+
+#[derive(Clone)]
+pub struct Board(Arc<Mutex<Entries>>);
+
+struct Entries {
+    worker: String,
+    publishing: Connection,
+    partitions: BTreeMap<u32, Shown>,
+    moves: VecDeque<(Instant, Taken)>,
+    trouble: Option<String>,
+}
+
+impl Board {
+    pub fn new(worker: String, publishing: Connection) -> Self {
+        let (partitions, moves, trouble) = (BTreeMap::new(), VecDeque::new(), None);
+        Self(Arc::new(Mutex::new(Entries { worker, publishing, partitions, moves, trouble })))
+    }
+
+    pub fn show(&self, partition: u32, shown: Shown) {
+        self.lock().partitions.insert(partition, shown);
+    }
+
+    pub fn hide(&self, partition: u32) {
+        self.lock().partitions.remove(&partition);
+    }
+
+    pub fn taken(&self, taken: Taken) {
+        let mut entries = self.lock();
+        entries.moves.truncate(MOST_MOVES - 1);
+        entries.moves.push_front((Instant::now(), taken));
+    }
+
+    /// What keeps the worker from sharing partitions; `None`: nothing.
+    pub fn trouble(&self, trouble: Option<String>) {
+        self.lock().trouble = trouble;
+    }
+
+    /// What is told now.
+    pub fn told(&self) -> WorkerStanding {
+        let entries = self.lock();
+        let now = Instant::now();
+        let partitions = entries.partitions.iter().map(|(partition, shown)| {
+            let mut told = shown.standing.borrow().told(*partition, now);
+            let refused = entries.publishing.trouble().or_else(|| shown.pulling.trouble());
+            told.trouble = match (told.trouble, refused) {
+                (Some(trouble), Some(refused)) => Some(format!("{trouble}; {refused}")),
+                (trouble, refused) => trouble.or(refused),
+            };
+            told
+        });
+        let moves = entries.moves.iter().map(|(at, taken)| {
+            let Taken { partition, from, cause, pause } = taken.clone();
+            Move { partition, from, cause, ms_ago: millis(now.saturating_duration_since(*at)), pause_ms: millis(pause) }
+        });
+        WorkerStanding {
+            worker: entries.worker.clone(),
+            partitions: partitions.collect(),
+            moves: moves.collect(),
+            trouble: entries.trouble.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().expect("nothing panics while it holds this")
+    }
+}
+
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,504 @@
+//! A worker in its group: it says what it holds, hears what others do, and does its part of what all of them compute.
+//!
+//! Everything is decided by a [`Roster`], which is pure. This keeps the partitions that are held, opened and let go of, and tells the
+//! roster what becomes of them.
+
+use super::WorkerError;
+use super::board::{Taken, millis};
+use super::held::{Ended, Held, Holder};
+use crate::application::Application;
+use crate::group::member::{Followed, Handed, Member, Owned};
+use crate::group::roster::{BEAT, Cause, Deed, Roster};
+use crate::joined::joined;
+use crate::nats::presence::{Heard, Presence};
+use crate::nats::publish::Refusal;
+use crate::partition::{Duty, PartitionError};
+use crate::standing::{MoveCause, Phase};
+use crate::store::{Store, StoreError};
+use crate::throttle::ThrottleByCause;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, StreamExt};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Weak;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// How often the worker looks around, if nothing happens.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What a worker says must have been stored within this time, or it does not count as heard.
+const HEARD: Duration = Duration::from_secs(2);
+
+/// How long the bucket of presence may take to answer at the start.
+const FIRST_WORDS: Duration = Duration::from_secs(3);
+
+/// Of the time that a stop may take, what is left to others for taking over.
+const HANDING_OVER: Duration = Duration::from_secs(5);
+
+/// Who follows a partition that is to be its own takes over after so long, even if it has not come close: a group that is
+/// overloaded must still be able to share.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long it is told that a partition was handed over.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+static COMPLAINTS: ThrottleByCause = ThrottleByCause::new();
+
+/// A store that was opened for a partition.
+type OpenedStore<A> = (u32, Result<Store<A>, StoreError>);
+
+/// How far the worker is with its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    GoesOn,
+    /// It is told to stop, and others are to take over until then.
+    HandsOver(Instant),
+    /// Everything is told to stop.
+    Stops,
+}
+
+/// A partition that was taken, and is not folded yet.
+struct Taking {
+    from: String,
+    cause: MoveCause,
+    /// How long nobody had folded it when it was taken.
+    before: Duration,
+    at: Instant,
+}
+
+pub struct Group<A: Application> {
+    pub holder: Holder<A>,
+    pub presence: Presence,
+    roster: Roster,
+    pinned: bool,
+    standby: u32,
+    /// Partitions whose logs have no earlier life of this worker that is higher.
+    risen: BTreeSet<u32>,
+    held: BTreeMap<u32, Held<A>>,
+    running: JoinSet<Ended>,
+    opening: JoinSet<OpenedStore<A>>,
+    /// What is being opened, and for what.
+    wanted: BTreeMap<u32, (Duty, u64)>,
+    /// Partitions that are let go of, since when, and whether for another to go on.
+    ending: BTreeMap<u32, (Instant, bool)>,
+    /// Stores that were open before.
+    closed: BTreeMap<u32, Weak<Store<A>>>,
+    handed: BTreeMap<u32, (u64, Instant)>,
+    taking: BTreeMap<u32, Taking>,
+    heard_at: Option<Instant>,
+    said_at: Instant,
+    course: Course,
+    failed: Option<PartitionError>,
+    broken: Option<WorkerError>,
+}
+
+impl<A: Application> Group<A> {
+    pub fn new(
+        holder: Holder<A>,
+        presence: Presence,
+        partitions: u32,
+        pinned: bool,
+        standby: u32,
+        patience: Duration,
+        risen: Vec<u32>,
+    ) -> Self {
+        let roster = Roster::new(holder.worker.clone(), partitions, patience);
+        Self {
+            holder,
+            presence,
+            roster,
+            pinned,
+            standby,
+            risen: risen.into_iter().collect(),
+            held: BTreeMap::new(),
+            running: JoinSet::new(),
+            opening: JoinSet::new(),
+            wanted: BTreeMap::new(),
+            ending: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            handed: BTreeMap::new(),
+            taking: BTreeMap::new(),
+            heard_at: None,
+            said_at: Instant::now(),
+            course: Course::GoesOn,
+            failed: None,
+            broken: None,
+        }
+    }
+
+    /// Folds until `stop`, or until a partition can't go on: then everything stops, and the reason is returned.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), WorkerError> {
+        let mut others = self.listen().await;
+        self.meet().await;
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked_at = Instant::now();
+        let mut saying: Option<BoxFuture<'static, Result<(), Refusal>>> = None;
+        let mut said = self.member();
+        let changed = self.holder.shared.changed.clone();
+        loop {
+            self.advance();
+            if self.course == Course::Stops && self.running.is_empty() && self.opening.is_empty() {
+                break;
+            }
+            let member = self.member();
+            if saying.is_none() && (is_news(&said, &member) || self.said_at.elapsed() >= BEAT) {
+                (said, self.said_at) = (member.clone(), Instant::now());
+                let presence = self.presence.clone();
+                saying = Some(async move { presence.say(&member).await }.boxed());
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if self.course == Course::GoesOn => self.begin_to_stop(),
+                Some(ended) = self.running.join_next() => self.ended(joined(ended)).await,
+                Some(opened) = self.opening.join_next() => {
+                    let (partition, store) = joined(opened);
+                    if let Err(error) = store.and_then(|store| self.opened(partition, store)) {
+                        self.broken.get_or_insert(error.into());
+                        self.stop_all();
+                    }
+                }
+                said = async { saying.as_mut().expect("guarded").await }, if saying.is_some() => {
+                    saying = None;
+                    self.was_heard(said);
+                }
+                heard = others.next() => match heard {
+                    Some(heard) => self.hear(heard),
+                    // Never while the connection lasts.
+                    None => others = stream::pending().boxed(),
+                },
+                () = changed.notified() => {}
+                _ = looks.tick() => {
+                    let elapsed = looked_at.elapsed();
+                    looked_at = Instant::now();
+                    let is_heard = self.is_heard();
+                    for name in self.roster.attend(elapsed, is_heard) {
+                        tracing::warn!(worker = name, "another {} has not been heard of: its partitions are taken over", A::WORDS.worker);
+                    }
+                }
+            }
+        }
+        // Whoever is not told waits a little longer.
+        timeout(HEARD, self.presence.leave()).await.ok();
+        match (self.broken, self.failed) {
+            (Some(error), _) => Err(error),
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// What others say from now on.
+    async fn listen(&self) -> stream::BoxStream<'static, Heard> {
+        match self.presence.listen().await {
+            Ok(others) => others.boxed(),
+            Err(error) => {
+                tracing::warn!(%error, "other workers can't be heard");
+                stream::pending().boxed()
+            }
+        }
+    }
+
+    /// Says that it is there, and reads who else is; then takes what it is to hold. Without an answer it folds all that it may.
+    async fn meet(&mut self) {
+        let me = self.member();
+        let meeting = async {
+            self.presence.say(&me).await.map_err(|refusal| format!("{refusal:?}"))?;
+            self.presence.read().await.map_err(|error| error.to_string())?.ok_or_else(|| "there is none".to_owned())
+        };
+        match timeout(FIRST_WORDS, meeting).await.unwrap_or_else(|_| Err("no answer".to_owned())) {
+            Ok(entries) => {
+                self.was_heard(Ok(()));
+                for heard in entries {
+                    match heard {
+                        // An earlier life of this worker: whoever starts never gives way.
+                        Heard::Says(name, member) if name == self.holder.worker => {
+                            self.holder.life.rise_above(&member.incarnation.into());
+                        }
+                        heard => self.hear(heard),
+                    }
+                }
+                if self.pinned {
+                    self.hold_all();
+                }
+            }
+            Err(cause) => {
+                self.complain(cause);
+                self.hold_all();
+            }
+        }
+    }
+
+    /// Folds every partition that it may.
+    fn hold_all(&mut self) {
+        for partition in self.holder.slots.clone() {
+            if !self.held.contains_key(&partition) && !self.wanted.contains_key(&partition) {
+                let term = self.roster.next_term(partition);
+                self.open(partition, Duty::Own { from: None }, term);
+            }
+        }
+    }
+
+    fn is_heard(&self) -> bool {
+        self.heard_at.is_some_and(|at| at.elapsed() < HEARD)
+    }
+
+    fn was_heard(&mut self, said: Result<(), Refusal>) {
+        match said {
+            Ok(()) => {
+                self.heard_at = Some(Instant::now());
+                self.holder.board.trouble(None);
+            }
+            Err(refusal) => self.complain(format!("{refusal:?}")),
+        }
+    }
+
+    fn complain(&self, cause: String) {
+        let bucket = self.holder.shared.names.members_bucket();
+        let keeps = "partitions stay where they are";
+        if let Some(times) = COMPLAINTS.count(&cause) {
+            let (worker, apply) = (A::WORDS.worker, A::WORDS.apply);
+            tracing::warn!(
+                bucket,
+                cause,
+                times,
+                "this {worker} can't say that it is there: {keeps} until it can. If the bucket is gone, run `{apply}`"
+            );
+        }
+        let trouble = format!("the bucket {bucket} takes nothing ({cause}): {keeps}");
+        self.holder.board.trouble(Some(trouble));
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Says(name, member) if name == self.holder.worker => {
+                let life = self.holder.life.incarnation();
+                if member.incarnation > life.told() && self.course == Course::GoesOn {
+                    // A process of the same name that has started later: this one is a zombie of it.
+                    let partition = self.held.keys().next().copied().unwrap_or(0);
+                    self.fail(PartitionError::Superseded { partition, words: &A::WORDS });
+                }
+            }
+            Heard::Says(name, member) => _ = self.roster.heard(&name, member),
+            Heard::Left(name) => self.roster.left(&name),
+        }
+    }
+
+    /// What this worker says of itself.
+    fn member(&self) -> Member {
+        let owned = self.held.iter().filter(|(_, held)| held.owns()).map(|(partition, held)| Owned {
+            partition: *partition,
+            term: held.term,
+            position: held.position(),
+        });
+        // Those that are handed over are folded until they are.
+        let ending = self.ending.iter().filter(|(_, (_, hands_over))| *hands_over);
+        let ending = ending.filter_map(|(partition, _)| {
+            let held = self.held.get(partition)?;
+            Some(Owned { partition: *partition, term: held.term, position: held.position() })
+        });
+        let opening = self.wanted.iter().filter(|(_, (duty, _))| *duty != Duty::Follow);
+        let opening = opening.map(|(partition, (_, term))| Owned { partition: *partition, term: *term, position: 0 });
+        let follows = self.held.iter().filter_map(|(partition, held)| {
+            let is_close = match held.phase() {
+                _ if held.owns() || self.ending.contains_key(partition) => return None,
+                Phase::Follows { close } => close,
+                Phase::Closed | Phase::Owns => false,
+            };
+            let close = is_close || held.since.elapsed() >= PATIENCE;
+            Some(Followed { partition: *partition, position: held.position(), close })
+        });
+        let handed = self.handed.iter().map(|(partition, (position, at))| Handed {
+            partition: *partition,
+            position: *position,
+            stopped_ms_ago: millis(at.elapsed()),
+        });
+        Member {
+            incarnation: self.holder.life.incarnation().told(),
+            pinned: self.pinned,
+            leaving: self.course != Course::GoesOn,
+            standby: self.standby,
+            owns: owned.chain(ending).chain(opening).collect(),
+            follows: follows.collect(),
+            handed: handed.collect(),
+        }
+    }
+
+    /// Does what there is to do now.
+    fn advance(&mut self) {
+        self.handed.retain(|_, (_, at)| at.elapsed() < REMEMBERED);
+        self.finish_moves();
+        for (partition, held) in &self.held {
+            held.followed(self.roster.is_followed(*partition));
+        }
+        self.holder.shared.stores.share_among(self.held.len() + self.wanted.len());
+        if self.are_all_refused() {
+            self.stop_all();
+        }
+        if let Course::HandsOver(until) = self.course {
+            let owns = self.held.values().any(Held::owns) || !self.ending.is_empty();
+            if self.pinned || !owns || !self.roster.has_takers() || Instant::now() >= until {
+                self.stop_all();
+            }
+        }
+        if self.course == Course::Stops || !self.is_heard() {
+            return;
+        }
+        let busy: BTreeSet<u32> = self.wanted.keys().chain(self.ending.keys()).copied().collect();
+        for deed in self.roster.decide(&self.member(), &busy) {
+            self.carry_out(deed);
+        }
+    }
+
+    fn carry_out(&mut self, deed: Deed) {
+        match deed {
+            Deed::Follow(partition) => self.open(partition, Duty::Follow, 0),
+            Deed::LetGo(partition) => {
+                if let Some(held) = self.held.get(&partition) {
+                    tracing::info!(partition, "letting go of a partition");
+                    match held.owns() {
+                        true => held.hand_over(),
+                        false => held.stop(),
+                    }
+                    self.ending.insert(partition, (Instant::now(), false));
+                }
+            }
+            Deed::HandOver { partition, to } => {
+                if let Some(held) = self.held.get(&partition) {
+                    tracing::info!(partition, to, "handing a partition over");
+                    held.hand_over();
+                    self.ending.insert(partition, (Instant::now(), true));
+                }
+            }
+            Deed::Own { partition, term, since } => self.take(partition, term, since),
+        }
+    }
+
+    fn take(&mut self, partition: u32, term: u64, since: Cause) {
+        let (from, cause, before) = match since {
+            Cause::Free => (None, None, 0),
+            Cause::HandedOver { from, handed } => {
+                (Some(from), Some(MoveCause::HandedOver), handed.map_or(0, |handed| handed.stopped_ms_ago))
+            }
+            Cause::Left { from } => (Some(from), Some(MoveCause::Left), 0),
+            Cause::Silent { from, for_ms } => (Some(from), Some(MoveCause::Silent), for_ms),
+        };
+        if let Some(from) = &from {
+            self.holder.oust(partition, from);
+        }
+        if let (Some(from), Some(cause)) = (from, cause) {
+            let before = Duration::from_millis(before);
+            self.taking.insert(partition, Taking { from, cause, before, at: Instant::now() });
+        }
+        self.handed.remove(&partition);
+        match self.held.get_mut(&partition) {
+            Some(held) => {
+                held.take(term, self.roster.handed(partition));
+                self.holder.own(partition, held);
+            }
+            None => self.open(partition, Duty::Own { from: None }, term),
+        }
+    }
+
+    fn open(&mut self, partition: u32, duty: Duty, term: u64) {
+        let opening = self.holder.opening(partition, self.closed.remove(&partition));
+        self.wanted.insert(partition, (duty, term));
+        self.opening.spawn(async move { (partition, opening.await) });
+    }
+
+    /// The store of a partition is open.
+    fn opened(&mut self, partition: u32, store: Store<A>) -> Result<(), StoreError> {
+        let Some((duty, term)) = self.wanted.remove(&partition) else { return Ok(()) };
+        if self.course == Course::Stops {
+            return Ok(());
+        }
+        // The first look at a log rises above whoever was there, if it was not seen before.
+        let has_risen = !self.risen.insert(partition);
+        let mut held = self.holder.hold(partition, store, duty, has_risen, &mut self.running)?;
+        held.term = term;
+        if held.owns() {
+            self.holder.own(partition, &mut held);
+        }
+        self.held.insert(partition, held);
+        Ok(())
+    }
+
+    /// Moves end when the log is open.
+    fn finish_moves(&mut self) {
+        for (partition, held) in &mut self.held {
+            if held.phase() != Phase::Owns {
+                continue;
+            }
+            held.listens_no_more();
+            let Some(Taking { from, cause, before, at }) = self.taking.remove(partition) else { continue };
+            let (partition, pause) = (*partition, before + at.elapsed());
+            tracing::info!(partition, from, ?cause, pause_ms = millis(pause), "took a partition over");
+            self.holder.board.taken(Taken { partition, from, cause, pause });
+        }
+    }
+
+    /// The task of a partition is over.
+    async fn ended(&mut self, (partition, result): Ended) {
+        let ending = self.ending.remove(&partition);
+        self.taking.remove(&partition);
+        if let Some(held) = self.held.remove(&partition) {
+            self.holder.board.hide(partition);
+            self.closed.insert(partition, held.store.clone());
+            if let Some((since, true)) = ending {
+                let checkpoint = held.standing.borrow().checkpoint;
+                if let Some(checkpoint) = checkpoint {
+                    self.holder.last_words(partition, &checkpoint).await;
+                    self.handed.insert(partition, (checkpoint.position, since));
+                }
+            }
+        }
+        match result {
+            // It was said when it came, and stops nobody else.
+            Err(error) if error.is_refusal() => self.note(error, ending.is_some()),
+            Err(error) => self.fail(error),
+            Ok(()) => {}
+        }
+    }
+
+    fn fail(&mut self, error: PartitionError) {
+        tracing::error!("{error}");
+        self.note(error, false);
+        self.stop_all();
+    }
+
+    /// The first error is returned, unless a later one is a broken guarantee. One that others go on with is none of this worker's.
+    fn note(&mut self, error: PartitionError, is_of_others: bool) {
+        let is_graver = |before: &PartitionError| error.is_violation() && !before.is_violation();
+        if !is_of_others && self.failed.as_ref().is_none_or(is_graver) {
+            self.failed = Some(error);
+        }
+    }
+
+    /// There is nothing left to do where every log is refused: whoever started this process is told so by its end.
+    fn are_all_refused(&self) -> bool {
+        !self.held.is_empty() && self.wanted.is_empty() && self.held.values().all(|held| *held.is_refused.borrow())
+    }
+
+    fn begin_to_stop(&mut self) {
+        let at = *self.holder.shared.stopped_at.get_or_init(Instant::now);
+        self.course = Course::HandsOver(at + HANDING_OVER);
+    }
+
+    fn stop_all(&mut self) {
+        self.holder.shared.stopped_at.get_or_init(Instant::now);
+        self.course = Course::Stops;
+        self.held.values().for_each(Held::stop);
+    }
+}
+
+/// Whether others are to know at once: positions alone are not worth a word.
+fn is_news(said: &Member, member: &Member) -> bool {
+    let partitions = |member: &Member| {
+        let owns: Vec<_> = member.owns.iter().map(|owned| (owned.partition, owned.term)).collect();
+        let follows: Vec<_> = member.follows.iter().map(|followed| (followed.partition, followed.close)).collect();
+        let handed: Vec<_> = member.handed.iter().map(|handed| (handed.partition, handed.position)).collect();
+        (owns, follows, handed, member.leaving)
+    };
+    partitions(said) != partitions(member)
+}
