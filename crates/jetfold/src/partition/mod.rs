@@ -383,6 +383,9 @@ impl<A: Application> Partition<A> {
         let mut connects = self.log.connects();
         loop {
             connects.mark_unchanged();
+            if self.duty() == Duty::HandOver {
+                return Ok(());
+            }
             let ended = match self.follows() {
                 true => self.follow(&stop).await?,
                 false => self.session(&stop).await?,

@@ -1,6 +1,6 @@
 //! A session: from one opening of the log to the next. This is the first half of the line, pull and fold.
 
-use super::{Partition, PartitionError};
+use super::{Duty, Partition, PartitionError};
 use crate::application::Application;
 use crate::checkpoint::{Checkpoint, Position};
 use crate::identity::judge;
@@ -146,15 +146,27 @@ impl<A: Application> Partition<A> {
     async fn work(&self, session: &mut Session<A>, stop: &CancellationToken) -> Result<Over, PartitionError> {
         let mut next_check = Instant::now() + IDENTITY_CHECK;
         let mut check: Option<BoxFuture<'_, Result<Result<(), String>, String>>> = None;
+        let mut duty = self.orders.duty.clone();
+        let mut last = None;
         loop {
+            let hands_over = *duty.borrow_and_update() == Duty::HandOver;
+            if hands_over {
+                // What was folded before is committed while more is folded, so that little is left to wait for.
+                let last = *last.get_or_insert(session.table.number());
+                let nothing_left = session.table.open_batches() == 0 && session.sealed.is_none();
+                if nothing_left || session.committed.borrow().transaction >= last {
+                    return Ok(Over::Stopped);
+                }
+            }
             let full = session.open_bytes >= self.config.checkpoint_bytes || session.table.is_crowded();
             let may_seal = session.sealed.is_none() && session.table.open_batches() > 0;
             let ahead = session.source.pending() > 0;
-            let longest = if full { Duration::ZERO } else { self.config.longest(session.open_bytes, ahead) };
+            let longest = if full || hands_over { Duration::ZERO } else { self.config.longest(session.open_bytes, ahead) };
             let seal_at = session.opened_at + longest;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Over::Stopped),
+                _ = duty.changed(), if !hands_over => {}
                 // The committer ends by itself only if it can't go on; `drain` and `abandon` say why.
                 () = session.work.closed() => return Ok(Over::Lost("committing has ended".to_owned())),
                 _ = session.committed.changed() => {

@@ -132,6 +132,11 @@ impl<A: Application> Table<A> {
         &self.at
     }
 
+    /// The number of the open transaction.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Batches in the open transaction.
     pub fn open_batches(&self) -> u64 {
         self.batches

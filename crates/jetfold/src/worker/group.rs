@@ -41,6 +41,9 @@ const HANDING_OVER: Duration = Duration::from_secs(5);
 /// overloaded must still be able to share.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a partition that is handed over may go on to commit what it has folded, before it is stopped where it is.
+const LETTING_GO: Duration = Duration::from_secs(2);
+
 /// How long it is told that a partition was handed over.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
@@ -180,8 +183,9 @@ impl<A: Application> Group<A> {
                 }
             }
         }
-        // Whoever is not told waits a little longer.
-        timeout(HEARD, self.presence.leave()).await.ok();
+        // Where it has stopped is known before it is gone. Whoever is not told waits a little longer.
+        let (presence, last) = (self.presence.clone(), self.member());
+        timeout(HEARD, async { (presence.say(&last).await.ok(), presence.leave().await.ok()) }).await.ok();
         match (self.broken, self.failed) {
             (Some(error), _) => Err(error),
             (None, Some(error)) => Err(error.into()),
@@ -331,6 +335,11 @@ impl<A: Application> Group<A> {
         self.finish_moves();
         for (partition, held) in &self.held {
             held.followed(self.roster.is_followed(*partition));
+        }
+        for (partition, (since, _)) in &self.ending {
+            if let Some(held) = self.held.get(partition).filter(|_| since.elapsed() >= LETTING_GO) {
+                held.stop();
+            }
         }
         self.holder.shared.stores.share_among(self.held.len() + self.wanted.len());
         if self.are_all_refused() {

@@ -218,9 +218,9 @@ impl<A: Application> Held<A> {
         }
     }
 
+    /// Ends as soon as what was folded is committed.
     pub fn hand_over(&self) {
         self.duty.send_replace(Duty::HandOver);
-        self.stop();
     }
 
     pub fn stop(&self) {
