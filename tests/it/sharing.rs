@@ -68,7 +68,7 @@ async fn two_summers_on_the_same_partitions_publish_nothing_twice_and_neither_is
     apply(&server, 2);
     let folder = tempfile::tempdir().unwrap();
     let both = ["a", "b"].map(|name| {
-        summer(&server, &folder.path().join(name), "")
+        summer(&server, &folder.path().join(name), "--partitions all")
             .arg("--worker")
             .arg(name)
             .env("STREAM_SUM_LOG__LEVEL", "debug")
@@ -119,12 +119,14 @@ async fn a_summer_that_was_paused_goes_on_beside_another_of_its_own_name() {
     let server = Server::start();
     apply(&server, 1);
     let folder = tempfile::tempdir().unwrap();
-    let paused = summer(&server, &folder.path().join("a"), "--worker a").env("STREAM_SUM_LOG__LEVEL", "debug").spawn();
+    let paused = summer(&server, &folder.path().join("a"), "--worker a --partitions all")
+        .env("STREAM_SUM_LOG__LEVEL", "debug")
+        .spawn();
     let report = folder.path().join("report.json");
     let chunking = chunker(&server, "--streams 3000 --chunks 10 --rate 8000", &report);
     wait_until("finals", async || (finals(&server).await > 50).then_some(())).await;
     paused.signal(Signal::SIGSTOP);
-    let other = summer(&server, &folder.path().join("b"), "--worker b").spawn();
+    let other = summer(&server, &folder.path().join("b"), "--worker b --partitions all").spawn();
     chunking.wait().expect(0);
     paused.signal(Signal::SIGCONT);
     let ends = log_ends(&server, 1).await;

@@ -224,7 +224,7 @@ fn a_server_that_is_there_is_used_with_the_partitions_that_it_has() {
     let temporary = tempfile::tempdir().unwrap();
     let ended = up(temporary.path(), "--streams 200 --summers 3").args(&["--server", &server.url()]).run().expect(0);
     assert!(!ended.stderr.contains("store in"), "{}", ended.stderr);
-    assert!(ended.stderr.contains("summer 2     partitions 2 (pid "), "{}", ended.stderr);
+    assert!(ended.stderr.contains("summer 2     shares the partitions (pid "), "{}", ended.stderr);
     let ended = up(temporary.path(), "--streams 1 --summers 4").args(&["--server", &server.url()]).run().expect(2);
     assert!(ended.sentence().contains("4 summers for 3 partitions"), "{}", ended.stderr);
     nothing_left(temporary.path(), &[]);

@@ -82,6 +82,8 @@ pub struct Standing {
     /// What is committed; `None` until it is known.
     pub checkpoint: Option<Checkpoint>,
     pub phase: Phase,
+    /// When it has stopped folding, for another to go on.
+    pub stopped_at: Option<Instant>,
 }
 
 /// What a worker does with a partition that it has opened.

@@ -333,7 +333,7 @@ fn start_summers(
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
             Ok(command)
         })?;
-        tell(&format!("summer {summer}"), &format!("pid {pid}"));
+        tell(&format!("summer {summer}"), &format!("shares the partitions (pid {pid})"));
         workers.insert(worker);
     }
     Ok(workers)

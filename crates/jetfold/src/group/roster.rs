@@ -27,6 +27,10 @@ const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// Partitions that a member takes over at once. Each follower folds as much as the owner does.
 const MOST_TAKEN_AT_ONCE: usize = 8;
 
+/// Of so many partitions one more is handed over at a time: one after the other, each pause is as short as it can be, but
+/// whoever is told to stop has seconds for all.
+const HANDED_OF: usize = 16;
+
 /// What there is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
@@ -177,6 +181,8 @@ impl Roster {
         let assignment = assign(&members, self.partitions);
         let mut taking =
             me.follows.iter().filter(|followed| self.is_to_own(&assignment.owners, followed.partition)).count();
+        let mut handing = me.owns.iter().filter(|owned| busy.contains(&owned.partition)).count();
+        let most_handed = 1 + me.owns.len() / HANDED_OF;
         let mut deeds = Vec::new();
         for partition in (0..self.partitions).filter(|partition| !busy.contains(partition)) {
             let place = partition as usize;
@@ -189,7 +195,9 @@ impl Roster {
                     deeds.push(Deed::LetGo(partition));
                 } else if let Some(to) = assignment.owners[place].filter(|_| !is_to_own)
                     && members[to].follow(partition).is_some_and(|followed| followed.close)
+                    && handing < most_handed
                 {
+                    handing += 1;
                     deeds.push(Deed::HandOver { partition, to: to.to_owned() });
                 }
             } else if is_to_own && owner.is_none() {

@@ -34,16 +34,34 @@ const MOST_GOALS: usize = 64;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A follower at work.
-struct Following<A: Application> {
-    table: Table<A>,
-    source: Source,
-    committed: Committed<A>,
+pub(super) struct Following<A: Application> {
+    pub table: Table<A>,
+    pub source: Source,
+    pub committed: Committed<A>,
     /// The key up to which expired rows were looked for.
     looked_at: Option<A::Key>,
     /// What the owner has committed beyond the table, in order.
     goals: VecDeque<Checkpoint>,
-    open_bytes: usize,
-    opened_at: Instant,
+    /// The last place where the fold was what the owner has told.
+    proven: Option<Checkpoint>,
+    pub open_bytes: usize,
+    pub opened_at: Instant,
+}
+
+impl<A: Application> Following<A> {
+    /// Whether everything that is folded is what an owner has committed, place by place.
+    fn is_where_the_owner_was(&self) -> bool {
+        self.table.open_batches() == 0 || self.proven.is_some_and(|proven| proven.position == self.table.position())
+    }
+
+    /// What the store has, with the owner's marks: everything through the table's place was confirmed by it.
+    pub fn committed(&self) -> Committed<A> {
+        let mut committed = self.committed.clone();
+        if let Some(Checkpoint { outputs, rejects, .. }) = self.proven {
+            (committed.checkpoint.outputs, committed.checkpoint.rejects) = (outputs, rejects);
+        }
+        committed
+    }
 }
 
 /// Whether two stores have folded the same. What they have collected, and so how many rows are live, is each one's own; marks
@@ -78,6 +96,10 @@ impl<A: Application> Partition<A> {
         let began = following.committed.checkpoint.position;
         let ended = self.follow_on(&mut following, stop).await?;
         let progressed = following.committed.checkpoint.position > began;
+        let is_to_own = matches!(self.duty(), Duty::Own { .. });
+        if matches!(ended, Ended::Stopped) && is_to_own && following.is_where_the_owner_was() {
+            *self.promoted() = Some(Box::new(following));
+        }
         Ok(match ended {
             Ended::Lost { why, .. } => Ended::Lost { why, progressed },
             Ended::Stopped => Ended::Stopped,
@@ -146,6 +168,7 @@ impl<A: Application> Partition<A> {
             committed: Committed { transaction: 0, checkpoint, size, expired: [].into() },
             looked_at: None,
             goals: VecDeque::new(),
+            proven: None,
             open_bytes: 0,
             opened_at: Instant::now(),
         }))
@@ -158,7 +181,7 @@ impl<A: Application> Partition<A> {
         loop {
             if let Duty::Own { from } = *duty.borrow_and_update() {
                 let until = *last_words.get_or_insert_with(|| Instant::now() + LAST_WORDS);
-                let is_there = from.is_none_or(|from| following.committed.checkpoint.position >= from);
+                let is_there = from.is_none_or(|from| following.table.position() >= from);
                 if is_there || Instant::now() >= until {
                     return Ok(Ended::Stopped);
                 }
@@ -232,6 +255,11 @@ impl<A: Application> Partition<A> {
                 let log = self.log.name();
                 tracing::warn!(log, position, "the owner has folded something else up to here: following it again");
                 return Ok(Err("the owner has folded something else".to_owned()));
+            }
+            following.proven = Some(goal);
+            // Whoever takes over commits this with what it folds next.
+            if matches!(self.duty(), Duty::Own { .. }) {
+                continue;
             }
             let longest = self.config.longest(following.open_bytes, true);
             let is_last = following.goals.is_empty();

@@ -40,9 +40,10 @@ use crate::time::UnixNanos;
 use crate::words::Words;
 use counters::Counters;
 use damage::Aside;
+use follow::Following;
 use session::Ended;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use stores::Stores;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -147,6 +148,8 @@ pub struct Orders {
     pub duty: watch::Receiver<Duty>,
     /// What the owner has committed, as it tells whoever follows.
     pub told: watch::Receiver<Option<Checkpoint>>,
+    /// Whether somebody follows.
+    pub followed: watch::Receiver<bool>,
 }
 
 /// What the partitions of one worker share.
@@ -203,6 +206,8 @@ pub struct Partition<A: Application> {
     /// The position of which was said that its message is deleted.
     deleted_at: AtomicU64,
     orders: Orders,
+    /// What it has followed, to go on with as the owner. Locked only because a partition is shared by what looks at it meanwhile.
+    promoted: Mutex<Option<Box<Following<A>>>>,
     changed: Arc<Notify>,
     stopped_at: Arc<OnceLock<Instant>>,
 }
@@ -250,6 +255,7 @@ impl<A: Application> Partition<A> {
             is_refused: watch::Sender::new(false),
             deleted_at: AtomicU64::new(0),
             orders,
+            promoted: Mutex::default(),
             changed: shared.changed.clone(),
             stopped_at: shared.stopped_at.clone(),
         })
@@ -258,6 +264,10 @@ impl<A: Application> Partition<A> {
     /// What it is to do at the moment.
     fn duty(&self) -> Duty {
         *self.orders.duty.borrow()
+    }
+
+    fn promoted(&mut self) -> &mut Option<Box<Following<A>>> {
+        self.promoted.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it folds behind another worker.

@@ -12,8 +12,9 @@ use crate::log::reader::LogReader;
 use crate::log::source::{OpenError, Opened};
 use crate::partition::committed::Committed;
 use crate::partition::committer::{Committer, QUEUED_BATCHES};
+use crate::partition::follow::Following;
 use crate::partition::republish;
-use crate::partition::session::Session;
+use crate::partition::session::{IDENTITY_CHECK, Parts, Session};
 use crate::partition::{Partition, PartitionError};
 use crate::standing::{Phase, Standing};
 use crate::store::StoreError;
@@ -95,24 +96,37 @@ impl<A: Application> Partition<A> {
                 Err(error) => return Ok(Err(error.to_string())),
             }
         };
-        self.counters.opened.add(1);
         tracing::info!(log = self.log.name(), position = checkpoint.position, refolding, "opened the log");
+        let (size, row_bytes) = (self.store.size()?, self.stores.row_bytes());
+        let table = Table::over(self.application.clone(), self.share(), row_bytes, checkpoint, &self.store)?;
+        let committed = Committed { transaction: 0, checkpoint, size, expired: Arc::default() };
+        let (opened_at, open_bytes) = (Instant::now(), 0);
+        let check_at = opened_at + IDENTITY_CHECK;
+        Ok(Ok(self.begin(committed, Parts { table, source, one_by_one, check_at, open_bytes, opened_at })))
+    }
 
-        let size = self.store.size()?;
+    /// Goes on as the owner of what was followed: the log was judged when that began, and its source has not been lost since. The
+    /// streams of outputs and rejects are looked at right away, beside folding; nothing is committed that they have forgotten.
+    pub(super) fn promote(&mut self, following: Following<A>) -> Session<A> {
+        let committed = following.committed();
+        let Following { table, source, open_bytes, opened_at, .. } = following;
+        tracing::info!(log = self.log.name(), position = table.position(), "going on as the owner of the log");
+        let check_at = Instant::now();
+        self.begin(committed, Parts { table, source, one_by_one: false, check_at, open_bytes, opened_at })
+    }
+
+    /// Begins a session behind what is committed.
+    fn begin(&mut self, at: Committed<A>, parts: Parts<A>) -> Session<A> {
+        self.counters.opened.add(1);
         self.standing.send_modify(|standing| {
-            *standing = Standing {
-                committed_at: standing.committed_at,
-                phase: Phase::Owns,
-                ..Standing::of(&checkpoint, size.rows, size.bytes)
-            };
+            let (committed_at, phase) = (standing.committed_at, Phase::Owns);
+            *standing = Standing { committed_at, phase, ..Standing::of(&at.checkpoint, at.size.rows, at.size.bytes) };
         });
         self.changed.notify_one();
-
         let (work, queue) = mpsc::channel(QUEUED_BATCHES);
-        let (committed_tx, committed) =
-            watch::channel(Committed { transaction: 0, checkpoint, size, expired: Arc::default() });
+        let effects = self.effects(&at.checkpoint);
+        let (committed_tx, committed) = watch::channel(at);
         let cancel = CancellationToken::new();
-        let effects = self.effects(&checkpoint);
         let committer = Committer {
             connection: self.connection.clone(),
             log: LogReader::new(self.connection.clone(), &self.names, self.partition),
@@ -124,25 +138,21 @@ impl<A: Application> Partition<A> {
             application: self.application.clone(),
             looked_at: None,
         };
-        Ok(Ok(Session {
-            table: Table::over(
-                self.application.clone(),
-                self.share(),
-                self.stores.row_bytes(),
-                checkpoint,
-                &self.store,
-            )?,
+        let Parts { table, source, one_by_one, check_at, open_bytes, opened_at } = parts;
+        Session {
+            table,
             source,
             one_by_one,
             work,
             committed,
             committer: tokio::spawn(committer.run(queue, cancel.clone())),
             cancel,
-            open_bytes: 0,
-            opened_at: Instant::now(),
+            check_at,
+            open_bytes,
+            opened_at,
             sealed: None,
             skipped: None,
-        }))
+        }
     }
 
     /// Where the store stands; `None` if it has not begun, or has folded nothing of a log that was made anew since. The

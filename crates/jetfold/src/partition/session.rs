@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// How often the message at the committed position is compared with the one that was folded.
-const IDENTITY_CHECK: Duration = Duration::from_secs(5);
+pub(super) const IDENTITY_CHECK: Duration = Duration::from_secs(5);
 
 static REJECTED: ThrottleByCause = ThrottleByCause::new();
 static LOSSES: Throttle = Throttle::new();
@@ -55,6 +55,8 @@ pub(super) struct Session<A: Application> {
     pub committed: watch::Receiver<Committed<A>>,
     pub committer: JoinHandle<Result<(), CommitError>>,
     pub cancel: CancellationToken,
+    /// When the log, and the streams of outputs and rejects, are compared next with what the store knows of them.
+    pub check_at: Instant,
     /// Bytes of batches in the open transaction, and when the first of them was folded.
     pub open_bytes: usize,
     pub opened_at: Instant,
@@ -62,6 +64,16 @@ pub(super) struct Session<A: Application> {
     pub sealed: Option<u64>,
     /// The first position that was missing.
     pub skipped: Option<Position>,
+}
+
+/// What a session is begun with.
+pub(super) struct Parts<A: Application> {
+    pub table: Table<A>,
+    pub source: Source,
+    pub one_by_one: bool,
+    pub check_at: Instant,
+    pub open_bytes: usize,
+    pub opened_at: Instant,
 }
 
 impl<A: Application> Partition<A> {
@@ -80,13 +92,16 @@ impl<A: Application> Partition<A> {
                 Err(why) => return Ok(Ended::Lost { why, progressed: false }),
             }
         }
-        let opening = tokio::select! {
-            () = stop.cancelled() => return Ok(Ended::Stopped),
-            // What was asked on the old connection is never answered: asking again is quicker than waiting for that.
-            _ = connects.changed() => {
-                return Ok(Ended::Lost { why: Lost::Reconnected.to_string(), progressed: true });
-            }
-            opening = self.open() => opening?,
+        let opening = match self.promoted().take() {
+            Some(following) => Ok(self.promote(*following)),
+            None => tokio::select! {
+                () = stop.cancelled() => return Ok(Ended::Stopped),
+                // What was asked on the old connection is never answered: asking again is quicker than waiting for that.
+                _ = connects.changed() => {
+                    return Ok(Ended::Lost { why: Lost::Reconnected.to_string(), progressed: true });
+                }
+                opening = self.open() => opening?,
+            },
         };
         let mut session = match opening {
             Ok(session) => session,
@@ -95,6 +110,9 @@ impl<A: Application> Partition<A> {
         self.refuse_no_more();
         let began = session.committed.borrow().transaction;
         let over = self.work(&mut session, stop).await;
+        if self.duty() == Duty::HandOver {
+            self.standing.send_modify(|standing| standing.stopped_at = Some(std::time::Instant::now()));
+        }
         self.doubt.ended(session.skipped);
         let position = session.table.position();
         let last = match over {
@@ -144,7 +162,7 @@ impl<A: Application> Partition<A> {
 
     /// Pulls and folds until told to stop, or until the log has to be opened again.
     async fn work(&self, session: &mut Session<A>, stop: &CancellationToken) -> Result<Over, PartitionError> {
-        let mut next_check = Instant::now() + IDENTITY_CHECK;
+        let mut next_check = session.check_at;
         let mut check: Option<BoxFuture<'_, Result<Result<(), String>, String>>> = None;
         let mut duty = self.orders.duty.clone();
         let mut last = None;
@@ -160,8 +178,10 @@ impl<A: Application> Partition<A> {
             }
             let full = session.open_bytes >= self.config.checkpoint_bytes || session.table.is_crowded();
             let may_seal = session.sealed.is_none() && session.table.open_batches() > 0;
-            let ahead = session.source.pending() > 0;
-            let longest = if full || hands_over { Duration::ZERO } else { self.config.longest(session.open_bytes, ahead) };
+            // Who follows is told of each commit, and can't come any closer.
+            let ahead = session.source.pending() > 0 && !*self.orders.followed.borrow();
+            let longest =
+                if full || hands_over { Duration::ZERO } else { self.config.longest(session.open_bytes, ahead) };
             let seal_at = session.opened_at + longest;
             tokio::select! {
                 biased;

@@ -106,7 +106,8 @@ impl<A: Application> Holder<A> {
         let store = Arc::new(store);
         let (duty, orders_duty) = watch::channel(duty);
         let (told, orders_told) = watch::channel(None);
-        let orders = Orders { duty: orders_duty, told: orders_told };
+        let followed = watch::Sender::new(false);
+        let orders = Orders { duty: orders_duty, told: orders_told, followed: followed.subscribe() };
         let log = self.log(partition);
         let log = if has_risen { log.risen() } else { log };
         let accepts = self.accepts.extract_if(.., |accept| accept.partition == partition).map(|accept| accept.loss);
@@ -125,7 +126,7 @@ impl<A: Application> Holder<A> {
             store: weak,
             stop: stop.clone(),
             stores: folded.stores(),
-            followed: watch::Sender::new(false),
+            followed,
             beside: Vec::new(),
             listening: None,
             duty,
