@@ -96,6 +96,8 @@ pub enum Phase {
     Follows { close: bool },
     /// It folds, and publishes what the fold puts out.
     Owns,
+    /// It has stopped, and committed what it had folded, for another to go on.
+    HandedOver,
 }
 
 impl Standing {

@@ -5,6 +5,7 @@
 //! to disk, effects of the next are published already.
 
 use crate::application::Application;
+use crate::checkpoint::Checkpoint;
 use crate::commit::effect::{Answer, Confirmed, Conflict, Effect, Outcome};
 use crate::commit::inspection::{Inspection, Sound, Unsound};
 use crate::commit::line::{Action, Failed, Line};
@@ -65,6 +66,8 @@ pub struct Committer<A: Application> {
     pub halt: bool,
     pub counters: Arc<Counters<A>>,
     pub committed: watch::Sender<Committed<A>>,
+    /// What is confirmed, and on its way to disk: whoever follows needs no more.
+    pub confirmed: Arc<watch::Sender<Option<Checkpoint>>>,
     pub application: Arc<A>,
     /// The key up to which expired rows were looked for; `None`: to be looked for from the first on.
     pub looked_at: Option<A::Key>,
@@ -166,7 +169,10 @@ impl<A: Application> Committer<A> {
                 crash_point::reached("effects-confirmed");
                 under_way.inspecting = Some(self.inspect(inspection));
             }
-            Action::Write(transaction) => under_way.writing = Some(self.write(transaction)),
+            Action::Write(transaction) => {
+                self.confirmed.send_replace(Some(transaction.checkpoint));
+                under_way.writing = Some(self.write(transaction));
+            }
             Action::End(_) => unreachable!("returned before"),
         }
     }

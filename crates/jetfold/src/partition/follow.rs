@@ -3,12 +3,12 @@
 //! | a follower | so that |
 //! | --- | --- |
 //! | publishes nothing | the owner's effects are the only ones |
-//! | folds up to what the owner has told that it has committed, and no further | everything that it commits is confirmed |
+//! | folds up to where the owner has told that all is confirmed, and no further | everything that it commits is confirmed |
 //! | commits where its own fold is what the owner has told, place and timestamp of the message included | a log that has lost its end, and grown again, is seen |
 //! | takes the owner's marks with it | outputs that are lost afterwards are missed, whoever owns the partition then |
 //!
-//! So its store is a copy of one that the owner has committed, and when the owner is gone it goes on from there as any
-//! restarted worker does. If the owner is a zombie, what it tells is true all the same: it has committed it.
+//! So its store is a copy of one that the owner has committed, or was about to, and when the owner is gone it goes on from there
+//! as any restarted worker does. If the owner is a zombie, what it tells is true all the same: it was confirmed.
 
 use super::{Partition, PartitionError};
 use crate::application::Application;
@@ -246,8 +246,10 @@ impl<A: Application> Partition<A> {
     /// begin again.
     async fn arrive(&self, following: &mut Following<A>) -> Result<Result<(), String>, PartitionError> {
         let position = following.table.position();
+        let mut has_arrived = false;
         while let Some(goal) = following.goals.front().copied().filter(|goal| goal.position <= position) {
             following.goals.pop_front();
+            has_arrived = true;
             if goal.position < position {
                 continue;
             }
@@ -267,8 +269,8 @@ impl<A: Application> Partition<A> {
                 self.commit_behind(following, &goal).await?;
             }
         }
-        // Of what is beyond nothing is known: it was told a moment ago.
-        if following.goals.len() <= 1 && following.table.open_batches() == 0 {
+        // What is beyond was told a moment ago.
+        if has_arrived && following.goals.len() <= 1 && following.table.open_batches() == 0 {
             self.has_come_close();
         }
         Ok(Ok(()))

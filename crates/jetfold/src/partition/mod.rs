@@ -206,6 +206,8 @@ pub struct Partition<A: Application> {
     /// The position of which was said that its message is deleted.
     deleted_at: AtomicU64,
     orders: Orders,
+    /// Through where every effect is confirmed, as the owner.
+    confirmed: Arc<watch::Sender<Option<Checkpoint>>>,
     /// What it has followed, to go on with as the owner. Locked only because a partition is shared by what looks at it meanwhile.
     promoted: Mutex<Option<Box<Following<A>>>>,
     changed: Arc<Notify>,
@@ -255,6 +257,7 @@ impl<A: Application> Partition<A> {
             is_refused: watch::Sender::new(false),
             deleted_at: AtomicU64::new(0),
             orders,
+            confirmed: Arc::default(),
             promoted: Mutex::default(),
             changed: shared.changed.clone(),
             stopped_at: shared.stopped_at.clone(),
@@ -287,6 +290,11 @@ impl<A: Application> Partition<A> {
     /// Its store, and each that takes its place.
     pub fn stores(&self) -> watch::Receiver<Arc<Store<A>>> {
         self.shown.subscribe()
+    }
+
+    /// Through where every effect is confirmed: for whoever follows.
+    pub fn confirmed(&self) -> watch::Receiver<Option<Checkpoint>> {
+        self.confirmed.subscribe()
     }
 
     /// Whether its log is refused at the moment.

@@ -125,6 +125,7 @@ impl<A: Application> Partition<A> {
         self.changed.notify_one();
         let (work, queue) = mpsc::channel(QUEUED_BATCHES);
         let effects = self.effects(&at.checkpoint);
+        self.confirmed.send_replace(Some(at.checkpoint));
         let (committed_tx, committed) = watch::channel(at);
         let cancel = CancellationToken::new();
         let committer = Committer {
@@ -135,6 +136,7 @@ impl<A: Application> Partition<A> {
             halt: self.config.halt,
             counters: self.counters.clone(),
             committed: committed_tx,
+            confirmed: self.confirmed.clone(),
             application: self.application.clone(),
             looked_at: None,
         };

@@ -121,6 +121,15 @@ impl<A: Application> Partition<A> {
             Ok(Over::Lost(_)) if session.one_by_one || self.doubt.is_before_hole() => self.drain(session).await,
             Ok(Over::Lost(_)) | Err(_) => self.abandon(session).await,
         };
+        if let (Duty::HandOver, Ok(Committed { checkpoint, size, .. })) = (self.duty(), &last) {
+            self.standing.send_modify(|standing| {
+                let (committed_at, stopped_at) = (standing.committed_at, standing.stopped_at);
+                let phase = Phase::HandedOver;
+                *standing =
+                    Standing { committed_at, phase, stopped_at, ..Standing::of(checkpoint, size.rows, size.bytes) };
+            });
+            self.changed.notify_one();
+        }
         if let Err(CommitError::Conflict(conflict)) = last {
             return Err(PartitionError::Conflict { partition: self.partition, conflict, words: &A::WORDS });
         }

@@ -55,6 +55,7 @@ pub struct Held<A: Application> {
     duty: watch::Sender<Duty>,
     stop: CancellationToken,
     stores: watch::Receiver<Arc<Store<A>>>,
+    confirmed: watch::Receiver<Option<Checkpoint>>,
     /// Whether somebody follows it.
     followed: watch::Sender<bool>,
     /// What is done beside it, in the order in which it was begun.
@@ -126,6 +127,7 @@ impl<A: Application> Holder<A> {
             store: weak,
             stop: stop.clone(),
             stores: folded.stores(),
+            confirmed: folded.confirmed(),
             followed,
             beside: Vec::new(),
             listening: None,
@@ -163,7 +165,7 @@ impl<A: Application> Holder<A> {
         let told = tell(
             connection.clone(),
             names.committed_subject(partition),
-            held.standing.clone(),
+            held.confirmed.clone(),
             held.followed.subscribe(),
         );
         held.beside.push(tokio::spawn(told).abort_handle());
@@ -239,11 +241,11 @@ fn encoded(checkpoint: &Checkpoint) -> Vec<u8> {
     rmp_serde::to_vec_named(checkpoint).expect("a checkpoint has a MessagePack form")
 }
 
-/// Tells what is committed, at each commit and once a second, while somebody follows.
+/// Tells what is confirmed, whenever there is more and once a second, while somebody follows.
 async fn tell(
     connection: Connection,
     subject: String,
-    mut standing: watch::Receiver<Standing>,
+    mut confirmed: watch::Receiver<Option<Checkpoint>>,
     mut followed: watch::Receiver<bool>,
 ) {
     let mut repeated = interval(REPEATED);
@@ -252,16 +254,12 @@ async fn tell(
         if followed.wait_for(|followed| *followed).await.is_err() {
             return;
         }
-        let told = {
-            let standing = standing.borrow_and_update();
-            // What was read of a store before its log was judged is no word of an owner's.
-            standing.checkpoint.filter(|_| standing.phase == Phase::Owns)
-        };
+        let told = *confirmed.borrow_and_update();
         if let Some(told) = told {
             connection.client.publish(subject.clone(), encoded(&told).into()).await.ok();
         }
         tokio::select! {
-            changed = standing.changed() => if changed.is_err() { return },
+            changed = confirmed.changed() => if changed.is_err() { return },
             changed = followed.changed() => if changed.is_err() { return },
             _ = repeated.tick() => {}
         }

@@ -134,7 +134,7 @@ impl<A: Application> Group<A> {
         let mut said = self.member();
         let changed = self.holder.shared.changed.clone();
         loop {
-            self.advance();
+            self.advance().await;
             if self.course == Course::Stops && self.running.is_empty() && self.opening.is_empty() {
                 break;
             }
@@ -196,8 +196,9 @@ impl<A: Application> Group<A> {
     }
 
     /// Does what there is to do now.
-    fn advance(&mut self) {
+    async fn advance(&mut self) {
         self.handed.retain(|_, (_, at)| at.elapsed() < REMEMBERED);
+        self.release().await;
         self.finish_moves();
         for (partition, held) in &self.held {
             held.followed(self.roster.is_followed(*partition));
@@ -313,23 +314,35 @@ impl<A: Application> Group<A> {
         }
     }
 
+    /// Tells where partitions have stopped that are handed over.
+    async fn release(&mut self) {
+        for (partition, (since, hands_over)) in &self.ending {
+            let Some(held) = self.held.get(partition).filter(|held| *hands_over && held.phase() == Phase::HandedOver)
+            else {
+                continue;
+            };
+            if self.handed.contains_key(partition) {
+                continue;
+            }
+            let (checkpoint, stopped_at) = {
+                let standing = held.standing.borrow();
+                (standing.checkpoint, standing.stopped_at.map_or(*since, Instant::from_std))
+            };
+            if let Some(checkpoint) = checkpoint {
+                self.holder.last_words(*partition, &checkpoint).await;
+                self.handed.insert(*partition, (checkpoint.position, stopped_at));
+            }
+        }
+    }
+
     /// The task of a partition is over.
     async fn ended(&mut self, (partition, result): Ended) {
+        self.release().await;
         let ending = self.ending.remove(&partition);
         self.taking.remove(&partition);
         if let Some(held) = self.held.remove(&partition) {
             self.holder.board.hide(partition);
             self.closed.insert(partition, held.store.clone());
-            if let Some((since, true)) = ending {
-                let (checkpoint, stopped_at) = {
-                    let standing = held.standing.borrow();
-                    (standing.checkpoint, standing.stopped_at.map_or(since, Instant::from_std))
-                };
-                if let Some(checkpoint) = checkpoint {
-                    self.holder.last_words(partition, &checkpoint).await;
-                    self.handed.insert(partition, (checkpoint.position, stopped_at));
-                }
-            }
         }
         match result {
             // It was said when it came, and stops nobody else.

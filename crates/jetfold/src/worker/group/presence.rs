@@ -119,7 +119,7 @@ impl<A: Application> Group<A> {
         // Those that are handed over are folded until they are.
         let ending = self.ending.iter().filter(|(_, (_, hands_over))| *hands_over);
         let ending = ending.filter_map(|(partition, _)| {
-            let held = self.held.get(partition)?;
+            let held = self.held.get(partition).filter(|held| held.phase() != Phase::HandedOver)?;
             Some(Owned { partition: *partition, term: held.term, position: held.position() })
         });
         let opening = self.wanted.iter().filter(|(_, (duty, _))| *duty != Duty::Follow);
@@ -128,7 +128,7 @@ impl<A: Application> Group<A> {
             let is_close = match held.phase() {
                 _ if held.owns() || self.ending.contains_key(partition) => return None,
                 Phase::Follows { close } => close,
-                Phase::Closed | Phase::Owns => false,
+                Phase::Closed | Phase::Owns | Phase::HandedOver => false,
             };
             let close = is_close || held.since.elapsed() >= PATIENCE;
             Some(Followed { partition: *partition, position: held.position(), close })
