@@ -13,6 +13,7 @@ mod embed;
 mod floors;
 mod forgetting;
 mod formats;
+mod group;
 mod ledger;
 mod lossy_route;
 mod noise;

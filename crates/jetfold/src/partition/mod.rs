@@ -14,6 +14,7 @@ pub mod counters;
 mod damage;
 mod follow;
 mod opening;
+mod orders;
 pub mod republish;
 mod session;
 pub mod stores;
@@ -41,6 +42,7 @@ use crate::words::Words;
 use counters::Counters;
 use damage::Aside;
 use follow::Following;
+pub use orders::{Duty, Orders};
 use session::Ended;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -130,26 +132,6 @@ impl PartitionError {
     pub fn is_violation(&self) -> bool {
         matches!(self, Self::Loss { .. } | Self::Conflict { .. })
     }
-}
-
-/// What a worker is to do with a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Duty {
-    /// To fold it behind its owner, and publish nothing.
-    Follow,
-    /// To fold it. `from`: what its last owner has committed, if it is being handed over.
-    Own { from: Option<Position> },
-    /// To stop where it is, since another goes on: no snapshot is to be put away.
-    HandOver,
-}
-
-/// What the worker says to one of its partitions.
-pub struct Orders {
-    pub duty: watch::Receiver<Duty>,
-    /// What the owner has committed, as it tells whoever follows.
-    pub told: watch::Receiver<Option<Checkpoint>>,
-    /// Whether somebody follows.
-    pub followed: watch::Receiver<bool>,
 }
 
 /// What the partitions of one worker share.
