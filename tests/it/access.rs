@@ -226,7 +226,7 @@ fn a_worker_gets_along_with_as_many_connections_as_it_may_have() {
     let server = Server::with_config("max_connections: 6\n");
     apply(&server, 8);
     let folder = tempfile::tempdir().unwrap();
-    let summer = |name: &str| Program::at(&server, "summer --data-dir").arg(folder.path().join(name));
+    let summer = |name: &str| Program::at(&server, "summer --partitions all --data-dir").arg(folder.path().join(name));
     let greedy = summer("a").spawn();
     greedy.wait_for_log("opened the log", 8);
     assert!(greedy.stderr_so_far().contains("gives this worker 6 of 10 connections"), "{}", greedy.stderr_so_far());

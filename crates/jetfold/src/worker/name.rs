@@ -72,6 +72,19 @@ pub(super) fn worker_name(
     Ok(format!("{host}-{suffix}"))
 }
 
+/// Sees that no other process of this name works in the folder, for as long as the file is held: the group must not hear of a
+/// worker that can't open its stores.
+pub(super) fn lock(worker: &str, data_dir: &Path, words: &'static Words) -> Result<fs::File, StoreError> {
+    let path = data_dir.join(format!("{worker}.lock"));
+    let refuse = |source| StoreError::Folder { path: path.clone(), source, words };
+    let file = fs::File::create(&path).map_err(refuse)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(StoreError::InUse { path: data_dir.to_owned(), words }),
+        Err(fs::TryLockError::Error(source)) => Err(refuse(source)),
+    }
+}
+
 /// What a file holds that the id of a worker was put into, if that is what it holds.
 fn worker_id(bytes: &[u8]) -> Option<String> {
     let text = str::from_utf8(bytes).ok()?.trim();

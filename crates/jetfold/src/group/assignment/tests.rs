@@ -47,6 +47,9 @@ fn sixty_four_members_share_256_partitions_and_each_that_comes_or_goes_moves_its
         assert_eq!(settle(&mut group, 256), 0, "what is settled stays");
     }
     assert_eq!(loads(&group), vec![4; 64]);
+    let began = std::time::Instant::now();
+    assert_eq!(assign(&group, 256).owners.len(), 256);
+    println!("assigned in {:?}", began.elapsed());
     for name in &names[..40] {
         let gone = group.remove(name).unwrap();
         let moved = settle(&mut group, 256);
