@@ -1,0 +1,72 @@
+//! The protocol, explored: every run of a small system, in whatever order things happen.
+
+mod protocol {
+    pub mod history;
+    pub mod model;
+    pub mod properties;
+    pub mod state;
+    pub mod streams;
+    pub mod worker;
+}
+
+use protocol::model::{Bug, Protocol};
+use protocol::properties;
+use stateright::{Checker, HasDiscoveries, Model};
+
+/// Explores all of it, and finds nothing that must not be.
+fn holds(name: &str, protocol: Protocol) {
+    let began = std::time::Instant::now();
+    let checker = protocol.checker().spawn_bfs().join();
+    println!(
+        "{name}: {} states, {} steps deep, in {:.1?}",
+        checker.unique_state_count(),
+        checker.max_depth(),
+        began.elapsed()
+    );
+    assert!(checker.is_done(), "it is explored to its end");
+    checker.assert_properties();
+}
+
+/// Shows that the checker finds what a broken rule leads to.
+fn finds(bug: Bug, property: &'static str, protocol: Protocol) {
+    let protocol = Protocol { bug: Some(bug), ..protocol };
+    // The first that is found is as short as any.
+    let found = HasDiscoveries::AnyFailures;
+    let checker = protocol.checker().finish_when(found).spawn_bfs().join();
+    let path = checker.assert_any_discovery(property);
+    println!("{bug:?}: {property}: {:?}", path.into_actions());
+}
+
+
+fn base() -> Protocol {
+    Protocol { workers: 2, records: 2, keys: 2, sent: 1, log_losses: 1, followers: true, ..Protocol::default() }
+}
+
+#[test]
+fn a() {
+    finds(Bug::CommitsUnconfirmed, properties::IS_OUT, base());
+}
+#[test]
+fn b() {
+    finds(Bug::RunsAhead, properties::IS_OUT, base());
+}
+#[test]
+fn c() {
+    finds(Bug::ComparesNothing, properties::IS_OUT, Protocol { workers: 2, ..base() });
+}
+#[test]
+fn d() {
+    finds(Bug::KeepsItsMark, properties::IS_OUT, Protocol { output_losses: 1, ..base() });
+}
+#[test]
+fn e() {
+    finds(Bug::TrustsTheGoal, properties::IS_OUT, Protocol { records: 3, output_losses: 1, ..base() });
+}
+#[test]
+fn f() {
+    finds(Bug::PullsOn, properties::IS_THE_FOLD, Protocol { records: 3, followers: false, ..base() });
+}
+#[test]
+fn two_workers() {
+    holds("two", base());
+}
