@@ -31,7 +31,7 @@ fn holds(name: &str, protocol: Protocol) {
 fn finds(bug: Bug, property: &'static str, protocol: Protocol) {
     let protocol = Protocol { bug: Some(bug), ..protocol };
     // The first that is found is as short as any.
-    let found = HasDiscoveries::AnyFailures;
+    let found = HasDiscoveries::AnyOf([property].into());
     let checker = protocol.checker().finish_when(found).spawn_bfs().join();
     let path = checker.assert_any_discovery(property);
     println!("{bug:?}: {property}: {:?}", path.into_actions());
@@ -60,13 +60,37 @@ fn d() {
 }
 #[test]
 fn e() {
-    finds(Bug::TrustsTheGoal, properties::IS_OUT, Protocol { records: 3, output_losses: 1, ..base() });
+    finds(Bug::TrustsTheGoal, properties::IS_OUT, Protocol { disk_losses: 1, output_losses: 1, ..base() });
 }
 #[test]
 fn f() {
-    finds(Bug::PullsOn, properties::IS_THE_FOLD, Protocol { records: 3, followers: false, ..base() });
+    finds(Bug::PullsOn, properties::IS_THE_FOLD, Protocol { records: 3, keys: 1, followers: false, ..base() });
 }
 #[test]
 fn two_workers() {
     holds("two", base());
+}
+#[test]
+fn three_lossless() {
+    holds("3 lossless", Protocol { workers: 3, records: 2, log_losses: 0, ..base() });
+}
+#[test]
+fn owners3() {
+    holds("2 owners, 3 records, log loss", Protocol { records: 3, followers: false, ..base() });
+}
+#[test]
+fn outputs() {
+    holds("2, 2 records, output loss", Protocol { log_losses: 0, output_losses: 1, ..base() });
+}
+#[test]
+fn both() {
+    holds("2, 2 records, both lost", Protocol { output_losses: 1, ..base() });
+}
+#[test]
+fn snapshots() {
+    holds("2, 2 records, snapshots", Protocol { log_losses: 0, disk_losses: 1, snapshots: 1, ..base() });
+}
+#[test]
+fn follower3() {
+    holds("2, 3 records, follower", Protocol { log_losses: 0, records: 3, ..base() });
 }
