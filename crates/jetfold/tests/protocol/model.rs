@@ -8,10 +8,13 @@
 //! | a follower commits where its fold is what the owner has told, with the owner's mark | `partition/follow` |
 //! | a log is purged up to a settled snapshot of it, and a store restored that is behind | `archive` |
 //!
+//! Where the message at a store's position is purged, nothing tells whether the store is of this log: it is restored from the
+//! snapshot that the purge has left. No pull outlives a loss of its log.
+//!
 //! An inspection reads back each effect. The real one reads fewer as long as no sign speaks against them: whether the signs
 //! suffice is what the schedules of `commit/line` ask.
 
-use crate::protocol::history::{Key, Output, Position};
+use crate::protocol::history::{Key, Output, Position, Record};
 use crate::protocol::properties;
 use crate::protocol::state::{Snapshot, State};
 use crate::protocol::streams::{Found, Judgement, Mark};
@@ -31,6 +34,8 @@ pub enum Bug {
     KeepsItsMark,
     /// A follower whose memory is full looks whether the log has what its owner has committed, and not at its own fold.
     TrustsTheGoal,
+    /// A store goes on although its last message is purged, if the one behind that is there.
+    TrustsThePurged,
     /// A pull goes on where it was after the log has lost its end.
     PullsOn,
 }
@@ -133,7 +138,12 @@ impl Protocol {
             let usable = state.snapshots.iter().filter(is_further).filter(|snapshot| state.is_sound(&snapshot.store));
             actions.extend(usable.map(|snapshot| Action::Restore(at, *snapshot)));
         }
-        if !state.may_go_on(worker) {
+        let goes_on = match state.judge(&worker.store) {
+            Judgement::Sound => !state.would_hide(&worker.store),
+            Judgement::Unproven => self.has(Bug::TrustsThePurged),
+            Judgement::Truncated | Judgement::Diverged => false,
+        };
+        if !goes_on {
             return;
         }
         if self.followers {
@@ -151,13 +161,14 @@ impl Protocol {
 
     fn of_owner(&self, state: &State, at: usize, worker: &Worker, actions: &mut Vec<Action>) {
         let Worker { store, session } = worker;
-        if let Some(_) = self.next_record(state, session) {
+        if self.next_record(state, session).is_some() {
             actions.push(Action::Fold(at));
         }
         if state.sent.len() < self.sent {
             let to_send = session.folded.outputs_after(store.position());
             let to_send = to_send.filter(|output| state.outputs.find(output) == Found::Nothing);
-            actions.extend(to_send.filter(|output| !state.sent.contains(output)).map(|output| Action::Send(at, output)));
+            actions
+                .extend(to_send.filter(|output| !state.sent.contains(output)).map(|output| Action::Send(at, output)));
         }
         match session.inspected {
             Some(_) => actions.push(Action::Commit(at)),
@@ -207,7 +218,7 @@ impl Protocol {
     }
 
     /// What the pull of a session brings next.
-    fn next_record(&self, state: &State, session: &Session) -> Option<crate::protocol::history::Record> {
+    fn next_record(&self, state: &State, session: &Session) -> Option<Record> {
         state.log.record(session.folded.len() + 1).filter(|_| !session.cut)
     }
 

@@ -48,7 +48,7 @@ fn stores(state: &State) -> impl Iterator<Item = &Store> {
 fn is_the_fold(_: &Protocol, state: &State) -> bool {
     stores(state).all(|store| match state.judge(store) {
         Judgement::Sound => state.log.records.starts_with(&store.folded),
-        Judgement::Truncated | Judgement::Diverged => state.log.has_been(&store.folded),
+        _ => state.log.has_been(&store.folded),
     })
 }
 
@@ -84,9 +84,8 @@ fn is_kept(_: &Protocol, state: &State) -> bool {
 /// One that had committed something has lost its session, and the other has come to the end.
 fn takes_over(protocol: &Protocol, state: &State) -> bool {
     let left_off = |store: &Store| store.origin == Origin::Owned && store.position() < protocol.records;
-    let came_to_the_end = |store: &Store| {
-        store.origin == Origin::Owned && store.position() == protocol.records && state.is_sound(store)
-    };
+    let came_to_the_end =
+        |store: &Store| store.origin == Origin::Owned && store.position() == protocol.records && state.is_sound(store);
     let mut idle = state.workers.iter().filter(|worker| worker.does(Duty::Idle));
     idle.any(|worker| left_off(&worker.store)) && state.workers.iter().any(|worker| came_to_the_end(&worker.store))
 }

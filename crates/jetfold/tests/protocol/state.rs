@@ -2,7 +2,7 @@
 
 use crate::protocol::history::{Key, Output};
 use crate::protocol::streams::{Found, Judgement, Log, Outputs};
-use crate::protocol::worker::{Duty, Store, Told, Worker};
+use crate::protocol::worker::{Store, Told, Worker};
 use std::collections::BTreeSet;
 
 /// A copy of a store in the bucket.
@@ -50,11 +50,11 @@ impl State {
         self.judge(store) == Judgement::Sound
     }
 
-    /// Whether a worker may go on from its store. An empty one must not hide what one with its disk would refuse.
-    pub fn may_go_on(&self, worker: &Worker) -> bool {
+    /// Whether all snapshots are of another log, or of what this one was: an empty store must not hide what one with its disk
+    /// would refuse.
+    pub fn would_hide(&self, store: &Store) -> bool {
         let of_others = || self.snapshots.iter().all(|snapshot| self.judge(&snapshot.store) == Judgement::Diverged);
-        let hides = worker.store.position() == 0 && !self.snapshots.is_empty() && of_others();
-        worker.does(Duty::Idle) && self.is_sound(&worker.store) && !hides
+        store.position() == 0 && !self.snapshots.is_empty() && of_others()
     }
 
     /// The furthest snapshot that has settled, of this log.

@@ -6,6 +6,8 @@ use crate::protocol::history::{Era, History, Key, Output, Position, Record};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
     Sound,
+    /// The message at the store's position is purged, and what comes next is there: nothing tells whether it is the same log.
+    Unproven,
     /// What the store has not folded yet is no longer kept.
     Truncated,
     /// The log has lost, or rewritten, what the store has folded.
@@ -48,9 +50,10 @@ impl Log {
         if self.records.len() < position || found.is_some() && found != era {
             return Judgement::Diverged;
         }
-        match self.purged > position {
-            true => Judgement::Truncated,
-            false => Judgement::Sound,
+        match self.purged {
+            purged if purged > position => Judgement::Truncated,
+            purged if purged == position && position > 0 => Judgement::Unproven,
+            _ => Judgement::Sound,
         }
     }
 
