@@ -18,9 +18,12 @@ pub const REPORTS: &str = "another output is found and reported";
 pub const MENDS: &str = "an output is there again that was lost";
 pub const RESTORES: &str = "a store is restored from behind a purge";
 
+/// Whether a state is one of those that are to be seen.
+type Condition = fn(&Protocol, &State) -> bool;
+
 pub fn of(protocol: &Protocol) -> Vec<Property<Protocol>> {
     let may_lose = protocol.log_losses > 0;
-    let seen: [(&'static str, fn(&Protocol, &State) -> bool, bool); 6] = [
+    let seen: [(&'static str, Condition, bool); 6] = [
         (TAKES_OVER, takes_over, true),
         (REFUSES, refuses, may_lose),
         (REPORTS, reports, may_lose),
