@@ -14,11 +14,12 @@ use super::{Partition, PartitionError};
 use crate::application::Application;
 use crate::checkpoint::Checkpoint;
 use crate::identity::doubt::Ruling;
-use crate::identity::judge;
+use crate::identity::{is_unproven, judge};
 use crate::joined::joined;
 use crate::log::source::{Lost, OpenError, Opened, Source};
 use crate::partition::Duty;
 use crate::partition::committed::{Committed, written};
+use crate::partition::opening::UNPROVEN;
 use crate::partition::session::Ended;
 use crate::standing::{Phase, Standing};
 use crate::table::Table;
@@ -120,6 +121,9 @@ impl<A: Application> Partition<A> {
                 _ => format!("it can't be followed: {}", verdict.said(&A::WORDS)),
             };
             return Ok(Err(said));
+        }
+        if is_unproven(&checkpoint, &reading) && self.doubt.unproven(checkpoint.position) {
+            return Ok(Err(UNPROVEN.to_owned()));
         }
         self.doubt.sound();
         let Opened { source, .. } = match self.log.open(checkpoint.position).await {
