@@ -12,10 +12,11 @@ mod protocol {
 use protocol::model::{Bug, Protocol};
 use protocol::properties;
 use stateright::{Checker, HasDiscoveries, Model};
+use std::time::Instant;
 
 /// Explores all of it, and finds nothing that must not be.
 fn holds(name: &str, protocol: Protocol) {
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let checker = protocol.checker().spawn_bfs().join();
     println!(
         "{name}: {} states, {} steps deep, in {:.1?}",
@@ -31,9 +32,11 @@ fn holds(name: &str, protocol: Protocol) {
 fn finds(bug: Bug, property: &'static str, protocol: Protocol) {
     let protocol = Protocol { bug: Some(bug), ..protocol };
     let found = HasDiscoveries::AnyOf([property].into());
+    let began = Instant::now();
     let checker = protocol.checker().finish_when(found).spawn_bfs().join();
+    let took = began.elapsed();
     let path = checker.assert_any_discovery(property);
-    println!("{bug:?}: {property}: {:?}", path.into_actions());
+    println!("{bug:?}, in {took:.1?}: {property}: {:?}", path.into_actions());
 }
 
 /// Two workers, of which one may follow, and two records; nothing is lost.
