@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | nothing | the log is sound, and what was in question is not any more |
 //! | the log's beginning is gone, and snapshots were not looked for since | they are looked for |
+//! | the log begins right behind the position, so nothing tells whether it is the same | the same; gone on if none reaches further |
 //! | anything else, or that again, for less than [`STANDS`] | the log is looked at again |
 //! | the stream of outputs or of rejects has forgotten, for so long | it is mended without being asked |
 //! | what the operator does not accept, for so long | the log is refused |
@@ -115,6 +116,16 @@ impl Doubt {
         self.before_hole
     }
 
+    /// The log [begins right behind](crate::identity::is_unproven) a store at `position`. Whether a snapshot that is further is to be
+    /// looked for first: the log has what that was folded from.
+    pub fn unproven(&mut self, position: Position) -> bool {
+        let is_to_search = self.search != Search::Done;
+        if is_to_search {
+            self.search = Search::Wanted(position);
+        }
+        is_to_search
+    }
+
     /// The log is what it was, and so are the streams of outputs and rejects.
     pub fn sound(&mut self) {
         (self.found, self.skipped) = (None, None);
@@ -163,6 +174,10 @@ impl Doubt {
                     return Ruling::Search;
                 }
             }
+        }
+        // By the next look, there may be other snapshots.
+        if let (Search::Done, false) = (self.search, matches!(verdict, Verdict::LogTruncated { .. })) {
+            self.search = Search::Over;
         }
         if let Some(again) = self.look_again(verdict.name(&Words::DEFAULT), now) {
             return again;
@@ -281,6 +296,24 @@ mod tests {
         assert_eq!(doubt.wanted_beyond(), Some(10));
         doubt.has_searched();
         assert_eq!((doubt.rule(&TRUNCATED, 10, false, s(0)), doubt.wanted_beyond()), (BEGINS, None));
+    }
+
+    #[test]
+    fn a_snapshot_is_looked_for_before_each_look_at_a_log_that_begins_right_behind_the_store() {
+        let mut doubt = sound();
+        for _ in 0..2 {
+            assert!(doubt.unproven(10));
+            assert_eq!(doubt.wanted_beyond(), Some(10));
+            doubt.has_searched();
+            assert!(!doubt.unproven(10), "there was none");
+            doubt.sound();
+        }
+        // A refusal has looked for snapshots before the log was purged, and a long time may have passed.
+        let mut doubt = Doubt::new(10);
+        doubt.has_searched();
+        doubt.rule(&DIVERGED, 10, false, s(0));
+        doubt.rule(&DIVERGED, 10, false, s(30));
+        assert!(doubt.unproven(10));
     }
 
     #[test]

@@ -262,6 +262,13 @@ pub fn is_deleted(checkpoint: &Checkpoint, reading: &LogReading) -> bool {
     message_time != 0 && reading.state.first <= position && reading.at_position.is_none()
 }
 
+/// Whether a log that is [the same](judge) as far as can be seen begins right behind the position: the message that would tell is
+/// gone. The log may have lost what was folded, and have been purged after it had grown again.
+pub fn is_unproven(checkpoint: &Checkpoint, reading: &LogReading) -> bool {
+    let Checkpoint { position, message_time, .. } = *checkpoint;
+    position > 0 && message_time != 0 && reading.state.first > position
+}
+
 /// What the leader of a stream of effects answered about it.
 #[derive(Clone, Copy, Debug)]
 pub struct MarkReading {

@@ -66,6 +66,17 @@ fn a_message_that_was_deleted_after_it_was_folded_is_no_loss() {
 }
 
 #[test]
+fn a_log_that_begins_right_behind_the_store_proves_nothing() {
+    for (first, last, unproven) in [(1, 9, false), (5, 9, false), (6, 9, true), (6, 5, true)] {
+        let reading = reading(first, last);
+        assert_eq!(judge(&checkpoint(5), &reading), Ok(()), "{first} to {last}");
+        assert_eq!(is_unproven(&checkpoint(5), &reading), unproven, "{first} to {last}");
+    }
+    assert!(!is_unproven(&checkpoint(0), &reading(1, 9)), "nothing is folded");
+    assert!(!is_unproven(&Checkpoint { message_time: 0, ..checkpoint(5) }, &reading(6, 9)), "a loss was accepted");
+}
+
+#[test]
 fn a_log_that_was_brought_back_from_a_backup_is_the_same_where_it_has_what_was_folded() {
     let back = |first, last, at_position| LogReading { state: state(200, first, last), at_position, next: None };
     let judge = |reading| judge(&checkpoint(5), &reading);

@@ -14,11 +14,12 @@ use super::{Partition, PartitionError};
 use crate::application::Application;
 use crate::checkpoint::Checkpoint;
 use crate::identity::doubt::Ruling;
-use crate::identity::judge;
+use crate::identity::{is_unproven, judge};
 use crate::joined::joined;
 use crate::log::source::{Lost, OpenError, Opened, Source};
 use crate::partition::Duty;
 use crate::partition::committed::{Committed, written};
+use crate::partition::opening::UNPROVEN;
 use crate::partition::session::Ended;
 use crate::standing::{Phase, Standing};
 use crate::table::Table;
@@ -143,6 +144,9 @@ impl<A: Application> Partition<A> {
             };
             return Ok(Err(said));
         }
+        if is_unproven(&checkpoint, &reading) && self.doubt.unproven(checkpoint.position) {
+            return Ok(Err(UNPROVEN.to_owned()));
+        }
         self.doubt.sound();
         let Opened { source, .. } = match self.log.open(checkpoint.position).await {
             Ok(opened) => opened,
@@ -188,12 +192,16 @@ impl<A: Application> Partition<A> {
             }
             let is_full = following.open_bytes >= self.config.checkpoint_bytes || following.table.is_crowded();
             if is_full && let Some(goal) = following.goals.back().copied() {
-                // The owner is far ahead: what lies before its commit is safe, if the log still has what it has committed.
-                match self.log.reader().reading(&goal, None).await {
-                    Ok(Some(reading)) if judge(&goal, &reading).is_ok() => self.commit_behind(following, &goal).await?,
-                    Ok(_) => return Ok(lost("the log is not what its owner has folded".to_owned())),
-                    Err(cause) => return Ok(lost(cause.to_string())),
+                // The owner is far ahead: what lies before its commit is safe, if the log still has what it has committed, and
+                // before that what is folded here. In this order: what the log has of the fold by then, it had all along.
+                for at in [goal, *following.table.checkpoint()] {
+                    match self.log.reader().reading(&at, None).await {
+                        Ok(Some(reading)) if judge(&at, &reading).is_ok() => {}
+                        Ok(_) => return Ok(lost("the log is not what was folded of it".to_owned())),
+                        Err(cause) => return Ok(lost(cause.to_string())),
+                    }
                 }
+                self.commit_behind(following, &goal).await?;
             }
             let may_fold = following.goals.back().is_some_and(|goal| goal.position > following.table.position());
             tokio::select! {

@@ -7,7 +7,7 @@ use crate::commit::effect::{Found, Kind, Subject};
 use crate::effects::Effects;
 use crate::identity::accept::Accepted;
 use crate::identity::doubt::{Ruling, STANDS};
-use crate::identity::{Forgot, LogReading, LogState, Verdict, is_deleted, judge, judge_mark, rfc3339};
+use crate::identity::{Forgot, LogReading, LogState, Verdict, is_deleted, is_unproven, judge, judge_mark, rfc3339};
 use crate::log::reader::LogReader;
 use crate::log::source::{OpenError, Opened};
 use crate::partition::committed::Committed;
@@ -30,6 +30,10 @@ use tokio_util::sync::CancellationToken;
 /// After this many sessions without a commit, the next few batches are read one by one instead of pulled: one of them
 /// may be what ends the connection.
 const MOST_FRUITLESS: u32 = 3;
+
+/// Why a log that begins right behind the store is not opened before snapshots were looked for.
+pub(super) const UNPROVEN: &str =
+    "the message that was folded last is not kept any more: looking for a further snapshot";
 
 impl<A: Application> Partition<A> {
     /// Judges the log, and opens it at the checkpoint. The inner error is a reason to try again.
@@ -63,6 +67,9 @@ impl<A: Application> Partition<A> {
             Ok(Some(reading)) => reading,
         };
         let judged = match judge(&checkpoint, &reading) {
+            Ok(()) if is_unproven(&checkpoint, &reading) && self.doubt.unproven(checkpoint.position) => {
+                return Ok(Err(UNPROVEN.to_owned()));
+            }
             Ok(()) => match self.judge_effects(&checkpoint).await {
                 Ok(judged) => judged,
                 Err(why) => return Ok(Err(why)),
@@ -214,6 +221,8 @@ impl<A: Application> Partition<A> {
         if let Some(own) = own {
             match self.log.reader().reading(&own, None).await {
                 Ok(Some(reading)) => match judge(&own, &reading) {
+                    // Of the log's own snapshots each is better, for the log has the message that it was folded from.
+                    Ok(()) if is_unproven(&own, &reading) => {}
                     // As good a fold as any: only one of the very same history may take its place.
                     Ok(()) => trust = Trust::SameHistory(self.store.accepted()?),
                     Err(Verdict::LogTruncated { .. }) => {}
