@@ -44,7 +44,7 @@ async fn is_replaced(lose: impl AsyncFnOnce(&Server), said: &str) {
     assert_eq!(told, 1, "{said}");
     assert_eq!(first_sequence(&server, "chunks-0").await, position);
     // Whoever has lost its disk goes on from there.
-    let other = summer(&server, &folder.path().join("other"), "--worker b").spawn();
+    let other = summer(&server, &folder.path().join("other"), "--worker b --partitions all").spawn();
     caught_up(&server, "b").await;
     assert_eq!(total(&other.log(), "restored a snapshot", "position"), position);
     other.kill();
@@ -76,7 +76,7 @@ async fn a_purged_log_that_no_snapshot_reaches_gets_one_at_once() {
     summing.stop().expect(0);
     bucket(&server).await.purge().await.unwrap();
     // Nothing to fold, and nothing that this life of it has put.
-    let again = summer(&server, folder.path(), "--worker a").spawn();
+    let again = summer(&server, folder.path(), "--worker a --partitions all").spawn();
     let listed = wait_until("a snapshot", async || {
         let listed = snapshots(&server).await.list(0).await.unwrap();
         (!listed.is_empty()).then_some(listed)
@@ -111,7 +111,7 @@ async fn without_its_bucket_a_summer_goes_on_and_purges_nothing_and_makes_up_for
 const DELAY: &str = "6s";
 
 fn start(server: &Server, folder: &Path, worker: &str) -> Process {
-    let program = summer(server, &folder.join(worker), &format!("--worker {worker}"));
+    let program = summer(server, &folder.join(worker), &format!("--worker {worker} --partitions all"));
     program.env("STREAM_SUM_SUMMER__PURGE_DELAY", DELAY).spawn()
 }
 

@@ -148,7 +148,7 @@ async fn a_restored_store_and_one_that_folded_the_whole_log_are_equal_row_by_row
     for n in 0..200 {
         publish(&jetstream, n, n % 3 == 0).await;
     }
-    let first = summer(&server, &path("first"), "--worker first").spawn();
+    let first = summer(&server, &path("first"), "--worker first --partitions all").spawn();
     caught_up(&server, "first").await;
     // A clean stop leaves a snapshot.
     first.stop().expect(0);
@@ -157,13 +157,13 @@ async fn a_restored_store_and_one_that_folded_the_whole_log_are_equal_row_by_row
     for n in 150..300 {
         publish(&jetstream, n, n % 2 == 0).await;
     }
-    let restored = summer(&server, &path("restored"), "--worker restored").spawn();
+    let restored = summer(&server, &path("restored"), "--worker restored --partitions all").spawn();
     restored.wait_for_log("restored a snapshot", 1);
     caught_up(&server, "restored").await;
     restored.kill();
     // Without a snapshot, the whole log is folded.
     jetstream.get_stream("OBJ_stream-sum-state").await.unwrap().purge().await.unwrap();
-    let whole = summer(&server, &path("whole"), "--worker whole").spawn();
+    let whole = summer(&server, &path("whole"), "--worker whole --partitions all").spawn();
     caught_up(&server, "whole").await;
     assert_eq!(total(&whole.log(), "restored a snapshot", "position"), 0);
     whole.kill();
@@ -178,7 +178,7 @@ async fn fold_and_stop(server: &Server, folder: &Path, streams: std::ops::Range<
     for n in streams {
         publish(&jetstream, n, false).await;
     }
-    let summing = summer(server, folder, "--worker a").spawn();
+    let summing = summer(server, folder, "--worker a --partitions all").spawn();
     caught_up(server, "a").await;
     summing.stop().expect(0);
 }
@@ -201,7 +201,7 @@ async fn two_snapshots_are_kept_and_a_damaged_one_is_passed_over_loudly_for_the_
     assert_eq!(state.subjects_count, 6, "three names and three sets of pieces");
     // The newest loses a piece: the last message but its name's.
     assert!(stream.delete_message(state.last_sequence - 1).await.unwrap());
-    let other = summer(&server, &folder.path().join("other"), "--worker b").spawn();
+    let other = summer(&server, &folder.path().join("other"), "--worker b --partitions all").spawn();
     other.wait_for_log("restored a snapshot", 1);
     let log = other.log();
     let passed = log.iter().find(|entry| entry["level"] == "ERROR").unwrap();
@@ -231,8 +231,9 @@ async fn what_an_interrupted_put_leaves_is_swept_and_never_restored() {
         let chunks: Vec<(StreamId, u64, &[u8])> = ids.iter().map(|id| (*id, 1, &id.as_bytes()[..])).collect();
         jetstream.publish("chunks.0", batch(&chunks).into()).await.unwrap().await.unwrap();
     }
-    let dying =
-        summer(&server, &folder.path().join("data"), "--worker a").env("STREAM_SUM_CRASH_AT", "snapshot").spawn();
+    let dying = summer(&server, &folder.path().join("data"), "--worker a --partitions all")
+        .env("STREAM_SUM_CRASH_AT", "snapshot")
+        .spawn();
     caught_up(&server, "a").await;
     dying.signal(Signal::SIGTERM);
     assert_eq!(dying.wait().status.code(), None, "it died as it wrote");
@@ -243,7 +244,7 @@ async fn what_an_interrupted_put_leaves_is_swept_and_never_restored() {
     assert_eq!(snapshots.sweep(Duration::from_secs(600)).await.unwrap(), 0, "somebody may be at it still");
     assert_eq!(snapshots.sweep(Duration::ZERO).await.unwrap(), 1);
     assert_eq!(pieces().await, 0);
-    let other = summer(&server, &folder.path().join("other"), "--worker b").spawn();
+    let other = summer(&server, &folder.path().join("other"), "--worker b --partitions all").spawn();
     caught_up(&server, "b").await;
     other.stop().expect(0);
     assert_eq!(snapshots.list(0).await.unwrap().len(), 1);
@@ -305,7 +306,8 @@ async fn a_small_log_wraps_again_and_again_with_summers_slower_than_chunkers() {
 /// A summer of one partition whose snapshot waits to settle, and the position of that. The log is a third full.
 pub async fn settling(server: &Server, folder: &Path, delay: &str) -> (Process, u64) {
     apply(server, 1, "4MiB");
-    let summing = summer(server, folder, "--worker a").env("STREAM_SUM_SUMMER__PURGE_DELAY", delay).spawn();
+    let summing =
+        summer(server, folder, "--worker a --partitions all").env("STREAM_SUM_SUMMER__PURGE_DELAY", delay).spawn();
     Program::at(server, "chunker --streams 70 --chunks 20 --chunk-bytes 1024").run().expect(0);
     summing.wait_for_log("wrote a snapshot", 1);
     let position = total(&summing.log(), "wrote a snapshot", "position");
@@ -359,8 +361,9 @@ async fn a_summer_that_was_left_behind_by_a_purge_restores_what_another_has_put_
     apply(&server, 1, "2MiB");
     let folder = tempfile::tempdir().unwrap();
     let behind = folder.path().join("behind");
-    let start =
-        |folder: &Path, worker: &str| -> Process { summer(&server, folder, &format!("--worker {worker}")).spawn() };
+    let start = |folder: &Path, worker: &str| -> Process {
+        summer(&server, folder, &format!("--worker {worker} --partitions all")).spawn()
+    };
     let chunk = |streams: u64| {
         Program::at(&server, &format!("chunker --streams {streams} --chunks 20 --chunk-bytes 1024")).run().expect(0)
     };
@@ -394,8 +397,9 @@ async fn expired_rows_leave_the_store_and_its_file_stops_growing() {
     let folder = tempfile::tempdir().unwrap();
     // A stream that nobody ends: it is forgotten as well.
     publish(&server.jetstream().await, 0, false).await;
-    let summing =
-        summer(&server, folder.path(), "--worker a").env("STREAM_SUM_SUMMER__CHECKPOINT_INTERVAL", "50ms").spawn();
+    let summing = summer(&server, folder.path(), "--worker a --partitions all")
+        .env("STREAM_SUM_SUMMER__CHECKPOINT_INTERVAL", "50ms")
+        .spawn();
     let chunking = Program::at(&server, "chunker --chunks 1 --rate 8000").spawn();
     let told = || status(&server)["partitions"][0]["workers"][0].clone();
     let finals = async || server.jetstream().await.get_stream("sums").await.unwrap().cached_info().state.messages;
