@@ -161,7 +161,8 @@ impl<A: Application> Partition<A> {
             let full = session.open_bytes >= self.config.checkpoint_bytes || session.table.is_crowded();
             let may_seal = session.sealed.is_none() && session.table.open_batches() > 0;
             let ahead = session.source.pending() > 0;
-            let longest = if full || hands_over { Duration::ZERO } else { self.config.longest(session.open_bytes, ahead) };
+            let longest =
+                if full || hands_over { Duration::ZERO } else { self.config.longest(session.open_bytes, ahead) };
             let seal_at = session.opened_at + longest;
             tokio::select! {
                 biased;
