@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn prefix_and_seed_are_the_same_for_ever() {
         let (prefix, seed) = name("nightly").derive(SHAPE);
-        assert_eq!((prefix.to_string().as_str(), seed), ("", 0));
+        assert_eq!((prefix.to_string().as_str(), seed), ("f1cc08c7", 8_095_680_351_266_335));
     }
 
     #[test]

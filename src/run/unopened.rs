@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn streams_that_are_done_are_passed_over_ahead_and_behind() {
         let mut unopened = unopened(1000);
-        let done = |n: u64| n < 300 || n % 7 == 0;
+        let done = |n: u64| n < 300 || n.is_multiple_of(7);
         (0..1000).filter(|n| done(*n)).for_each(|n| assert!(unopened.pass_over(id(n))));
         assert!(!unopened.pass_over(id(0)) && !unopened.pass_over(id(1000)) && unopened.is_opened(id(7)));
         assert!(!unopened.pass_over(StreamId::new([9; 16])));

@@ -22,6 +22,7 @@ mod properties;
 mod publisher;
 mod restored;
 mod retention;
+mod run_name;
 mod second_topology;
 mod sharing;
 mod snapshots;
