@@ -1,27 +1,40 @@
 //! `Claimed`: a run with a name, as the life that has claimed it sees it.
 
 use crate::run::RunError;
+use crate::run::may_send::{Look, MaySend};
 use crate::run::presence::Moment;
 use crate::run::question::Question;
 use crate::run::record::{Claim, RecordError, Records};
 use jetfold::MessageMark;
+use jetfold::nats::connect::Connection;
 use jetfold::nats::read::NoAnswer;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-/// How often it is asked whether another life has gone on. Nothing depends on it: two lives waste work, and break nothing.
+/// How often it is asked whether another life has gone on. Until it is known, two lives waste work, and break nothing.
 const LOOKS: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub(super) struct Claimed {
+    connection: Connection,
     records: Records,
     claim: Claim,
+    looked: Arc<watch::Sender<Look>>,
     /// When to ask next; `None` while it is asked.
     next: Option<Moment>,
 }
 
 impl Claimed {
-    pub fn new(records: Records, claim: Claim) -> Self {
-        Self { records, claim, next: Some(Moment::ZERO) }
+    /// `look`: before it was claimed.
+    pub fn new(connection: Connection, records: Records, claim: Claim, look: Look) -> Self {
+        let looked = Arc::new(watch::Sender::new(look));
+        Self { connection, records, claim, looked, next: Some(Moment::ZERO) }
+    }
+
+    pub fn may_send(&self) -> MaySend {
+        MaySend::new(&self.connection, self.looked.subscribe())
     }
 
     /// The last message of `sums` before the first that may be a final of the run.
@@ -35,16 +48,33 @@ impl Claimed {
         Some(Question::Superseded(Box::new(self.clone())))
     }
 
-    pub fn told(&mut self, is_superseded: bool, now: Moment) -> Result<(), RunError> {
+    pub fn told(&mut self, is_superseded: bool, look: Look, now: Moment) -> Result<(), RunError> {
+        if is_superseded {
+            return Err(RunError::Superseded(self.claim.name.clone()));
+        }
+        self.looked.send_replace(look);
         self.next = Some(now + LOOKS);
-        if is_superseded { Err(RunError::Superseded(self.claim.name.clone())) } else { Ok(()) }
+        Ok(())
     }
 
-    pub async fn is_superseded(&self) -> Result<bool, NoAnswer> {
-        self.records.is_superseded(&self.claim).await
+    /// Asks whether another life has claimed the run.
+    pub async fn look(&self) -> Result<(bool, Look), NoAnswer> {
+        let look = look(&self.connection);
+        let mut connects = self.connection.connects();
+        connects.mark_unchanged();
+        tokio::select! {
+            is_superseded = self.records.is_superseded(&self.claim) => Ok((is_superseded?, look)),
+            // Nothing that was asked on the connection before is answered.
+            _ = connects.changed() => Err(NoAnswer::new("the connection was made anew".to_owned())),
+        }
     }
 
     pub async fn still_accounts(&self) -> Result<(), RecordError> {
         self.records.still_accounts(&self.claim).await
     }
+}
+
+/// A look that begins.
+pub(super) fn look(connection: &Connection) -> Look {
+    Look { connects: *connection.connects().borrow(), at: Instant::now() }
 }

@@ -10,6 +10,7 @@ mod lane;
 pub mod lanes;
 pub mod latency;
 pub mod ledger;
+mod may_send;
 pub mod name;
 pub mod outbox;
 pub mod presence;
@@ -289,8 +290,8 @@ impl Run {
                 let seen = self.lock().computed(found, expected);
                 seen.map_or(Step::Nothing, |seen| self.seen(seen, found.sum))
             }
-            Answer::Superseded(is_superseded) => {
-                self.claimed.as_mut().map_or(Ok(()), |claimed| claimed.told(is_superseded, now))?;
+            Answer::Superseded(is_superseded, look) => {
+                self.claimed.as_mut().map_or(Ok(()), |claimed| claimed.told(is_superseded, look, now))?;
                 Step::Nothing
             }
         })

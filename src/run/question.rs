@@ -2,6 +2,7 @@
 
 use crate::run::claimed::Claimed;
 use crate::run::ledger::{BatchPlace, Copies, Final};
+use crate::run::may_send::Look;
 use crate::run::run_finals::RunFinals;
 use crate::run::workload::Workload;
 use crate::sum::running::Sum;
@@ -19,7 +20,7 @@ pub(super) enum Answer {
     Overdue(StreamId, Option<Final>),
     Closing(BatchPlace, Option<UnixNanos>),
     Computed(Final, Sum),
-    Superseded(bool),
+    Superseded(bool, Look),
 }
 
 /// A question to a leader.
@@ -50,7 +51,7 @@ pub(super) fn ask(finals: RunFinals, question: Question, complaints: Arc<Throttl
                     let computed = tokio::task::spawn_blocking(move || workload.expected(id)).await;
                     Ok(Answer::Computed(found, joined(computed)))
                 }
-                Question::Superseded(claimed) => claimed.is_superseded().await.map(Answer::Superseded),
+                Question::Superseded(claimed) => claimed.look().await.map(|(is, look)| Answer::Superseded(is, look)),
             };
             match answer {
                 Ok(answer) => return answer,

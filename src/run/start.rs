@@ -2,7 +2,7 @@
 
 use crate::run::Run;
 use crate::run::bad_endings::BadEndings;
-use crate::run::claimed::Claimed;
+use crate::run::claimed::{self, Claimed};
 use crate::run::lanes::Lanes;
 use crate::run::ledger::Ledger;
 use crate::run::name::{RunName, Shape};
@@ -70,8 +70,7 @@ impl Run {
         let max_payload = connection.client.server_info().max_payload;
         let lanes = Lanes::start(
             connection,
-            &topology.names,
-            topology.partitions,
+            topology,
             options
                 .batch_bytes
                 .min(max_payload - REJECT_HEADROOM)
@@ -79,6 +78,7 @@ impl Run {
             Patience { full: options.deadline, unknown: options.patience },
             &ledger,
             began,
+            claimed.as_ref().map(Claimed::may_send),
         );
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -123,8 +123,13 @@ async fn choose(connection: &Connection, topology: &Topology<Summer>, ids: Ids) 
         Ids::Named(name, shape) => {
             let finals = finals_of(name.derive(shape).0);
             let records = Records::new(finals.clone(), name);
-            let claim = connection.ask_at_start(|| records.claim(shape), RecordError::may_pass).await?;
-            return Ok(Chosen { finals, claimed: Some(Claimed::new(records, claim)) });
+            let claiming = || async {
+                let look = claimed::look(connection);
+                records.claim(shape).await.map(|claim| (claim, look))
+            };
+            let (claim, look) = connection.ask_at_start(claiming, RecordError::may_pass).await?;
+            let claimed = Claimed::new(connection.clone(), records, claim, look);
+            return Ok(Chosen { finals, claimed: Some(claimed) });
         }
     };
     loop {
