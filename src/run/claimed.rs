@@ -1,7 +1,7 @@
 //! `Claimed`: a run with a name, as the life that has claimed it sees it.
 
 use crate::run::RunError;
-use crate::run::may_send::{Look, MaySend};
+use crate::run::may_send::{Look, MaySend, lasts};
 use crate::run::presence::Moment;
 use crate::run::question::Question;
 use crate::run::record::{Claim, RecordError, Records};
@@ -16,25 +16,30 @@ use tokio::time::Instant;
 /// How often it is asked whether another life has gone on. Until it is known, two lives waste work, and break nothing.
 const LOOKS: Duration = Duration::from_secs(1);
 
+/// Looks while one counts, at the least.
+const WHILE_ONE_COUNTS: u32 = 4;
+
 #[derive(Clone)]
 pub(super) struct Claimed {
     connection: Connection,
     records: Records,
     claim: Claim,
     looked: Arc<watch::Sender<Look>>,
+    /// For how long a look counts.
+    lasts: Duration,
     /// When to ask next; `None` while it is asked.
     next: Option<Moment>,
 }
 
 impl Claimed {
-    /// `look`: before it was claimed.
-    pub fn new(connection: Connection, records: Records, claim: Claim, look: Look) -> Self {
-        let looked = Arc::new(watch::Sender::new(look));
-        Self { connection, records, claim, looked, next: Some(Moment::ZERO) }
+    /// `look`: before it was claimed. `idle_expiry`: how long a stream is remembered without a new chunk.
+    pub fn new(connection: Connection, records: Records, claim: Claim, look: Look, idle_expiry: Duration) -> Self {
+        let (looked, lasts) = (Arc::new(watch::Sender::new(look)), lasts(idle_expiry));
+        Self { connection, records, claim, looked, lasts, next: Some(Moment::ZERO) }
     }
 
     pub fn may_send(&self) -> MaySend {
-        MaySend::new(&self.connection, self.looked.subscribe())
+        MaySend::new(&self.connection, self.looked.subscribe(), self.lasts)
     }
 
     /// The last message of `sums` before the first that may be a final of the run.
@@ -53,7 +58,7 @@ impl Claimed {
             return Err(RunError::Superseded(self.claim.name.clone()));
         }
         self.looked.send_replace(look);
-        self.next = Some(now + LOOKS);
+        self.next = Some(now + LOOKS.min(self.lasts / WHILE_ONE_COUNTS));
         Ok(())
     }
 

@@ -8,16 +8,24 @@
 //! That holds for as long as the stream's row is remembered. A life that is paused for longer than `idle_expiry` amid a stream may wake
 //! when a later one has begun that stream again, behind the row that has expired; its next chunk would be the gap. So it
 //! sends only what it may: after a pause, and on a connection that was made anew, no batch is sent, for the first time or
-//! again, until the leader has said that no other life has claimed the run since. Two such looks lie much closer together than
-//! `idle_expiry` is long. All that is left is a batch that had left the lane and not the process when it was paused.
+//! again, until the leader has said that no other life has claimed the run since. Such a look counts for a small part of
+//! `idle_expiry`. All that is left is a batch that had left the lane and not the process when it was paused.
 
 use jetfold::nats::connect::Connection;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// A look that is older says nothing any more. Looks are made every second, while NATS answers.
-const LASTS: Duration = Duration::from_secs(30);
+/// A look counts for this part of the time for which a stream is remembered without a new chunk, ...
+const PART: u32 = 8;
+
+/// ... and no longer than this.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// For how long a look counts.
+pub fn lasts(idle_expiry: Duration) -> Duration {
+    (idle_expiry / PART).min(LONGEST)
+}
 
 /// A look at the record: on which connection it was answered, and when it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,17 +38,18 @@ pub struct Look {
 pub struct MaySend {
     connects: watch::Receiver<u64>,
     last: watch::Receiver<Look>,
+    lasts: Duration,
 }
 
 impl MaySend {
-    pub fn new(connection: &Connection, last: watch::Receiver<Look>) -> Self {
-        Self { connects: connection.connects(), last }
+    pub fn new(connection: &Connection, last: watch::Receiver<Look>, lasts: Duration) -> Self {
+        Self { connects: connection.connects(), last, lasts }
     }
 
     /// When this life has to wait, if nothing more is heard; `None`: it has to already.
     fn until(&mut self) -> Option<Instant> {
         let Look { connects, at } = *self.last.borrow_and_update();
-        let until = at + LASTS;
+        let until = at + self.lasts;
         (*self.connects.borrow_and_update() == connects && Instant::now() < until).then_some(until)
     }
 
@@ -76,11 +85,13 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
 
+    const LASTS: Duration = LONGEST;
+
     #[tokio::test]
     async fn a_life_may_send_for_a_while_after_each_look_on_the_connection_that_stands() {
         let (connected, connects) = watch::channel(1);
         let (looked, last) = watch::channel(Look { connects: 1, at: Instant::now() });
-        let mut may_send = MaySend { connects, last };
+        let mut may_send = MaySend { connects, last, lasts: LASTS };
         let look = |connects, age| looked.send_replace(Look { connects, at: Instant::now() - age });
         let may = |may_send: &mut MaySend| {
             let (granted, withdrawn) = (may_send.granted().now_or_never(), may_send.withdrawn().now_or_never());
@@ -107,7 +118,7 @@ mod tests {
     async fn who_waits_is_told_by_a_look_and_who_sends_when_looks_stay_out() {
         let (_connected, connects) = watch::channel(1);
         let (looked, last) = watch::channel(Look { connects: 1, at: Instant::now() - LASTS });
-        let mut may_send = MaySend { connects, last };
+        let mut may_send = MaySend { connects, last, lasts: LASTS };
         let soon = LASTS - Duration::from_millis(50);
         let looking = async { looked.send_replace(Look { connects: 1, at: Instant::now() - soon }) };
         tokio::join!(may_send.granted(), looking);

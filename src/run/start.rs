@@ -128,7 +128,9 @@ async fn choose(connection: &Connection, topology: &Topology<Summer>, ids: Ids) 
                 records.claim(shape).await.map(|claim| (claim, look))
             };
             let (claim, look) = connection.ask_at_start(claiming, RecordError::may_pass).await?;
-            let claimed = Claimed::new(connection.clone(), records, claim, look);
+            let idle_expiry = topology.application.rules().expiry.idle;
+            let idle_expiry = Duration::from_nanos(u64::try_from(idle_expiry).unwrap_or(0));
+            let claimed = Claimed::new(connection.clone(), records, claim, look, idle_expiry);
             return Ok(Chosen { finals, claimed: Some(claimed) });
         }
     };

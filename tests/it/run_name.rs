@@ -7,6 +7,7 @@ use rand::RngExt;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// What must be 0 of whatever ends well.
 const BAD: [&str; 6] = ["missing", "mismatched", "duplicate", "unexpected", "late", "unfinished"];
@@ -131,6 +132,47 @@ async fn an_earlier_life_that_was_paused_wakes_gives_way_and_breaks_nothing() {
     says(gave_way, 1, &["another chunker has gone on with the run nightly"]);
     later.wait().expect(0);
     accounts_for(&read(&reports[1]), STREAMS);
+    nothing_was_rejected(&jetstream).await;
+}
+
+/// The one way to a gap: the rows of the streams that the earlier life is amid of have expired, and the later one has begun those
+/// streams again, when the earlier one wakes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_earlier_life_that_was_paused_for_longer_than_streams_are_remembered_sends_nothing_more() {
+    let server = Server::start();
+    Program::at(&server, "topology apply --partitions 4")
+        .env("STREAM_SUM_TOPOLOGY__LOG_MAX_BYTES", "256MiB")
+        .env("STREAM_SUM_TOPOLOGY__IDLE_EXPIRY", "4s")
+        .run()
+        .expect(0);
+    let jetstream = server.jetstream().await;
+    let folder = tempfile::tempdir().unwrap();
+    let _summers = summers(&server, folder.path());
+    let flags = "--run nightly --streams 40 --workers 1 --chunks 1000 --rate";
+    let reports = ["earlier.json", "later.json"].map(|name| folder.path().join(name));
+    let earlier = chunker(&server, &format!("{flags} 10000"), &reports[0]).spawn();
+    // Some twenty batches a second and log.
+    let sent = async |batches| {
+        let least = messages_of_logs(&jetstream).await + batches;
+        wait_until("batches", async || (messages_of_logs(&jetstream).await >= least).then_some(())).await;
+    };
+    sent(120).await;
+    earlier.signal(Signal::SIGSTOP);
+    // What others send lets log time pass.
+    let others = Program::at(&server, "chunker --rate 400 --chunks 1 --workers 1");
+    let others = others.env("STREAM_SUM_CHUNKER__LIVE_STREAMS", "1").spawn();
+    sent(4 * 120).await;
+    let first = Instant::now();
+    while first.elapsed() < Duration::from_secs(5) {
+        sent(40).await;
+    }
+    others.kill();
+    let later = chunker(&server, &format!("{flags} 4000"), &reports[1]).spawn();
+    sent(40).await;
+    earlier.signal(Signal::SIGCONT);
+    says(earlier.wait(), 1, &["another chunker has gone on with the run nightly"]);
+    later.wait().expect(0);
+    accounts_for(&read(&reports[1]), 40);
     nothing_was_rejected(&jetstream).await;
 }
 
