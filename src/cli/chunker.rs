@@ -32,12 +32,15 @@ pub struct ChunkerArgs {
     /// Chunks a second over all workers; 0: as fast as it goes [chunker.rate]
     #[arg(long, value_name = "CHUNKS_PER_S")]
     rate: Option<String>,
+    /// The name of the run: a chunker that is started again with it goes on with its streams [chunker.run]
+    #[arg(long, value_name = "NAME")]
+    run: Option<String>,
     /// Makes content repeatable; drawn where it is not given
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// The 4-byte prefix of the run's stream IDs, as 8 hex characters; drawn where it is not given
+    /// The 4-byte prefix of the stream IDs, as 8 hex characters; drawn where it is not given
     #[arg(long, value_name = "HEX")]
-    run: Option<RunPrefix>,
+    id_prefix: Option<RunPrefix>,
     /// Write the report as JSON, every 5 seconds and at the end
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -51,11 +54,12 @@ impl ChunkerArgs {
             ("chunker.chunk_bytes", &self.chunk_bytes),
             ("chunker.workers", &self.workers),
             ("chunker.rate", &self.rate),
+            ("chunker.run", &self.run),
         ])
     }
 
     pub fn choices(&self) -> Choices {
-        Choices { seed: self.seed, run: self.run }
+        Choices { seed: self.seed, prefix: self.id_prefix }
     }
 
     pub async fn run(self, config: &Config, stop: CancellationToken) -> Result<Exit, CliError> {
@@ -81,9 +85,12 @@ pub fn exit(error: &ChunkerError) -> Exit {
     match error {
         ChunkerError::Connect(error) => ending::of_connect(error),
         ChunkerError::Topology(error) => ending::of_topology(error),
-        ChunkerError::ChunkTooLarge { .. } | ChunkerError::Run(RunError::RunTaken(_) | RunError::Denied(_)) => {
-            Exit::Usage
-        }
+        ChunkerError::ChunkTooLarge { .. }
+        | ChunkerError::NotChosen { .. }
+        | ChunkerError::NamedWithoutEnd { .. }
+        | ChunkerError::Run(RunError::PrefixTaken(_) | RunError::Denied(_)) => Exit::Usage,
+        // The way out is always another name, or what the run was begun with.
+        ChunkerError::Run(RunError::Record(error)) if !error.may_pass() => Exit::Usage,
         ChunkerError::Run(_) => Exit::Failed,
     }
 }

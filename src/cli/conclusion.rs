@@ -75,6 +75,7 @@ fn write_ledger(out: &mut impl Write, report: &Report, verdict: Verdict) -> io::
         ("chunks", counts.chunks),
         ("bytes", counts.bytes),
         ("verified", counts.verified),
+        ("resumed", counts.resumed),
         ("missing", counts.missing),
         ("mismatched", counts.mismatched),
         ("duplicate", counts.duplicate),

@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_stack_ends_with_the_code_of_its_chunker() {
         let too_large = || ChunkerError::ChunkTooLarge { chunk_bytes: 2, most: 1 };
-        let taken = || RunError::RunTaken(RunPrefix([1, 2, 3, 4])).into();
+        let taken = || RunError::PrefixTaken(RunPrefix([1, 2, 3, 4])).into();
         let refused = || {
             let [name, servers, cause] = ["sums", "here", "no"].map(str::to_owned);
             TopologyError::Refused { name, servers, cause }.into()

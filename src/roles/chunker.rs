@@ -1,9 +1,10 @@
 //! The chunker: generates streams, publishes them interleaved, and verifies that each comes back as one right final.
 
 use crate::roles::generator::Generation;
+use crate::run::name::{RunName, Shape};
 use crate::run::report::{Facts, Report};
 use crate::run::workload::Workload;
-use crate::run::{self, Run, RunError};
+use crate::run::{self, Ids, Run, RunError};
 use crate::sum::stream_id::RunPrefix;
 use crate::sum::topology_section;
 use jetfold::joined;
@@ -22,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChunkerConfig {
+    /// What the run is called; empty: it has no name, and can't be gone on with.
+    #[serde(deserialize_with = "parsed")]
+    pub run: RunName,
     /// Streams to make, over all workers; below 0: without end.
     #[serde(deserialize_with = "parsed")]
     pub streams: i64,
@@ -51,14 +55,33 @@ impl ChunkerConfig {
     pub fn wanted(&self) -> Option<u64> {
         u64::try_from(self.streams).ok()
     }
+
+    /// What the streams are made of, and which IDs they have.
+    fn content(&self, choices: Choices) -> Result<(Workload, Ids), ChunkerError> {
+        let name = &self.run;
+        let (seed, ids) = match (choices, self.wanted()) {
+            (Choices { seed, prefix }, _) if name.is_empty() => {
+                (seed.unwrap_or_else(draw_seed), prefix.map_or(Ids::Drawn, Ids::Given))
+            }
+            (Choices { seed: Some(_), .. }, _) => return Err(ChunkerError::NotChosen { what: "--seed" }),
+            (Choices { prefix: Some(_), .. }, _) => return Err(ChunkerError::NotChosen { what: "--id-prefix" }),
+            (_, None) => return Err(ChunkerError::NamedWithoutEnd { name: name.clone() }),
+            (_, Some(streams)) => {
+                let shape = Shape { streams, chunks: self.chunks, chunk_bytes: self.chunk_bytes as u64 };
+                (name.derive(shape).1, Ids::Named(name.clone(), shape))
+            }
+        };
+        Ok((Workload { seed, chunks: self.chunks, chunk_bytes: self.chunk_bytes }, ids))
+    }
 }
 
 /// What one run takes beside the configuration.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Choices {
-    /// Drawn where it is not given.
+    /// Drawn where it is not given. A run with a name has its own.
     pub seed: Option<u64>,
-    pub run: Option<RunPrefix>,
+    /// Of the stream IDs; the same.
+    pub prefix: Option<RunPrefix>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +97,13 @@ pub enum ChunkerError {
          another topology with more"
     )]
     ChunkTooLarge { chunk_bytes: usize, most: usize },
+    #[error("{what} is given for a run with a name, which has its own: leave out {what}, or --run and chunker.run")]
+    NotChosen { what: &'static str },
+    #[error(
+        "the run {name} would have no end, and sums forgets its first finals while it goes on, so that no later life could \
+         account for it: say how many with --streams, or leave out --run"
+    )]
+    NamedWithoutEnd { name: RunName },
 }
 
 /// How long an interrupted run waits for the finals of what it has sent.
@@ -101,8 +131,8 @@ pub async fn generate_and_verify_streams(
     stop: CancellationToken,
 ) -> Result<Outcome, ChunkerError> {
     let stop = stop.child_token();
-    let seed = choices.seed.unwrap_or_else(draw_seed);
-    let workload = Workload { seed, chunks: config.chunks, chunk_bytes: config.chunk_bytes };
+    let (workload, ids) = config.content(choices)?;
+    let seed = workload.seed;
     let starting = async {
         let connection = connect::connect(nats, "stream-sum chunker").await?;
         let admin = topology.admin(&connection, nats.shown_addresses());
@@ -118,7 +148,7 @@ pub async fn generate_and_verify_streams(
             );
         }
         let options = run::Options {
-            run: choices.run,
+            ids,
             streams: config.wanted().unwrap_or(u64::MAX),
             deadline: config.deadline.0,
             batch_bytes: config.batch_bytes.bytes(),
@@ -139,7 +169,14 @@ pub async fn generate_and_verify_streams(
         () = stop.cancelled() => return Ok(Outcome::default()),
         started = starting => started?,
     };
-    tracing::info!(run = %run.prefix, seed, streams = config.streams, partitions = facts.partitions, "chunking");
+    tokio::select! {
+        () = stop.cancelled() => return Ok(Outcome { report: report(&run, &facts), failure: None }),
+        taken = run.take_stock() => match taken {
+            Ok(()) => {}
+            Err(error) => return Ok(Outcome { report: report(&run, &facts), failure: Some(error.into()) }),
+        },
+    }
+    tracing::info!(run = %run.prefix, seed, resumed = run.report().counts.resumed, streams = config.streams, partitions = facts.partitions, "chunking");
 
     let generation = Arc::new(Generation {
         workload,

@@ -11,14 +11,17 @@ pub use crate::run::lane::Closed;
 
 use crate::run::lane::{Block, Emptied, Lane, Standstill};
 use crate::run::ledger::{BatchPlace, Ledger};
+use crate::run::may_send::MaySend;
 use crate::run::presence::Moment;
 use crate::run::report::{Reason, Waiting};
+use crate::sum::Summer;
 use crate::sum::chunk::Chunk;
 use crate::sum::stream_id::StreamId;
+use bytes::Bytes;
 use jetfold::Position;
 use jetfold::joined;
 use jetfold::nats::connect::Connection;
-use jetfold::nats::names::Names;
+use jetfold::nats::topology::Topology;
 use jetfold::{Account, Delivery, DeliveryError, Halt, Patience};
 use jetfold::{Throttle, ThrottleByCause};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -36,20 +39,21 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// `clock` tells the time since the run began.
+    /// Without `may_send`, nobody else sends the streams of the run.
     pub fn start(
         connection: &Connection,
-        names: &Names,
-        partitions: u32,
+        topology: &Topology<Summer>,
         limit: usize,
         patience: Patience,
         ledger: &Arc<Mutex<Ledger>>,
         began: Instant,
+        may_send: Option<MaySend>,
     ) -> Self {
         let mut sending = JoinSet::new();
         let complaints = Arc::new(ThrottleByCause::new());
         let emptied = Arc::<Emptied>::default();
-        let lanes = (0..partitions)
+        let names = &topology.names;
+        let lanes = (0..topology.partitions)
             .map(|partition| {
                 let lane = Arc::new(Lane::new(limit, emptied.clone()));
                 let sender = Sender {
@@ -68,7 +72,7 @@ impl Lanes {
                     began,
                     full: Throttle::new(),
                 };
-                sending.spawn(sender.run());
+                sending.spawn(sender.run(may_send.clone()));
                 lane
             })
             .collect();
@@ -155,9 +159,25 @@ struct Sender {
 }
 
 impl Sender {
-    async fn run(self) -> Result<(), DeliveryError> {
+    async fn run(self, mut may_send: Option<MaySend>) -> Result<(), DeliveryError> {
         while let Some(Block { payload, closings }) = self.lane.take().await {
-            self.delivery.send(payload.into(), &mut Batch { sender: &self, closings }).await?;
+            let (payload, mut batch) = (Bytes::from(payload), Batch { sender: &self, closings });
+            let Some(may_send) = &mut may_send else {
+                self.delivery.send(payload, &mut batch).await?;
+                continue;
+            };
+            loop {
+                may_send.granted().await;
+                tokio::select! {
+                    // Before the batch is sent again.
+                    biased;
+                    () = may_send.withdrawn() => {}
+                    sent = self.delivery.send(payload.clone(), &mut batch) => {
+                        sent?;
+                        break;
+                    }
+                }
+            }
         }
         Ok(())
     }

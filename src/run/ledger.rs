@@ -16,7 +16,11 @@
 //! the servers' timestamps of closing chunk and final decide, for the run itself may have been what was late. No deadline runs
 //! while NATS is away, and nobody is delayed or missing while the run itself is: see [`Presence`].
 //!
+//! Of a run that has other lives, streams may be closed by any of them: see [`elsewhere`].
+//!
 //! Time is injected: a [`Moment`] is the time since the run began.
+
+mod elsewhere;
 
 use crate::run::ahead::Ahead;
 use crate::run::ladder::{Ladder, Tick};
@@ -26,6 +30,7 @@ use crate::run::report::{Counts, Report};
 use crate::run::unopened::{Drawn, Unopened};
 use crate::sum::running::Sum;
 use crate::sum::stream_id::StreamId;
+use elsewhere::Elsewhere;
 use jetfold::MessageMark;
 use jetfold::Position;
 use jetfold::UnixNanos;
@@ -47,6 +52,8 @@ pub enum Seen {
     Again(StreamId),
     /// It was counted when the leader showed it.
     Known,
+    /// Another life of the run has closed the stream: what its sum must be is to be computed.
+    Elsewhere(StreamId),
     Unexpected,
 }
 
@@ -118,6 +125,7 @@ pub struct Ledger {
     counts: Counts,
     /// Opened, and not closed.
     open: HashSet<StreamId>,
+    elsewhere: Elsewhere,
     awaited: HashMap<StreamId, Awaited>,
     /// By the batches that hold the closing chunks.
     doubts: HashMap<BatchPlace, Vec<Doubt>>,
@@ -137,6 +145,7 @@ impl Ledger {
             presence: Presence::default(),
             counts: Counts::default(),
             open: HashSet::new(),
+            elsewhere: Elsewhere::default(),
             awaited: HashMap::new(),
             doubts: HashMap::new(),
             badly: HashMap::new(),
@@ -180,7 +189,7 @@ impl Ledger {
 
     /// Whether every stream that was opened has ended.
     pub fn is_settled(&self) -> bool {
-        self.open.is_empty() && self.awaited.is_empty()
+        self.open.is_empty() && self.awaited.is_empty() && self.elsewhere.is_judged()
     }
 
     /// A stream of the run is about to send its first chunk, after all before it.
@@ -253,6 +262,9 @@ impl Ledger {
     pub fn arrived(&mut self, id: Option<StreamId>, found: Final, at: Moment) -> Seen {
         if self.ahead.deliver(found.mark) {
             return Seen::Known;
+        }
+        if let Some(id) = id.filter(|id| self.is_elsewhere(*id)) {
+            return Seen::Elsewhere(id);
         }
         let Some(id) = id.filter(|id| self.unopened.is_opened(*id)) else {
             self.counts.unexpected += 1;
@@ -333,7 +345,7 @@ impl Ledger {
             // Forgotten again, or expired since.
             Copies::None => return None,
         };
-        if self.awaited.remove(&id).is_none() {
+        if self.awaited.remove(&id).is_none() && !self.elsewhere.forget(id) {
             *self.counter(before) = self.counter(before).saturating_sub(1);
         }
         self.end(id, ending);
@@ -374,7 +386,8 @@ impl Ledger {
 
     /// How the run stands, and how it ends if it ends now: what has not ended is unfinished.
     pub fn report(&self, elapsed: Duration) -> Report {
-        let unfinished = self.counts.unfinished + (self.open.len() + self.awaited.len()) as u64;
+        let unfinished =
+            self.counts.unfinished + (self.open.len() + self.awaited.len() + self.elsewhere.unjudged()) as u64;
         Report {
             counts: Counts { unfinished, ..self.counts },
             elapsed_s: elapsed.as_secs_f64(),

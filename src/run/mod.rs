@@ -2,46 +2,54 @@
 
 pub mod ahead;
 mod bad_endings;
+mod claimed;
+pub mod done;
 pub mod interleaved;
 pub mod ladder;
 mod lane;
 pub mod lanes;
 pub mod latency;
 pub mod ledger;
+mod may_send;
+pub mod name;
 pub mod outbox;
 pub mod presence;
 mod question;
+pub mod record;
 pub mod report;
 pub mod run_finals;
+mod start;
 pub mod unopened;
 pub mod watch;
 pub mod workload;
 
+pub use start::{Ids, Options};
+
 use crate::run::ladder::Delayed;
 use crate::run::lanes::{LaneEntries, Lanes};
 use crate::run::ledger::{Ending, Ledger, Seen};
+use crate::run::name::RunName;
 use crate::run::presence::{Contact, Moment, SILENCE};
+use crate::run::record::RecordError;
 use crate::run::report::Report;
 use crate::run::run_finals::RunFinals;
-use crate::run::unopened::Unopened;
 use crate::run::watch::{Arrival, WatchError, Watching};
 use crate::run::workload::Workload;
-use crate::sum::Summer;
 use crate::sum::running::Sum;
 use crate::sum::stream_id::{RunPrefix, StreamId};
 use bad_endings::BadEndings;
+use claimed::Claimed;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use jetfold::DeliveryError;
 use jetfold::Throttle;
 use jetfold::nats::connect::{Connection, Denied};
 use jetfold::nats::read::NoAnswer;
-use jetfold::nats::topology::{REJECT_HEADROOM, Topology};
-use jetfold::{DeliveryError, Patience};
 use question::{Answer, Question, ask};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, Interval, timeout};
 
 /// How often the ledger looks at who has been waiting for how long.
 const TICK: Duration = Duration::from_millis(50);
@@ -58,6 +66,9 @@ const WARNINGS: Duration = Duration::from_secs(1);
 /// Leader reads of one run under way at once; what else is to be asked waits.
 const MOST_QUESTIONS: usize = 64;
 
+/// Finals that wait until it is computed what they must say.
+const MOST_COMPUTING: usize = 4096;
+
 /// How long the end of a run waits for finals that are stored but have not arrived.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
@@ -67,27 +78,16 @@ pub enum RunError {
     NoAnswer(#[from] NoAnswer),
     #[error("the finals in sums can't be watched ({0}): see that this user may create consumers on it")]
     Watch(#[from] WatchError),
-    #[error("sums holds finals of the run {0} already: name another with --run, or let one be drawn")]
-    RunTaken(RunPrefix),
+    #[error("sums holds finals {0}.* already: name another prefix with --id-prefix, or let one be drawn")]
+    PrefixTaken(RunPrefix),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("another chunker has gone on with the run {0}: this one ends, and what it had left is done by that one")]
+    Superseded(RunName),
     #[error(transparent)]
     Lane(#[from] DeliveryError),
     #[error("{0}")]
     Denied(Denied),
-}
-
-/// What a run is given to start with.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Drawn where it is not given.
-    pub run: Option<RunPrefix>,
-    /// Streams that are opened at the most.
-    pub streams: u64,
-    pub deadline: Duration,
-    pub batch_bytes: usize,
-    /// How long to go on without an answer from NATS; `None`: for ever.
-    pub patience: Option<Duration>,
-    /// What can be recomputed to judge a final that came again.
-    pub workload: Option<Workload>,
 }
 
 /// Something that happened to a stream of the run.
@@ -115,6 +115,7 @@ pub struct Run {
     patience: Option<Duration>,
     connection: Connection,
     finals: RunFinals,
+    claimed: Option<Claimed>,
     watching: Watching,
     /// The last sequence of `sums` that has arrived.
     arrived: u64,
@@ -122,6 +123,8 @@ pub struct Run {
     lanes: Lanes,
     asked: VecDeque<Question>,
     asking: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// Finals whose sums are to be computed: while they are many, no more are taken in.
+    computing: usize,
     /// Streams that have ended and were not told of yet.
     ended: VecDeque<Step>,
     next_observation: Moment,
@@ -135,56 +138,6 @@ pub struct Run {
 }
 
 impl Run {
-    pub async fn start(
-        connection: &Connection,
-        topology: &Topology<Summer>,
-        options: Options,
-    ) -> Result<Self, RunError> {
-        let (prefix, finals) = choose(connection, topology, options.run).await?;
-        let may_pass = |error: &WatchError| !matches!(error, WatchError::NoSums);
-        let watching = connection.ask_at_start(|| watch::watch(finals.clone()), may_pass).await?;
-        let began = Instant::now();
-        let unopened = Unopened::new(prefix, topology.partitions, options.streams);
-        let ledger = Arc::new(Mutex::new(Ledger::new(unopened, options.deadline)));
-        let max_payload = connection.client.server_info().max_payload;
-        let lanes = Lanes::start(
-            connection,
-            &topology.names,
-            topology.partitions,
-            options
-                .batch_bytes
-                .min(max_payload - REJECT_HEADROOM)
-                .min(topology.max_message_bytes.unwrap_or(usize::MAX)),
-            Patience { full: options.deadline, unknown: options.patience },
-            &ledger,
-            began,
-        );
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self {
-            prefix,
-            began,
-            workload: options.workload,
-            patience: options.patience,
-            connection: connection.clone(),
-            finals,
-            arrived: watching.head,
-            watching,
-            ledger,
-            lanes,
-            asked: VecDeque::new(),
-            asking: FuturesUnordered::new(),
-            ended: VecDeque::new(),
-            next_observation: Moment::ZERO,
-            ticks,
-            delayed: BTreeMap::new(),
-            next_warning: Moment::ZERO,
-            complaints: Arc::default(),
-            bad_endings: BadEndings::default(),
-            deadline: options.deadline,
-        })
-    }
-
     pub fn began(&self) -> Instant {
         self.began
     }
@@ -241,7 +194,7 @@ impl Run {
             error = self.lanes.failed() => return Err(error.into()),
             // What is not allowed is not answered, now or later.
             denied = self.connection.denied() => return Err(RunError::Denied(denied)),
-            Some(arrival) = self.watching.arrivals.recv() => Event::Arrived(arrival),
+            Some(arrival) = self.watching.arrivals.recv(), if self.computing < MOST_COMPUTING => Event::Arrived(arrival),
             Some(answer) = self.asking.next(), if !self.asking.is_empty() => Event::Answered(answer),
             _ = self.ticks.tick() => Event::Tick,
         };
@@ -249,7 +202,7 @@ impl Run {
         self.observe();
         match event {
             Event::Arrived(arrival) => Ok(self.arrived(&arrival)),
-            Event::Answered(answer) => Ok(self.answered(answer)),
+            Event::Answered(answer) => self.answered(answer),
             Event::Tick => {
                 self.see_that_nats_is_there()?;
                 self.tick();
@@ -289,6 +242,10 @@ impl Run {
         if seen == Seen::Unexpected {
             tracing::error!(subject = arrival.subject, "unexpected: a final of a stream that nobody has opened");
         }
+        if let (Seen::Elsewhere(id), Some(workload)) = (seen, self.workload) {
+            self.computing += 1;
+            self.asked.push_back(Question::Computed(id, arrival.found, workload));
+        }
         self.seen(seen, arrival.found.sum)
     }
 
@@ -298,7 +255,7 @@ impl Run {
             Seen::Ended(id, ending) => return self.ended_as(id, ending, sum),
             Seen::Doubtful(batch) => self.asked.extend(batch.map(Question::Closing)),
             Seen::Again(id) => self.asked.push_back(Question::Copies(id)),
-            Seen::Known | Seen::Unexpected => {}
+            Seen::Elsewhere(_) | Seen::Known | Seen::Unexpected => {}
         }
         Step::Nothing
     }
@@ -308,9 +265,9 @@ impl Run {
         Step::Ended { id, ending, sum }
     }
 
-    fn answered(&mut self, answer: Answer) -> Step {
+    fn answered(&mut self, answer: Answer) -> Result<Step, RunError> {
         let now = self.now();
-        match answer {
+        Ok(match answer {
             Answer::Copies(id, copies) => {
                 let expected = self.workload.map(|workload| workload.expected(id));
                 let ending = self.lock().came_again(id, copies, expected);
@@ -328,7 +285,16 @@ impl Run {
                 }));
                 self.ended.pop_front().unwrap_or(Step::Nothing)
             }
-        }
+            Answer::Computed(found, expected) => {
+                self.computing -= 1;
+                let seen = self.lock().computed(found, expected);
+                seen.map_or(Step::Nothing, |seen| self.seen(seen, found.sum))
+            }
+            Answer::Superseded(is_superseded, look) => {
+                self.claimed.as_mut().map_or(Ok(()), |claimed| claimed.told(is_superseded, look, now))?;
+                Step::Nothing
+            }
+        })
     }
 
     fn tick(&mut self) {
@@ -350,6 +316,10 @@ impl Run {
             }
         }
         self.asked.extend(tick.overdue.into_iter().map(Question::Overdue));
+        // Before all others, for it may be in vain to ask them.
+        if let Some(question) = self.claimed.as_mut().and_then(|claimed| claimed.due(now)) {
+            self.asked.push_front(question);
+        }
     }
 
     /// Waits until every final that is stored by now has arrived, so that a duplicate at the very end is seen too.
@@ -368,6 +338,16 @@ impl Run {
                 return Ok(());
             }
         }
+    }
+
+    /// Takes in what is stored of earlier lives of the run, before anything is sent: their streams are not opened again. Is an
+    /// error if not every final that was ever stored of it can be there.
+    pub async fn take_stock(&mut self) -> Result<(), RunError> {
+        let Some(claimed) = self.claimed.clone() else { return Ok(()) };
+        self.caught_up().await?;
+        // Whatever was there to be read before is there still.
+        let connection = self.connection.clone();
+        Ok(connection.ask_at_start(|| claimed.still_accounts(), RecordError::may_pass).await?)
     }
 
     /// Cancel-safe.
@@ -412,20 +392,4 @@ impl Run {
 /// The ledger, from any thread.
 pub fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
     ledger.lock().expect("nothing panics while it holds the ledger")
-}
-
-async fn choose(
-    connection: &Connection,
-    topology: &Topology<Summer>,
-    given: Option<RunPrefix>,
-) -> Result<(RunPrefix, RunFinals), RunError> {
-    loop {
-        let prefix = given.unwrap_or_else(|| RunPrefix(rand::random()));
-        let finals = RunFinals::new(connection.clone(), topology.names.clone(), prefix);
-        match (connection.ask_at_start(|| finals.exist(), |_| true).await?, given) {
-            (false, _) => return Ok((prefix, finals)),
-            (true, Some(_)) => return Err(RunError::RunTaken(prefix)),
-            (true, None) => {}
-        }
-    }
 }

@@ -15,6 +15,8 @@ pub struct Counts {
     pub bytes: u64,
     /// Streams with exactly one final, the right one, in time.
     pub verified: u64,
+    /// Of those, streams that another life of the run has closed: how long their finals took is not known.
+    pub resumed: u64,
     /// Streams whose final did not come within twice the deadline.
     pub missing: u64,
     /// Streams whose final is wrong.

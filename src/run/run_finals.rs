@@ -15,15 +15,16 @@ use jetfold::nats::read::{self, NoAnswer, StoredMessage, Which};
 pub struct RunFinals {
     pub(super) connection: Connection,
     pub(super) names: Names,
+    pub(super) prefix: RunPrefix,
     pub(super) sums: String,
     /// The subjects of them all.
     pub(super) filter: String,
 }
 
 impl RunFinals {
-    pub fn new(connection: Connection, names: Names, run: RunPrefix) -> Self {
-        let (sums, filter) = (names.outputs(), names.finals_of_run(run));
-        Self { connection, names, sums, filter }
+    pub fn new(connection: Connection, names: Names, prefix: RunPrefix) -> Self {
+        let (sums, filter) = (names.outputs(), names.finals_of_run(prefix));
+        Self { connection, names, prefix, sums, filter }
     }
 
     /// Whether `sums` holds finals of this run already.

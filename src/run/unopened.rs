@@ -2,8 +2,10 @@
 //!
 //! Streams are numbered, and opened by their numbers. Where the next one belongs to a partition that takes no streams, its
 //! partition falls behind: the others go on, and it begins there again once it takes streams. So one number a partition is
-//! remembered, however many streams wait, and none is left out.
+//! remembered, however many streams wait, and none is left out. Streams that have their finals from an earlier life of the run are
+//! passed over.
 
+use crate::run::done::Done;
 use crate::sum::stream_id::{RunPrefix, StreamId};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -35,18 +37,32 @@ pub struct Unopened {
     /// The partition behind that was drawn from last.
     last_behind: u32,
     behind_is_next: bool,
+    /// Streams that are done without having been opened here.
+    done: Done,
 }
 
 impl Unopened {
     /// Without end where `streams` is `u64::MAX`.
     pub fn new(run: RunPrefix, partitions: u32, streams: u64) -> Self {
-        let behind = BTreeMap::new();
-        Self { run, partitions, end: streams, next: 0, behind, last_behind: 0, behind_is_next: false }
+        let (behind, done) = (BTreeMap::new(), Done::default());
+        Self { run, partitions, end: streams, next: 0, behind, last_behind: 0, behind_is_next: false, done }
     }
 
-    /// Whether the run has opened a stream of this ID.
+    /// Passes over a stream that was not opened: it is done. False if this ID is none of the run.
+    pub fn pass_over(&mut self, id: StreamId) -> bool {
+        let ours = id.nth_of_run(self.run).filter(|n| *n < self.end);
+        ours.is_some_and(|n| self.done.insert(n))
+    }
+
+    /// Whether the run has opened a stream of this ID, or passed over it.
     pub fn is_opened(&self, id: StreamId) -> bool {
-        let Some(n) = id.nth_of_run(self.run).filter(|n| *n < self.next) else { return false };
+        let Some(n) = id.nth_of_run(self.run) else { return false };
+        if self.done.contains(n) {
+            return true;
+        }
+        if n >= self.next {
+            return false;
+        }
         self.behind.is_empty() || self.behind.get(&id.partition(self.partitions)).is_none_or(|from| n < *from)
     }
 
@@ -81,6 +97,10 @@ impl Unopened {
                 return None;
             }
             let n = self.next;
+            if let Some(end) = self.done.end_of(n) {
+                self.next = end;
+                continue;
+            }
             self.next += 1;
             let id = StreamId::of_run(self.run, n);
             let partition = id.partition(self.partitions);
@@ -110,6 +130,10 @@ impl Unopened {
             let mut drawn = None;
             while drawn.is_none() && from < self.next && looks > 0 {
                 looks -= 1;
+                if let Some(end) = self.done.end_of(from) {
+                    from = end.min(self.next);
+                    continue;
+                }
                 drawn = Some(StreamId::of_run(self.run, from)).filter(|id| id.partition(self.partitions) == partition);
                 from += 1;
             }
@@ -199,6 +223,36 @@ mod tests {
         assert_eq!((few.draw(|_| false), few.draw(|_| false)), (Drawn::Later, Drawn::Later));
         assert_eq!(all(&mut few, |_| true).len(), 3);
         assert_eq!(few.draw(|_| true), Drawn::Never);
+    }
+
+    #[test]
+    fn streams_that_are_done_are_passed_over_ahead_and_behind() {
+        let mut unopened = unopened(1000);
+        let done = |n: u64| n < 300 || n.is_multiple_of(7);
+        (0..1000).filter(|n| done(*n)).for_each(|n| assert!(unopened.pass_over(id(n))));
+        assert!(!unopened.pass_over(id(0)) && !unopened.pass_over(id(1000)) && unopened.is_opened(id(7)));
+        assert!(!unopened.pass_over(StreamId::new([9; 16])));
+        // One partition falls behind, and some of what it has left is done meanwhile.
+        let mut opened: BTreeSet<_> = (0..100).map(|_| stream(unopened.draw(|p| p != 2))).collect();
+        let late =
+            (300..1000).map(id).filter(|id| id.partition(PARTITIONS) == 2 && !unopened.is_opened(*id)).step_by(3);
+        let late: BTreeSet<_> = late.collect();
+        late.iter().for_each(|id| assert!(unopened.pass_over(*id)));
+        let rest = all(&mut unopened, |_| true);
+        assert!(rest.iter().all(|id| opened.insert(*id)), "none twice");
+        let left: BTreeSet<_> = (0..1000).filter(|n| !done(*n)).map(id).filter(|id| !late.contains(id)).collect();
+        assert!(opened == left, "none left out, and none that is done");
+        assert_eq!(unopened.draw(|_| true), Drawn::Never);
+    }
+
+    #[test]
+    fn which_streams_a_run_has_does_not_depend_on_its_partitions() {
+        for partitions in [1, 3, 8] {
+            let mut unopened = Unopened::new(RUN, partitions, 500);
+            let mut drawn: BTreeSet<_> = (0..50).map(|_| stream(unopened.draw(|p| p % 2 == 0))).collect();
+            drawn.extend(all(&mut unopened, |_| true));
+            assert!(drawn == (0..500).map(id).collect(), "{partitions}");
+        }
     }
 
     #[test]

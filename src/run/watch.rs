@@ -78,11 +78,12 @@ fn failed(error: impl std::fmt::Display) -> WatchError {
     WatchError::Failed(error.to_string())
 }
 
-/// Watches from the head of `sums` on.
-pub async fn watch(finals: RunFinals) -> Result<Watching, WatchError> {
+/// Watches what comes after a message of `sums`; `None`: after its last.
+pub async fn watch(finals: RunFinals, after: Option<MessageMark>) -> Result<Watching, WatchError> {
     let info = read::stream(&finals.connection.jetstream, &finals.sums).await?.ok_or(WatchError::NoSums)?;
     let (arrivals, receiver) = mpsc::channel(QUEUED);
-    let head = MessageMark { position: info.state.last_sequence, time: read::unix_nanos(info.state.last_timestamp) };
+    let last = MessageMark { position: info.state.last_sequence, time: read::unix_nanos(info.state.last_timestamp) };
+    let head = after.unwrap_or(last);
     let heard = Heard::default();
     let mut connects = finals.connection.connects();
     connects.mark_unchanged();

@@ -177,7 +177,7 @@ fn configuration() {
 #[test]
 fn usage() {
     for arguments in
-        ["", "nonsense", "sum --nonsense", "get", "get 00", "chunker --seed x", "chunker --run 12", "topology"]
+        ["", "nonsense", "sum --nonsense", "get", "get 00", "chunker --seed x", "chunker --id-prefix 12", "topology"]
     {
         let ended = Program::new(arguments).run();
         assert_eq!(ended.code(), 2, "{arguments}: {}", ended.stderr);

@@ -182,7 +182,7 @@ async fn limit(server: &Server, bytes: i64) {
 }
 
 fn chunker(server: &Server, flags: &str, report: &Path) -> Process {
-    Program::at(server, &format!("chunker --run {RUN} --chunk-bytes 500 {flags} --report"))
+    Program::at(server, &format!("chunker --id-prefix {RUN} --chunk-bytes 500 {flags} --report"))
         .arg(report)
         .env("STREAM_SUM_CHUNKER__DEADLINE", "200s")
         .spawn()

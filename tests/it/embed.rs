@@ -25,7 +25,7 @@ fn a_service_sums_and_answers_at_once() {
         .env("STREAM_SUM_NATS__SERVERS", &server.url())
         .env("STREAM_SUM_SUMMER__DATA_DIR", folder.path().to_str().unwrap())
         .spawn();
-    Program::at(&server, "chunker --streams 50 --run 0badcafe").run().expect(0);
+    Program::at(&server, "chunker --streams 50 --id-prefix 0badcafe").run().expect(0);
     wait_for("its address", || address(&service).is_some());
     let mut connection = TcpStream::connect(address(&service).unwrap()).unwrap();
     connection.write_all(b"0badcafe000000000000000000000031\nno ID\n").unwrap();

@@ -38,7 +38,7 @@ pub async fn say(jetstream: &jetstream::Context, id: StreamId, payload: Vec<u8>)
 pub fn chunker(server: &Server, streams: u64, deadline: &str, report: &Path) -> Process {
     Program::at(
         server,
-        &format!("chunker --streams {streams} --chunks 2 --chunk-bytes 8 --seed 7 --run {RUN} --report"),
+        &format!("chunker --streams {streams} --chunks 2 --chunk-bytes 8 --seed 7 --id-prefix {RUN} --report"),
     )
     .arg(report)
     .env("STREAM_SUM_CHUNKER__DEADLINE", deadline)
@@ -217,7 +217,7 @@ fn a_chunker_that_is_killed_leaves_a_whole_report_of_a_few_seconds_ago() {
     summing.wait_for_log("opened the log", 2);
     let (reports, report) = (folder.path().join("reports"), folder.path().join("reports/report.json"));
     fs::create_dir(&reports).unwrap();
-    let flags = format!("chunker --streams -1 --chunks 3 --rate 2000 --seed 7 --run {RUN} --report");
+    let flags = format!("chunker --streams -1 --chunks 3 --rate 2000 --seed 7 --id-prefix {RUN} --report");
     let chunking = Program::at(&server, &flags).arg(&report).spawn();
     let read = || serde_json::from_slice::<Value>(&fs::read(&report).unwrap()).unwrap();
     // Every report that anybody ever finds is a whole one: the first, that of the run's beginning, and others.

@@ -23,6 +23,7 @@ mod properties;
 mod publisher;
 mod restored;
 mod retention;
+mod run_name;
 mod second_topology;
 mod sharing;
 mod snapshots;

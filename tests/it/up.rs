@@ -239,12 +239,12 @@ fn a_folder_that_is_named_is_kept_and_gone_on_with() {
         up(temporary.path(), "--streams 300 --partitions 2")
             .arg("--data-dir")
             .arg(&kept)
-            .args(&["--run", run])
+            .args(&["--id-prefix", run])
             .run()
             .expect(0);
     }
-    let again = up(temporary.path(), "--streams 1 --run 0badcafe").arg("--data-dir").arg(&kept).run().expect(2);
-    assert!(again.sentence().contains("sums holds finals of the run 0badcafe already"), "{}", again.stderr);
+    let again = up(temporary.path(), "--streams 1 --id-prefix 0badcafe").arg("--data-dir").arg(&kept).run().expect(2);
+    assert!(again.sentence().contains("sums holds finals 0badcafe.* already"), "{}", again.stderr);
     let running = up(temporary.path(), "--rate 1000").arg("--data-dir").arg(&kept).spawn();
     wait_for("a line", || running.stderr_so_far().contains(" in flight "));
     let second = up(temporary.path(), "--streams 1").arg("--data-dir").arg(&kept).run().expect(1);

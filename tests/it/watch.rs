@@ -11,7 +11,8 @@ use stream_sum::sum::stream_id::StreamId;
 
 /// A chunker of `streams` streams behind a route.
 fn chunker_behind(route: &LossyRoute, streams: u64, deadline: &str, report: &Path) -> Process {
-    let arguments = format!("chunker --streams {streams} --chunks 2 --chunk-bytes 8 --seed 7 --run {RUN} --report");
+    let arguments =
+        format!("chunker --streams {streams} --chunks 2 --chunk-bytes 8 --seed 7 --id-prefix {RUN} --report");
     Program::new(&arguments)
         .arg(report)
         .env("STREAM_SUM_NATS__SERVERS", &route.url())

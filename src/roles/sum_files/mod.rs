@@ -113,7 +113,7 @@ pub async fn run(
         let admin = topology.admin(&connection, nats.shown_addresses());
         let topology = connection.unless_denied(admin.check()).await??;
         let options = run::Options {
-            run: None,
+            ids: run::Ids::Drawn,
             streams: u64::MAX,
             deadline: deadline.0,
             batch_bytes: batch_bytes.bytes(),
