@@ -35,6 +35,16 @@ endurance *FLAGS:
     cargo build --release --locked
     tests/endurance "$@"
 
+# Summers that come, stop and are killed under load, and the pauses of what moves
+elastic *FLAGS:
+    cargo build --release --locked
+    tests/elastic "$@"
+
+# What one more summer, log, final and connection costs
+scaling *FLAGS:
+    cargo build --release --locked
+    tests/scaling "$@"
+
 # The README's commands, as they stand, in an empty clone
 newcomer:
     tests/newcomer
