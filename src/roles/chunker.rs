@@ -169,13 +169,17 @@ pub async fn generate_and_verify_streams(
         () = stop.cancelled() => return Ok(Outcome::default()),
         started = starting => started?,
     };
-    tokio::select! {
-        () = stop.cancelled() => return Ok(Outcome { report: report(&run, &facts), failure: None }),
-        taken = run.take_stock() => match taken {
-            Ok(()) => {}
-            Err(error) => return Ok(Outcome { report: report(&run, &facts), failure: Some(error.into()) }),
-        },
-    }
+    let taken = {
+        let mut told = |run: &Run| _ = reports.send_replace(report(run, &facts));
+        tokio::select! {
+            () = stop.cancelled() => None,
+            taken = run.take_stock(&mut told) => Some(taken),
+        }
+    };
+    let Some(Ok(())) = taken else {
+        let failure = taken.and_then(Result::err).map(ChunkerError::from);
+        return Ok(Outcome { report: report(&run, &facts), failure });
+    };
     tracing::info!(run = %run.prefix, seed, resumed = run.report().counts.resumed, streams = config.streams, partitions = facts.partitions, "chunking");
 
     let generation = Arc::new(Generation {

@@ -326,7 +326,7 @@ impl Run {
     pub async fn catch_up(&mut self) -> Result<(), RunError> {
         loop {
             let began = self.now();
-            if let Ok(done) = timeout(CATCH_UP, self.caught_up()).await {
+            if let Ok(done) = timeout(CATCH_UP, self.caught_up(&mut |_| ())).await {
                 return done;
             }
             // A pause of this process says nothing about NATS.
@@ -341,17 +341,17 @@ impl Run {
     }
 
     /// Takes in what is stored of earlier lives of the run, before anything is sent: their streams are not opened again. Is an
-    /// error if not every final that was ever stored of it can be there.
-    pub async fn take_stock(&mut self) -> Result<(), RunError> {
+    /// error if not every final that was ever stored of it can be there. `told` is called now and then.
+    pub async fn take_stock(&mut self, told: &mut (dyn FnMut(&Self) + Send)) -> Result<(), RunError> {
         let Some(claimed) = self.claimed.clone() else { return Ok(()) };
-        self.caught_up().await?;
+        self.caught_up(told).await?;
         // Whatever was there to be read before is there still.
         let connection = self.connection.clone();
         Ok(connection.ask_at_start(|| claimed.still_accounts(), RecordError::may_pass).await?)
     }
 
     /// Cancel-safe.
-    async fn caught_up(&mut self) -> Result<(), RunError> {
+    async fn caught_up(&mut self, told: &mut (dyn FnMut(&Self) + Send)) -> Result<(), RunError> {
         loop {
             let (finals, arrived) = (self.finals.clone(), self.arrived);
             let asked = finals.next_after(arrived);
@@ -359,25 +359,32 @@ impl Run {
             let stored = loop {
                 tokio::select! {
                     stored = &mut asked => break stored,
-                    step = self.step() => { step?; }
+                    step = self.step_told(told) => step?,
                 }
             };
             match stored {
                 Ok(Some(stored)) => {
                     while self.arrived < stored {
-                        self.step().await?;
+                        self.step_told(told).await?;
                     }
                 }
                 Ok(None) => break,
                 // The next step is a tick at the latest.
                 Err(cause) => {
                     tracing::debug!(%cause, "no answer about the last finals");
-                    self.step().await?;
+                    self.step_told(told).await?;
                 }
             }
         }
         while !self.awaits_nothing() {
-            self.step().await?;
+            self.step_told(told).await?;
+        }
+        Ok(())
+    }
+
+    async fn step_told(&mut self, told: &mut (dyn FnMut(&Self) + Send)) -> Result<(), RunError> {
+        if let Step::Tick = self.step().await? {
+            told(self);
         }
         Ok(())
     }
