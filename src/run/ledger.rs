@@ -16,7 +16,7 @@
 //! the servers' timestamps of closing chunk and final decide, for the run itself may have been what was late. No deadline runs
 //! while NATS is away, and nobody is delayed or missing while the run itself is: see [`Presence`].
 //!
-//! Of a run that has other lives, streams may be closed by any of them: see [`elsewhere`].
+//! Of a run that has other lives, streams may be closed by any of them: see `elsewhere`.
 //!
 //! Time is injected: a [`Moment`] is the time since the run began.
 

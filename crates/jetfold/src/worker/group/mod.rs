@@ -214,7 +214,9 @@ impl<A: Application> Group<A> {
         }
         if let Course::HandsOver(until) = self.course {
             let owns = self.held.values().any(Held::owns) || !self.ending.is_empty();
-            if self.pinned || !owns || !self.roster.has_takers() || Instant::now() >= until {
+            // Whoever is not heard is not followed any more either.
+            let can_hand_over = !self.pinned && self.is_heard() && self.roster.has_takers();
+            if !owns || !can_hand_over || Instant::now() >= until {
                 self.stop_all();
             }
         }
