@@ -32,7 +32,6 @@ use futures_util::future::{BoxFuture, FutureExt};
 use group::Group;
 use held::Holder;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,13 +154,13 @@ impl<A: Application> Worker<A> {
         for Acceptance { loss, partition } in &self.accept {
             tracing::info!(%loss, partition, "told to accept a loss: it is accepted, and recorded, once it is found and has stood");
         }
-        let Started { group, beside, lock } = tokio::select! {
+        let Started { group, beside, name } = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             started = self.start() => started?,
         };
         let beside = AbortOnDropHandle::new(tokio::spawn(beside));
         let result = group.run(stop).await;
-        drop((beside, lock));
+        drop((beside, name));
         result
     }
 
@@ -178,7 +177,7 @@ impl<A: Application> Worker<A> {
         let slots = choose(&config.partitions, topology.partitions, words)?;
         store::create_data_dir(&config.data_dir, words)?;
         let worker = name::worker_name(&config.worker, &config.data_dir, words)?;
-        let lock = name::lock(&worker, &config.data_dir, words)?;
+        let name = name::Taken::new(&worker, &topology.names, &config.data_dir, words)?;
         if let Some(other) = accept.iter().find(|accept| !slots.contains(&accept.partition)) {
             return Err(WorkerError::NothingToAccept { partition: other.partition, words });
         }
@@ -229,7 +228,7 @@ impl<A: Application> Worker<A> {
             }
         };
         let beside = async move { _ = tokio::join!(answering, sweep(&snapshots)) };
-        Ok(Started { group, beside: beside.boxed(), lock })
+        Ok(Started { group, beside: beside.boxed(), name })
     }
 }
 
@@ -249,7 +248,7 @@ struct Started<A: Application> {
     /// Tells how far it is to whoever asks, and sweeps up behind snapshots.
     beside: BoxFuture<'static, ()>,
     /// Held until everything has ended.
-    lock: File,
+    name: name::Taken,
 }
 
 /// Removes now and then what interrupted puts of snapshots have left.

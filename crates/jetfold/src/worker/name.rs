@@ -1,13 +1,14 @@
 //! What a worker is called, over all its lives.
 
+use crate::nats::names::Names;
 use crate::store::StoreError;
 use crate::values::{parsed, serde_as_text};
 use crate::words::Words;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The name of a worker; empty if it is to be made from the host's name.
@@ -72,16 +73,32 @@ pub(super) fn worker_name(
     Ok(format!("{host}-{suffix}"))
 }
 
-/// Sees that no other process of this name works in the folder, for as long as the file is held: the group must not hear of a
-/// worker that can't open its stores.
-pub(super) fn lock(worker: &str, data_dir: &Path, words: &'static Words) -> Result<fs::File, StoreError> {
-    let path = data_dir.join(format!("{worker}.lock"));
-    let refuse = |source| StoreError::Folder { path: path.clone(), source, words };
-    let file = fs::File::create(&path).map_err(refuse)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(StoreError::InUse { path: data_dir.to_owned(), words }),
-        Err(fs::TryLockError::Error(source)) => Err(refuse(source)),
+/// The name of a worker, taken within its folder: no other process has it there for as long as this is held. The group must not hear
+/// of a worker that can't open its stores.
+pub(super) struct Taken {
+    path: PathBuf,
+    /// Locked.
+    _file: File,
+}
+
+impl Taken {
+    /// Takes the name of a worker of one system: others may have their stores in the same folder.
+    pub fn new(worker: &str, names: &Names, data_dir: &Path, words: &'static Words) -> Result<Self, StoreError> {
+        let path = data_dir.join(format!("{}-{worker}.lock", names.members_bucket()));
+        let refuse = |source| StoreError::Folder { path: path.clone(), source, words };
+        let file = File::create(&path).map_err(refuse)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { path, _file: file }),
+            Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: data_dir.to_owned(), words }),
+            Err(TryLockError::Error(source)) => Err(refuse(source)),
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // Whoever has opened it in this moment holds a file that is gone. Stores have locks of their own.
+        fs::remove_file(&self.path).ok();
     }
 }
 
