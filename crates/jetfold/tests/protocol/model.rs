@@ -327,7 +327,7 @@ impl Model for Protocol {
             Action::PublishAgain(_, output) => next.outputs.publish(output),
             Action::Mend(at) => {
                 let store = &mut next.workers[at].store;
-                store.mark = None;
+                (store.mark, store.origin) = (None, Origin::Mended);
                 for output in store.folded.outputs_after(0) {
                     match last.outputs.find(&output) {
                         Found::Equal(found) => store.mark = store.mark.max(Some(found)),

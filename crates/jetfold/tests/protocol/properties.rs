@@ -6,10 +6,12 @@ use crate::protocol::state::State;
 use crate::protocol::streams::{Found, Judgement};
 use crate::protocol::worker::{Duty, Origin, Store};
 use stateright::Property;
+use std::collections::BTreeSet;
 
 pub const IS_THE_FOLD: &str = "a store is the fold of its log, or of what that was";
 pub const IS_OUT: &str = "what is committed is out, or its store misses it";
 pub const IS_ONE: &str = "an output is what the log says, or the difference is seen";
+pub const IS_ONCE: &str = "a subject has one message";
 pub const IS_KEPT: &str = "what is purged is in a settled snapshot";
 pub const TAKES_OVER: &str = "another worker commits the last position";
 pub const REFUSES: &str = "a store is refused by its log";
@@ -35,6 +37,7 @@ pub fn of(protocol: &Protocol) -> Vec<Property<Protocol>> {
         Property::always(IS_THE_FOLD, is_the_fold),
         Property::always(IS_OUT, is_out),
         Property::always(IS_ONE, is_one),
+        Property::always(IS_ONCE, is_once),
         Property::always(IS_KEPT, is_kept),
     ];
     let wanted = seen.into_iter().filter(|(.., wanted)| *wanted);
@@ -78,6 +81,11 @@ fn is_one(_: &Protocol, state: &State) -> bool {
             .all(|store| each_output(state, store, |state, output| state.outputs.find(output) != Found::Another))
 }
 
+fn is_once(_: &Protocol, state: &State) -> bool {
+    let subjects: BTreeSet<_> = state.outputs.messages.iter().map(|(output, _)| output.subject()).collect();
+    subjects.len() == state.outputs.messages.len()
+}
+
 /// A store that has lost everything can be restored, and go on from there.
 fn is_kept(_: &Protocol, state: &State) -> bool {
     state.log.purged == 0
@@ -109,7 +117,8 @@ fn follower_takes_over(_: &Protocol, state: &State) -> bool {
 }
 
 fn mends(_: &Protocol, state: &State) -> bool {
-    let is_mended = |store: &Store| store.mark.is_some_and(|mark| mark.era > 0) && state.outputs.holds(store.mark);
+    let is_mended =
+        |store: &Store| store.origin == Origin::Mended && store.mark.is_some() && state.outputs.holds(store.mark);
     state.workers.iter().any(|worker| worker.does(Duty::Owns) && is_mended(&worker.store))
 }
 

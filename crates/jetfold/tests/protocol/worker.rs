@@ -11,6 +11,8 @@ pub enum Origin {
     Owned,
     Followed,
     Restored,
+    /// What its outputs had lost is there again.
+    Mended,
 }
 
 /// `fold(log[..=position])`, and what it knows to be out.
