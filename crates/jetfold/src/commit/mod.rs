@@ -10,5 +10,6 @@
 
 pub mod doubt;
 pub mod effect;
+pub mod goals;
 pub mod inspection;
 pub mod line;

@@ -39,6 +39,8 @@ impl<A: Application> Partition<A> {
         self.store = Arc::new(joined(replacing.await)?);
         self.shown.send_replace(self.store.clone());
         (self.doubt, self.fruitless) = (Doubt::new(0), 0);
+        // It was folded over the store that was.
+        *self.promoted() = None;
         Ok(())
     }
 

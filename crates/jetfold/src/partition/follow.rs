@@ -13,6 +13,7 @@
 use super::{Partition, PartitionError};
 use crate::application::Application;
 use crate::checkpoint::Checkpoint;
+use crate::commit::goals::{Arrival, Goals};
 use crate::identity::doubt::Ruling;
 use crate::identity::{is_unproven, judge};
 use crate::joined::joined;
@@ -21,15 +22,11 @@ use crate::partition::Duty;
 use crate::partition::committed::{Committed, written};
 use crate::partition::opening::UNPROVEN;
 use crate::partition::session::Ended;
-use crate::standing::{Phase, Standing};
+use crate::standing::Phase;
 use crate::table::Table;
-use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-/// Commits of the owner that a follower keeps in mind: each is a place where it may commit.
-const MOST_GOALS: usize = 64;
 
 /// How long whoever takes over waits for what the owner has told last, and has not come yet.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -41,8 +38,8 @@ pub(super) struct Following<A: Application> {
     pub committed: Committed<A>,
     /// The key up to which expired rows were looked for.
     looked_at: Option<A::Key>,
-    /// What the owner has committed beyond the table, in order.
-    goals: VecDeque<Checkpoint>,
+    /// What the owner has told, beyond the table.
+    goals: Goals,
     /// The last place where the fold was what the owner has told.
     proven: Option<Checkpoint>,
     pub open_bytes: usize,
@@ -65,25 +62,13 @@ impl<A: Application> Following<A> {
     }
 }
 
-/// Whether two stores have folded the same. What they have collected, and so how many rows are live, is each one's own; marks
-/// are the owner's.
-fn is_same_fold(one: &Checkpoint, other: &Checkpoint) -> bool {
-    let told_apart =
-        |at: &Checkpoint| (at.position, at.log_created, at.log_born, at.message_time, at.log_time, at.refolds_through);
-    told_apart(one) == told_apart(other)
-}
-
 impl<A: Application> Partition<A> {
     /// Follows the owner until told to stop or to own the partition, or until the log has to be opened again.
     pub(super) async fn follow(&mut self, stop: &CancellationToken) -> Result<Ended, PartitionError> {
         let mut connects = self.log.connects();
         connects.mark_unchanged();
-        if let Some(beyond) = self.doubt.wanted_beyond() {
-            // Seen to its end: nothing else may change the store meanwhile.
-            match self.restore(beyond).await? {
-                Ok(()) => self.doubt.has_searched(),
-                Err(why) => return Ok(lost(why)),
-            }
+        if let Some(ended) = self.search(stop).await? {
+            return Ok(ended);
         }
         let opening = tokio::select! {
             () = stop.cancelled() => return Ok(Ended::Stopped),
@@ -157,21 +142,14 @@ impl<A: Application> Partition<A> {
         };
         tracing::info!(log = self.log.name(), position = checkpoint.position, "following the log behind its owner");
         let size = self.store.size()?;
-        self.standing.send_modify(|standing| {
-            let phase = Phase::Follows { close: false };
-            *standing = Standing {
-                committed_at: standing.committed_at,
-                phase,
-                ..Standing::of(&checkpoint, size.rows, size.bytes)
-            };
-        });
+        self.show(Phase::Follows { close: false }, &checkpoint, size);
         let row_bytes = self.stores.row_bytes();
         Ok(Ok(Following {
             table: Table::over(self.application.clone(), self.share(), row_bytes, checkpoint, &self.store)?,
             source,
             committed: Committed { transaction: 0, checkpoint, size, expired: [].into() },
             looked_at: None,
-            goals: VecDeque::new(),
+            goals: Goals::default(),
             proven: None,
             open_bytes: 0,
             opened_at: Instant::now(),
@@ -191,7 +169,7 @@ impl<A: Application> Partition<A> {
                 }
             }
             let is_full = following.open_bytes >= self.config.checkpoint_bytes || following.table.is_crowded();
-            if is_full && let Some(goal) = following.goals.back().copied() {
+            if is_full && let Some(goal) = following.goals.furthest() {
                 // The owner is far ahead: what lies before its commit is safe, if the log still has what it has committed, and
                 // before that what is folded here. In this order: what the log has of the fold by then, it had all along.
                 for at in [goal, *following.table.checkpoint()] {
@@ -203,7 +181,7 @@ impl<A: Application> Partition<A> {
                 }
                 self.commit_behind(following, &goal).await?;
             }
-            let may_fold = following.goals.back().is_some_and(|goal| goal.position > following.table.position());
+            let may_fold = following.goals.are_beyond(following.table.position());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Ended::Stopped),
@@ -214,10 +192,11 @@ impl<A: Application> Partition<A> {
                         return Ok(Ended::Stopped);
                     }
                     let goal = *told.borrow_and_update();
-                    if let Some(goal) = goal
-                        && let Err(why) = self.aim(following, goal).await?
-                    {
-                        return Ok(lost(why));
+                    if let Some(goal) = goal {
+                        following.goals.told(goal);
+                        if let Err(why) = self.arrive(following).await? {
+                            return Ok(lost(why));
+                        }
                     }
                 }
                 batch = following.source.next(), if may_fold => {
@@ -239,46 +218,28 @@ impl<A: Application> Partition<A> {
         }
     }
 
-    /// The owner has committed up to `goal`. The inner error is a reason to begin again.
-    async fn aim(&self, following: &mut Following<A>, goal: Checkpoint) -> Result<Result<(), String>, PartitionError> {
-        if following.goals.back().is_none_or(|last| last.position < goal.position) {
-            if following.goals.len() == MOST_GOALS {
-                following.goals.pop_front();
-            }
-            following.goals.push_back(goal);
-        }
-        self.arrive(following).await
-    }
-
-    /// Compares the fold with each place that the owner has told, and commits at one if it is time. The inner error is a reason to
+    /// Compares the fold with what the owner has told of this place, and commits if it is time. The inner error is a reason to
     /// begin again.
     async fn arrive(&self, following: &mut Following<A>) -> Result<Result<(), String>, PartitionError> {
-        let position = following.table.position();
-        let mut has_arrived = false;
-        while let Some(goal) = following.goals.front().copied().filter(|goal| goal.position <= position) {
-            following.goals.pop_front();
-            has_arrived = true;
-            if goal.position < position {
-                continue;
-            }
-            if !is_same_fold(following.table.checkpoint(), &goal) {
-                let log = self.log.name();
+        let arrival = following.goals.arrive(following.table.checkpoint());
+        match arrival {
+            Arrival::OnTheWay | Arrival::Passed => {}
+            Arrival::Differs => {
+                let (log, position) = (self.log.name(), following.table.position());
                 tracing::warn!(log, position, "the owner has folded something else up to here: following it again");
                 return Ok(Err("the owner has folded something else".to_owned()));
             }
-            following.proven = Some(goal);
-            // Whoever takes over commits this with what it folds next.
-            if matches!(self.duty(), Duty::Own { .. }) {
-                continue;
-            }
-            let longest = self.config.longest(following.open_bytes, true);
-            let is_last = following.goals.is_empty();
-            if following.table.open_batches() > 0 && (is_last || following.opened_at.elapsed() >= longest) {
-                self.commit_behind(following, &goal).await?;
+            Arrival::There(goal) => {
+                following.proven = Some(goal);
+                let longest = self.config.longest(following.open_bytes, true);
+                let is_time = following.goals.is_empty() || following.opened_at.elapsed() >= longest;
+                // Whoever takes over commits this with what it folds next.
+                if is_time && self.follows() {
+                    self.commit_behind(following, &goal).await?;
+                }
             }
         }
-        // What is beyond was told a moment ago.
-        if has_arrived && following.goals.len() <= 1 && following.table.open_batches() == 0 {
+        if following.table.open_batches() == 0 && following.goals.is_close(&arrival) {
             self.has_come_close();
         }
         Ok(Ok(()))
@@ -306,11 +267,9 @@ impl<A: Application> Partition<A> {
         following.table.committed(committed.transaction);
         following.table.give(self.stores.row_bytes());
         following.open_bytes = 0;
-        self.standing.send_modify(|standing| {
-            let (phase, committed_at) = (standing.phase, Some(std::time::Instant::now()));
-            let Committed { checkpoint, size, .. } = &committed;
-            *standing = Standing { committed_at, phase, ..Standing::of(checkpoint, size.rows, size.bytes) };
-        });
+        self.has_committed();
+        let phase = self.standing.borrow().phase;
+        self.show(phase, &committed.checkpoint, committed.size);
         (following.committed, following.looked_at) = (committed, looked_at);
         Ok(())
     }

@@ -33,8 +33,8 @@ use crate::log::source::Log;
 use crate::nats::connect::Connection;
 use crate::nats::names::Names;
 use crate::nats::retry::Pauses;
-use crate::standing::Standing;
-use crate::store::{Owner, Store, StoreError};
+use crate::standing::{Phase, Standing};
+use crate::store::{Owner, Size, Store, StoreError};
 use crate::table::Share;
 use crate::throttle::ThrottleByCause;
 use crate::time::UnixNanos;
@@ -244,6 +244,18 @@ impl<A: Application> Partition<A> {
             changed: shared.changed.clone(),
             stopped_at: shared.stopped_at.clone(),
         })
+    }
+
+    /// Tells where the store stands, and that nothing keeps it from going on.
+    fn show(&self, phase: Phase, at: &Checkpoint, size: Size) {
+        self.standing.send_modify(|standing| {
+            let (committed_at, stopped_at) = (standing.committed_at, standing.stopped_at);
+            *standing = Standing { committed_at, stopped_at, phase, ..Standing::of(at, size.rows, size.bytes) };
+        });
+    }
+
+    fn has_committed(&self) {
+        self.standing.send_modify(|standing| standing.committed_at = Some(std::time::Instant::now()));
     }
 
     /// What it is to do at the moment.

@@ -16,7 +16,7 @@ use crate::partition::follow::Following;
 use crate::partition::republish;
 use crate::partition::session::{IDENTITY_CHECK, Parts, Session};
 use crate::partition::{Partition, PartitionError};
-use crate::standing::{Phase, Standing};
+use crate::standing::Phase;
 use crate::store::StoreError;
 use crate::table::Table;
 use crate::time::UnixNanos;
@@ -125,10 +125,7 @@ impl<A: Application> Partition<A> {
     /// Begins a session behind what is committed.
     fn begin(&mut self, at: Committed<A>, parts: Parts<A>) -> Session<A> {
         self.counters.opened.add(1);
-        self.standing.send_modify(|standing| {
-            let (committed_at, phase) = (standing.committed_at, Phase::Owns);
-            *standing = Standing { committed_at, phase, ..Standing::of(&at.checkpoint, at.size.rows, at.size.bytes) };
-        });
+        self.show(Phase::Owns, &at.checkpoint, at.size);
         self.changed.notify_one();
         let (work, queue) = mpsc::channel(QUEUED_BATCHES);
         let effects = self.effects(&at.checkpoint);

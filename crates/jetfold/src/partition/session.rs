@@ -9,7 +9,7 @@ use crate::log::source::{Lost, Source};
 use crate::partition::committed::Committed;
 use crate::partition::committer::{CommitError, Work};
 use crate::shutdown;
-use crate::standing::{Phase, Standing};
+use crate::standing::Phase;
 use crate::table::Table;
 use crate::throttle::{Throttle, ThrottleByCause};
 use crate::transaction::{Batch, Folded};
@@ -81,16 +81,8 @@ impl<A: Application> Partition<A> {
     pub(super) async fn session(&mut self, stop: &CancellationToken) -> Result<Ended, PartitionError> {
         let mut connects = self.log.connects();
         connects.mark_unchanged();
-        if let Some(beyond) = self.doubt.wanted_beyond() {
-            let restored = tokio::select! {
-                () = stop.cancelled() => return Ok(Ended::Stopped),
-                // Seen to its end whatever the connections do: nothing else may change the store meanwhile.
-                restored = self.restore(beyond) => restored?,
-            };
-            match restored {
-                Ok(()) => self.doubt.has_searched(),
-                Err(why) => return Ok(Ended::Lost { why, progressed: false }),
-            }
+        if let Some(ended) = self.search(stop).await? {
+            return Ok(ended);
         }
         let opening = match self.promoted().take() {
             Some(following) => Ok(self.promote(*following)),
@@ -122,12 +114,7 @@ impl<A: Application> Partition<A> {
             Ok(Over::Lost(_)) | Err(_) => self.abandon(session).await,
         };
         if let (Duty::HandOver, Ok(Committed { checkpoint, size, .. })) = (self.duty(), &last) {
-            self.standing.send_modify(|standing| {
-                let (committed_at, stopped_at) = (standing.committed_at, standing.stopped_at);
-                let phase = Phase::HandedOver;
-                *standing =
-                    Standing { committed_at, phase, stopped_at, ..Standing::of(checkpoint, size.rows, size.bytes) };
-            });
+            self.show(Phase::HandedOver, checkpoint, *size);
             self.changed.notify_one();
         }
         if let Err(CommitError::Conflict(conflict)) = last {
@@ -169,6 +156,23 @@ impl<A: Application> Partition<A> {
         }
     }
 
+    /// Looks for a snapshot if one is to be restored before the log is opened; how the session ends, if it does.
+    pub(super) async fn search(&mut self, stop: &CancellationToken) -> Result<Option<Ended>, PartitionError> {
+        let Some(beyond) = self.doubt.wanted_beyond() else { return Ok(None) };
+        let restored = tokio::select! {
+            () = stop.cancelled() => return Ok(Some(Ended::Stopped)),
+            // Seen to its end whatever the connections do: nothing else may change the store meanwhile.
+            restored = self.restore(beyond) => restored?,
+        };
+        Ok(match restored {
+            Ok(()) => {
+                self.doubt.has_searched();
+                None
+            }
+            Err(why) => Some(Ended::Lost { why, progressed: false }),
+        })
+    }
+
     /// Pulls and folds until told to stop, or until the log has to be opened again.
     async fn work(&self, session: &mut Session<A>, stop: &CancellationToken) -> Result<Over, PartitionError> {
         let mut next_check = session.check_at;
@@ -207,9 +211,8 @@ impl<A: Application> Partition<A> {
                         session.sealed = None;
                     }
                     session.table.committed(transaction);
-                    let committed_at = Some(std::time::Instant::now());
-                    let standing = Standing::of(&checkpoint, size.rows, size.bytes);
-                    self.standing.send_replace(Standing { committed_at, phase: Phase::Owns, ..standing });
+                    self.has_committed();
+                    self.show(Phase::Owns, &checkpoint, size);
                     // Its share is less if the worker has taken other partitions meanwhile.
                     session.table.give(self.stores.row_bytes());
                 }
