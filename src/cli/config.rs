@@ -56,7 +56,7 @@ pub enum ConfigError {
     #[error("the value of {key}, from {source_name}, is not valid: {expected}")]
     BadValue { key: String, source_name: String, expected: String },
     #[error("{key} is not valid: it must be {expected}")]
-    OutOfRange { key: &'static str, expected: String },
+    OutOfRange { key: String, expected: String },
     #[error(transparent)]
     Topology(#[from] topology::OutOfRange),
     #[error(transparent)]
@@ -194,7 +194,11 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let must = |holds: bool, key: &'static str, expected: &str| {
-            if holds { Ok(()) } else { Err(ConfigError::OutOfRange { key, expected: expected.to_owned() }) }
+            if holds {
+                Ok(())
+            } else {
+                Err(ConfigError::OutOfRange { key: key.to_owned(), expected: expected.to_owned() })
+            }
         };
         let (topology, chunker, summer) = (&self.topology, &self.chunker, &self.summer);
         topology.machine().check()?;
@@ -206,8 +210,10 @@ impl Config {
         let room = "twice topology.max_chunk_bytes and 256KiB at least";
         must(topology.log_max_bytes.0 >= 2 * largest, "topology.log_max_bytes", room)?;
         must((1..=1 << 26).contains(&chunker.chunk_bytes), "chunker.chunk_bytes", "from 1 to 67108864")?;
-        must(summer.standby <= 1, "summer.standby", "0 or 1")?;
-        must(summer.dead_after.0 >= Duration::from_secs(2), "summer.dead_after", "2s at least")?;
+        summer.check().map_err(|topology::OutOfRange { key, expected }| {
+            let (key, expected) = (format!("summer.{key}"), expected.to_owned());
+            ConfigError::OutOfRange { key, expected }
+        })?;
         // Each is a blocking thread, of which the runtime has 512 for everybody.
         must((1..=256).contains(&chunker.workers), "chunker.workers", "from 1 to 256")?;
         must((1..=1_000_000).contains(&chunker.live_streams), "chunker.live_streams", "from 1 to 1000000")?;
@@ -219,7 +225,7 @@ impl Config {
                 "addresses such as nats://host:port, with commas between them, and {} is none",
                 redact_url(bad)
             );
-            return Err(ConfigError::OutOfRange { key: "nats.servers", expected });
+            return Err(ConfigError::OutOfRange { key: "nats.servers".to_owned(), expected });
         }
         let creds = [!self.nats.creds.is_empty(), !self.nats.nkey.is_empty(), !self.nats.user.is_empty()];
         let ways = creds.iter().filter(|set| **set).count() + usize::from(!self.nats.token.is_empty());

@@ -45,7 +45,8 @@ pub fn exit(error: &WorkerError) -> Exit {
     match error {
         WorkerError::Connect(error) => ending::of_connect(error),
         WorkerError::Topology(error) => ending::of_topology(error),
-        WorkerError::NotOnceOnly { .. }
+        WorkerError::OutOfRange(_)
+        | WorkerError::NotOnceOnly { .. }
         | WorkerError::NoSuchPartition { .. }
         | WorkerError::NothingToAccept { .. }
         | WorkerError::Store(StoreError::Foreign { .. }) => Exit::Usage,

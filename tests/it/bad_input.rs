@@ -152,6 +152,8 @@ fn configuration() {
         2,
         &["STREAM_SUM_CHUNKER__DEADLINE", "a duration such as"],
     );
+    check(with("[summer]\ndead_after = \"1s\"\n").run(), 2, &["summer.dead_after", "2s at least"]);
+    check(with("[summer]\nstandby = 2\n").run(), 2, &["summer.standby", "0 or 1"]);
     check(with("").env("STREAM_SUM_CHUNKR__RATE", "1").run(), 2, &["there is no configuration key chunkr"]);
     check(Program::new("config --config /nowhere.toml").run(), 2, &["/nowhere.toml can't be read", "--config"]);
     check(Program::new("summer --worker a.b").run(), 2, &["summer.worker", "A-Z a-z 0-9"]);

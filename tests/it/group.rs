@@ -1,13 +1,36 @@
 //! Summers that share partitions among themselves: who comes, stops, dies, sleeps, is cut off or pinned.
 
 use crate::lossy_route::LossyRoute;
-use crate::support::{PATIENCE, Process, Program, Server, apply, count, status, summer, wait_for};
+use crate::support::{
+    PATIENCE, Process, Program, Server, apply, count, parse_log, status, summer, total, wait_for, wait_until,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A server with four partitions, and a place for everything else.
+struct Stage {
+    server: Server,
+    folder: TempDir,
+    report: PathBuf,
+}
+
+fn stage() -> Stage {
+    let server = Server::start();
+    apply(&server, 4);
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    Stage { server, folder, report }
+}
+
+/// Waits until two workers have two partitions each.
+fn evenly(server: &Server, state: &str) {
+    wait_for(state, || places(server, state).values().copied().collect::<Vec<_>>() == [2, 2]);
+}
 
 /// A chunker that goes on until it is told to stop.
 fn chunking(server: &Server, report: &Path) -> Process {
@@ -69,10 +92,7 @@ fn handed_over(from: &str, times: usize) -> Vec<(String, String)> {
 
 #[test]
 fn who_comes_gets_its_share_and_who_is_told_to_stop_hands_it_over() {
-    let server = Server::start();
-    apply(&server, 4);
-    let folder = tempfile::tempdir().unwrap();
-    let report = folder.path().join("report.json");
+    let Stage { server, folder, report } = stage();
     let a = start(&server, folder.path(), "a", "");
     shared(&server, &[("a", 4)]);
     let chunker = chunking(&server, &report);
@@ -89,20 +109,14 @@ fn who_comes_gets_its_share_and_who_is_told_to_stop_hands_it_over() {
     all_verified(chunker, &report);
     // What was handed over was folded where it was left: nothing had to be published again.
     let stopped = b.stop().expect(0);
-    assert_eq!(
-        crate::support::total(&crate::support::parse_log(&stopped.stderr), "stopped", "finals_already_there"),
-        0
-    );
+    assert_eq!(total(&parse_log(&stopped.stderr), "stopped", "finals_already_there"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_killed_is_missed_within_three_seconds_and_told_so_when_it_was_only_asleep() {
-    let server = Server::start();
-    apply(&server, 4);
-    let folder = tempfile::tempdir().unwrap();
-    let report = folder.path().join("report.json");
+    let Stage { server, folder, report } = stage();
     let (a, b) = (start(&server, folder.path(), "a", ""), start(&server, folder.path(), "b", ""));
-    wait_for("both to share", || places(&server, "folding").values().copied().collect::<Vec<_>>() == [2, 2]);
+    evenly(&server, "folding");
     let chunker = chunking(&server, &report);
     a.signal(Signal::SIGSTOP);
     shared(&server, &[("b", 4)]);
@@ -116,10 +130,10 @@ async fn who_is_killed_is_missed_within_three_seconds_and_told_so_when_it_was_on
     };
     for partition in 0..4 {
         let log = format!("chunks-{partition}");
-        crate::support::wait_until("one durable", async || (durables(&log).await == ["summer-b"]).then_some(())).await;
+        wait_until("one durable", async || (durables(&log).await == ["summer-b"]).then_some(())).await;
     }
     a.signal(Signal::SIGCONT);
-    wait_for("both to share again", || places(&server, "folding").values().copied().collect::<Vec<_>>() == [2, 2]);
+    evenly(&server, "folding");
     all_verified(chunker, &report);
     a.stop().expect(0);
     b.stop().expect(0);
@@ -127,20 +141,15 @@ async fn who_is_killed_is_missed_within_three_seconds_and_told_so_when_it_was_on
 
 #[test]
 fn a_standby_follows_all_the_time_and_goes_on_where_the_dead_one_was() {
-    let server = Server::start();
-    apply(&server, 4);
-    let folder = tempfile::tempdir().unwrap();
-    let report = folder.path().join("report.json");
+    let Stage { server, folder, report } = stage();
     let standby = |name: &str| {
         let summer = summer(&server, &folder.path().join(name), &format!("--worker {name}"));
         summer.env("STREAM_SUM_SUMMER__STANDBY", "1").spawn()
     };
     let (a, b) = (standby("a"), standby("b"));
-    wait_for("both to share", || places(&server, "folding").values().copied().collect::<Vec<_>>() == [2, 2]);
+    evenly(&server, "folding");
     let chunker = chunking(&server, &report);
-    wait_for("each to follow what the other folds", || {
-        places(&server, "following").values().copied().collect::<Vec<_>>() == [2, 2]
-    });
+    evenly(&server, "following");
     wait_for("something to follow", || verified(&report) > 1000);
     let gone_on = || b.log().iter().filter(|entry| entry["message"] == "going on as the owner of the log").count();
     let before = gone_on();
@@ -153,10 +162,7 @@ fn a_standby_follows_all_the_time_and_goes_on_where_the_dead_one_was() {
 
 #[test]
 fn pinned_and_automatic_workers_live_side_by_side() {
-    let server = Server::start();
-    apply(&server, 4);
-    let folder = tempfile::tempdir().unwrap();
-    let report = folder.path().join("report.json");
+    let Stage { server, folder, report } = stage();
     let a = start(&server, folder.path(), "a", "");
     shared(&server, &[("a", 4)]);
     let chunker = chunking(&server, &report);
@@ -168,9 +174,7 @@ fn pinned_and_automatic_workers_live_side_by_side() {
         places.get("pinned") == Some(&1) && places.values().sum::<usize>() == 4 && places.len() == 3
     });
     pinned.kill();
-    wait_for("the others to take its partition", || {
-        places(&server, "folding").values().copied().collect::<Vec<_>>() == [2, 2]
-    });
+    evenly(&server, "folding");
     all_verified(chunker, &report);
     a.stop().expect(0);
     b.stop().expect(0);
@@ -178,12 +182,9 @@ fn pinned_and_automatic_workers_live_side_by_side() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_bucket_workers_keep_what_they_have_and_say_so() {
-    let server = Server::start();
-    apply(&server, 4);
-    let folder = tempfile::tempdir().unwrap();
-    let report = folder.path().join("report.json");
+    let Stage { server, folder, report } = stage();
     let (a, b) = (start(&server, folder.path(), "a", ""), start(&server, folder.path(), "b", ""));
-    wait_for("both to share", || places(&server, "folding").values().copied().collect::<Vec<_>>() == [2, 2]);
+    evenly(&server, "folding");
     let chunker = chunking(&server, &report);
     server.jetstream().await.delete_stream("KV_stream-sum-members").await.unwrap();
     wait_for("both to say so", || status(&server)["workers"].as_array().unwrap().len() == 2);
@@ -207,10 +208,7 @@ async fn without_the_bucket_workers_keep_what_they_have_and_say_so() {
 
 #[test]
 fn a_member_that_hears_nobody_takes_over_and_shares_again_when_it_does() {
-    let server = Server::start();
-    apply(&server, 4);
-    let folder = tempfile::tempdir().unwrap();
-    let report = folder.path().join("report.json");
+    let Stage { server, folder, report } = stage();
     let route = LossyRoute::to(&server, "$KV.");
     let a = start(&server, folder.path(), "a", "");
     shared(&server, &[("a", 4)]);
@@ -231,10 +229,7 @@ fn a_member_that_hears_nobody_takes_over_and_shares_again_when_it_does() {
 
 #[test]
 fn members_that_are_killed_again_and_again_lose_nothing_and_say_nothing_twice() {
-    let server = Server::start();
-    apply(&server, 4);
-    let folder = tempfile::tempdir().unwrap();
-    let report = folder.path().join("report.json");
+    let Stage { server, folder, report } = stage();
     let names = ["a", "b", "c"];
     let mut members: Vec<Process> = names.iter().map(|name| start(&server, folder.path(), name, "")).collect();
     let chunker = chunking(&server, &report);
@@ -252,4 +247,41 @@ fn members_that_are_killed_again_and_again_lose_nothing_and_say_nothing_twice() 
     }
     all_verified(chunker, &report);
     members.into_iter().for_each(|member| _ = member.stop().expect(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_starts_is_above_an_earlier_life_that_still_speaks() {
+    let Stage { server, folder, report } = stage();
+    // As a process of this name with a clock far ahead says it, which has stopped to fold.
+    let nobody: [(u32, u64); 0] = [];
+    let earlier = rmp_serde::to_vec(&((u64::MAX / 2, "earlier"), false, false, 0, nobody, nobody, nobody)).unwrap();
+    let client = server.client().await;
+    let speaks = async || {
+        client.publish("$KV.stream-sum-members.a", earlier.clone().into()).await.unwrap();
+        client.flush().await.unwrap();
+    };
+    let jetstream = server.jetstream().await;
+    speaks().await;
+    wait_until("its entry", async || {
+        let bucket = jetstream.get_stream("KV_stream-sum-members").await.unwrap();
+        (bucket.cached_info().state.messages == 1).then_some(())
+    })
+    .await;
+    let mut a = start(&server, folder.path(), "a", "");
+    shared(&server, &[("a", 4)]);
+    let chunker = chunking(&server, &report);
+    for _ in 0..3 {
+        speaks().await;
+        let before = verified(&report);
+        wait_for("finals", || verified(&report) > before + 100);
+        assert!(a.is_running(), "{}", a.stderr_so_far());
+    }
+    // A later one is another matter.
+    let later = rmp_serde::to_vec(&((u64::MAX / 2 + 9, "later"), false, false, 0, nobody, nobody, nobody)).unwrap();
+    client.publish("$KV.stream-sum-members.a", later.into()).await.unwrap();
+    let gone = a.wait_for(PATIENCE).expect(1);
+    assert!(gone.sentence().contains("another process has started as the same worker"), "{}", gone.stderr);
+    let again = start(&server, folder.path(), "a", "");
+    all_verified(chunker, &report);
+    again.stop().expect(0);
 }

@@ -20,45 +20,40 @@ pub type Members = BTreeMap<String, Member>;
 /// What is to become of each partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment<'m> {
+    /// Whose claim to it counts: that of a pinned member, or the one of the highest term.
+    pub claims: Vec<Option<&'m str>>,
     /// Who is to fold it; `None`: nobody is there who takes partitions.
     pub owners: Vec<Option<&'m str>>,
     /// Who is to follow it all the time, if somebody is willing.
     pub standbys: Vec<Option<&'m str>>,
 }
 
-/// Whose claim to a partition counts: that of a pinned member, or the one of the highest term.
-pub fn owner_of(members: &Members, partition: u32) -> Option<(&str, &Member)> {
-    let claims = members.iter().filter_map(|(name, member)| {
-        let claim = member.claim(partition)?;
-        Some(((member.pinned, claim.term, name.as_str()), (name.as_str(), member)))
-    });
-    claims.max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, owner)| owner)
+/// Whose claim to each partition counts.
+fn claims(members: &Members, partitions: u32) -> Vec<Option<&str>> {
+    let mut best: Vec<Option<(bool, u64, &str)>> = vec![None; partitions as usize];
+    for (name, member) in members {
+        for owned in member.owns.iter().filter(|owned| owned.partition < partitions) {
+            let best = &mut best[owned.partition as usize];
+            *best = (*best).max(Some((member.pinned, owned.term, name.as_str())));
+        }
+    }
+    best.into_iter().map(|claim| claim.map(|(_, _, name)| name)).collect()
 }
 
 /// Assigns `partitions` among `members`.
 pub fn assign(members: &Members, partitions: u32) -> Assignment<'_> {
     let count = partitions as usize;
-    let mut best: Vec<Option<(bool, u64, &str)>> = vec![None; count];
-    for (name, member) in members {
-        for owned in member.owns.iter().filter(|owned| owned.partition < partitions) {
-            let claim = (member.pinned, owned.term, name.as_str());
-            let partition = owned.partition as usize;
-            if best[partition].is_none_or(|before| before < claim) {
-                best[partition] = Some(claim);
-            }
-        }
-    }
-    let claimed: Vec<Option<&str>> = best.into_iter().map(|claim| claim.map(|(_, _, name)| name)).collect();
+    let claims = claims(members, partitions);
     let takers: Vec<(&str, &Member)> =
         members.iter().filter(|(_, member)| member.takes()).map(|(name, member)| (name.as_str(), member)).collect();
     if takers.is_empty() {
-        return Assignment { owners: claimed, standbys: vec![None; count] };
+        return Assignment { owners: claims.clone(), claims, standbys: vec![None; count] };
     }
     let hashes: Vec<u64> = takers.iter().map(|(name, _)| hash(name.as_bytes())).collect();
     let mut owners: Vec<Option<&str>> = vec![None; count];
     let mut free = Vec::with_capacity(count);
     for partition in 0..count {
-        match claimed[partition] {
+        match claims[partition] {
             Some(name) if members[name].pinned => owners[partition] = Some(name),
             _ => free.push(partition),
         }
@@ -69,7 +64,7 @@ pub fn assign(members: &Members, partitions: u32) -> Assignment<'_> {
     // Whoever has more than its share keeps what weighs most with it. Those that have most are first to have one more.
     let mut kept: Vec<Vec<usize>> = vec![Vec::new(); takers.len()];
     for &partition in &free {
-        if let Some(taker) = claimed[partition].and_then(place_of) {
+        if let Some(taker) = claims[partition].and_then(place_of) {
             kept[taker].push(partition);
         }
     }
@@ -117,7 +112,7 @@ pub fn assign(members: &Members, partitions: u32) -> Assignment<'_> {
         owners[partition] = Some(takers[taker].0);
     }
     let standbys = standbys(&takers, &hashes, &owners, &followers);
-    Assignment { owners, standbys }
+    Assignment { claims, owners, standbys }
 }
 
 /// The second in rank of each partition, of those that are willing and have room for it.

@@ -13,7 +13,7 @@
 //! that says something of itself, and nothing of the others. So its clock stands still, and it keeps what it has.
 
 use crate::checkpoint::Position;
-use crate::group::assignment::{Members, assign, owner_of};
+use crate::group::assignment::{Members, assign};
 use crate::group::member::{Handed, Member};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -114,8 +114,8 @@ impl Roster {
         silent
     }
 
-    /// Another member has said what it is. Whether that is more than that it is still there.
-    pub fn heard(&mut self, name: &str, member: Member) -> bool {
+    /// Another member has said what it is.
+    pub fn heard(&mut self, name: &str, member: Member) {
         for owned in &member.owns {
             let claims = Last { name: name.to_owned(), term: owned.term, end: End::Claims };
             match self.last.get_mut(&owned.partition) {
@@ -135,8 +135,7 @@ impl Roster {
                 }
             }
         }
-        let before = self.others.insert(name.to_owned(), Heard { member: member.clone(), at: self.attended });
-        before.is_none_or(|before| before.member != member)
+        self.others.insert(name.to_owned(), Heard { member, at: self.attended });
     }
 
     /// Another member has left, and said so.
@@ -152,9 +151,10 @@ impl Roster {
         }
     }
 
-    /// Whether another member follows a partition.
-    pub fn is_followed(&self, partition: u32) -> bool {
-        self.others.values().any(|heard| heard.member.follow(partition).is_some())
+    /// The partitions that other members follow.
+    pub fn followed(&self) -> BTreeSet<u32> {
+        let follows = self.others.values().flat_map(|heard| &heard.member.follows);
+        follows.map(|followed| followed.partition).collect()
     }
 
     /// Where the owner of a partition has stopped, if it has handed it over.
@@ -183,14 +183,16 @@ impl Roster {
             me.follows.iter().filter(|followed| self.is_to_own(&assignment.owners, followed.partition)).count();
         let mut handing = me.owns.iter().filter(|owned| busy.contains(&owned.partition)).count();
         let most_handed = 1 + me.owns.len() / HANDED_OF;
+        let owns: BTreeSet<u32> = me.owns.iter().map(|owned| owned.partition).collect();
+        let follows: BTreeSet<u32> = me.follows.iter().map(|followed| followed.partition).collect();
         let mut deeds = Vec::new();
         for partition in (0..self.partitions).filter(|partition| !busy.contains(partition)) {
             let place = partition as usize;
             let is_to_own = self.is_to_own(&assignment.owners, partition);
             let is_standby = assignment.standbys[place] == Some(self.me.as_str());
-            let owner = owner_of(&members, partition).map(|(name, _)| name);
+            let owner = assignment.claims[place];
             let is_of_another = owner.is_some_and(|owner| owner != self.me);
-            if me.claim(partition).is_some() {
+            if owns.contains(&partition) {
                 if is_of_another {
                     deeds.push(Deed::LetGo(partition));
                 } else if let Some(to) = assignment.owners[place].filter(|_| !is_to_own)
@@ -202,7 +204,7 @@ impl Roster {
                 }
             } else if is_to_own && owner.is_none() {
                 deeds.push(self.take(partition));
-            } else if me.follow(partition).is_some() {
+            } else if follows.contains(&partition) {
                 if !is_to_own && !is_standby {
                     deeds.push(Deed::LetGo(partition));
                 }

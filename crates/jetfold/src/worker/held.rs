@@ -64,9 +64,14 @@ pub struct Held<A: Application> {
 }
 
 impl<A: Application> Holder<A> {
-    fn log(&self, partition: u32) -> Log {
+    /// The connection that a partition is pulled on, and how many share it.
+    fn pulling(&self, partition: u32) -> (&Connection, usize) {
         let place = self.slots.binary_search(&partition).expect("it is one of the worker's");
-        let (pulling, sharing) = self.connections.pulling(place, self.slots.len());
+        self.connections.pulling(place, self.slots.len())
+    }
+
+    fn log(&self, partition: u32) -> Log {
+        let (pulling, sharing) = self.pulling(partition);
         let max_payload = self.shared.connection.client.server_info().max_payload;
         let bytes = pull_bytes(max_payload, sharing);
         Log::new(pulling.clone(), &self.shared.names, partition, &self.worker, bytes, self.life.clone())
@@ -115,8 +120,7 @@ impl<A: Application> Holder<A> {
         let accepts = accepts.collect();
         let weak = Arc::downgrade(&store);
         let folded = Partition::new(partition, &self.shared, store, log, accepts, orders)?;
-        let place = self.slots.binary_search(&partition).expect("it is one of the worker's");
-        let pulling = self.connections.pulling(place, self.slots.len()).0.clone();
+        let pulling = self.pulling(partition).0.clone();
         self.board.show(partition, Shown { standing: folded.standing(), pulling });
         let stop = CancellationToken::new();
         let mut held = Held {

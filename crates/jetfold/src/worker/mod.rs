@@ -13,6 +13,7 @@ pub use set::{OnViolation, PartitionSet};
 
 use crate::application::Application;
 use crate::archive::bucket::Snapshots;
+use crate::group::roster::BEAT;
 use crate::identity::accept::Acceptance;
 use crate::log::connections::Connections;
 use crate::log::life::Life;
@@ -20,7 +21,7 @@ use crate::nats::admin::Admin;
 use crate::nats::connect::{self, ConnectError};
 use crate::nats::presence::Presence;
 use crate::nats::standing;
-use crate::nats::topology::{self, TopologyError};
+use crate::nats::topology::{self, OutOfRange, TopologyError};
 use crate::partition::counters::Counters;
 use crate::partition::stores::Stores;
 use crate::partition::{self, PartitionError, Shared};
@@ -87,8 +88,19 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Whether a worker can be so. Whoever waits for less than two words takes the living for dead.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        let must = |holds: bool, key, expected| if holds { Ok(()) } else { Err(OutOfRange { key, expected }) };
+        must(self.standby <= 1, "standby", "0 or 1")?;
+        must(self.dead_after.0 >= BEAT * 2, "dead_after", "2s at least")
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
@@ -168,6 +180,7 @@ impl<A: Application> Worker<A> {
     async fn start(&self) -> Result<Started<A>, WorkerError> {
         let Self { application, config, nats, topology, accept, answer, counters } = self;
         let words = &A::WORDS;
+        config.check()?;
         let connection = connect::connect(nats, &format!("{} {}", A::NAME, words.worker)).await?;
         let admin = Admin::new(&connection, topology.clone(), application.clone(), nats.shown_addresses());
         let topology = connection.unless_denied(admin.check()).await??;

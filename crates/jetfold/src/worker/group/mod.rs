@@ -64,8 +64,8 @@ struct Taking {
 }
 
 pub struct Group<A: Application> {
-    pub holder: Holder<A>,
-    pub presence: Presence,
+    holder: Holder<A>,
+    presence: Presence,
     roster: Roster,
     pinned: bool,
     standby: u32,
@@ -142,7 +142,10 @@ impl<A: Application> Group<A> {
             if saying.is_none() && (is_news(&said, &member) || self.said_at.elapsed() >= BEAT) {
                 (said, self.said_at) = (member.clone(), Instant::now());
                 let presence = self.presence.clone();
-                saying = Some(async move { presence.say(&member).await }.boxed());
+                // The next word will do as well, and must not wait for an answer that was lost.
+                let saying_it = async move { timeout(BEAT, presence.say(&member)).await };
+                let no_answer = |_| Err(Refusal::Unknown("no answer".to_owned()));
+                saying = Some(saying_it.map(move |said| said.unwrap_or_else(no_answer)).boxed());
             }
             tokio::select! {
                 biased;
@@ -200,8 +203,9 @@ impl<A: Application> Group<A> {
         self.handed.retain(|_, (_, at)| at.elapsed() < REMEMBERED);
         self.release().await;
         self.finish_moves();
+        let followed = self.roster.followed();
         for (partition, held) in &self.held {
-            held.followed(self.roster.is_followed(*partition));
+            held.followed(followed.contains(partition));
         }
         for (partition, (since, _)) in &self.ending {
             if let Some(held) = self.held.get(partition).filter(|_| since.elapsed() >= LETTING_GO) {

@@ -36,23 +36,27 @@ impl<A: Application> Group<A> {
 
     /// Says that it is there, and reads who else is; then takes what it is to hold. Without an answer it folds all that it may.
     pub(super) async fn meet(&mut self) {
-        let me = self.member();
         let meeting = async {
-            self.presence.say(&me).await.map_err(|refusal| format!("{refusal:?}"))?;
-            self.presence.read().await.map_err(|error| error.to_string())?.ok_or_else(|| "there is none".to_owned())
+            let read = async || {
+                let entries = self.presence.read().await.map_err(|error| error.to_string())?;
+                entries.ok_or_else(|| "there is none".to_owned())
+            };
+            for heard in read().await? {
+                // An earlier life of this worker, which may be there still: whoever starts never gives way.
+                if let Heard::Says(name, member) = heard
+                    && name == self.holder.worker
+                {
+                    self.holder.life.rise_above(&member.incarnation.into());
+                }
+            }
+            self.presence.say(&self.member()).await.map_err(|refusal| format!("{refusal:?}"))?;
+            // Of two that start at once, one at the least sees the other.
+            read().await
         };
         match timeout(FIRST_WORDS, meeting).await.unwrap_or_else(|_| Err("no answer".to_owned())) {
             Ok(entries) => {
                 self.was_heard(Ok(()));
-                for heard in entries {
-                    match heard {
-                        // An earlier life of this worker: whoever starts never gives way.
-                        Heard::Says(name, member) if name == self.holder.worker => {
-                            self.holder.life.rise_above(&member.incarnation.into());
-                        }
-                        heard => self.hear(heard),
-                    }
-                }
+                entries.into_iter().for_each(|heard| self.hear(heard));
                 if self.pinned {
                     self.hold_all();
                 }
@@ -104,7 +108,7 @@ impl<A: Application> Group<A> {
                     self.fail(PartitionError::Superseded { partition, words: &A::WORDS });
                 }
             }
-            Heard::Says(name, member) => _ = self.roster.heard(&name, member),
+            Heard::Says(name, member) => self.roster.heard(&name, member),
             Heard::Left(name) => self.roster.left(&name),
         }
     }
