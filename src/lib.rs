@@ -29,7 +29,7 @@
 //! | 4 | [`mod@roles`], [`mod@run`] |
 //! | 2 | [`sum::topology_section`] |
 //! | 1 | [`sum::held`] |
-//! | 0 | [`run::ahead`], [`run::done`], [`run::interleaved`], [`run::ladder`], [`run::latency`], [`run::ledger`], [`run::name`], [`run::presence`], [`run::report`], [`run::unopened`], [`run::workload`], [`mod@sum`] |
+//! | 0 | [`run::ahead`], [`run::done`], [`run::interleaved`], [`run::ladder`], [`run::latency`], [`run::ledger`], [`run::name`], [`run::presence`], [`run::report`], [`run::schedule`], [`run::unopened`], [`run::workload`], [`mod@sum`] |
 //! | side | [`cli::heap`], [`local::nats_server`], [`local::server`], [`mod@telemetry`] |
 
 pub mod cli;

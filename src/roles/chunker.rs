@@ -3,6 +3,7 @@
 use crate::roles::generator::Generation;
 use crate::run::name::{RunName, Shape};
 use crate::run::report::{Facts, Report};
+use crate::run::schedule::Schedule;
 use crate::run::workload::Workload;
 use crate::run::{self, Ids, Run, RunError};
 use crate::sum::stream_id::RunPrefix;
@@ -13,7 +14,6 @@ use jetfold::nats::topology::TopologyError;
 use jetfold::values::{Size, Span, parsed};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -57,6 +57,21 @@ impl ChunkerConfig {
     }
 
     /// What the streams are made of, and which IDs they have.
+    /// What a run with a name has sent of a stream is sent again by its next life, and until that is done the stream gets no new chunk.
+    fn warn_of_slow_streams(&self, idle_expiry: Duration) {
+        let most = self.workers as u64 * self.live_streams as u64;
+        let open = self.wanted().unwrap_or(most).min(most);
+        let takes = Schedule::new(self.rate, Duration::ZERO).lasts(open.saturating_mul(self.chunks + 1));
+        if !self.run.is_empty() && takes > idle_expiry / 2 {
+            tracing::warn!(
+                run = %self.run, takes_s = takes.as_secs_f64(), idle_expiry_s = idle_expiry.as_secs_f64(),
+                "a stream of this run takes longer than half of topology.idle_expiry: if the run is gone on with, some may be \
+                 forgotten before what was sent of them is sent again, and be missing in that life. Raise chunker.rate, or \
+                 lower chunker.live_streams"
+            );
+        }
+    }
+
     fn content(&self, choices: Choices) -> Result<(Workload, Ids), ChunkerError> {
         let name = &self.run;
         let (seed, ids) = match (choices, self.wanted()) {
@@ -147,6 +162,7 @@ pub async fn generate_and_verify_streams(
                 "sums takes more than one message a subject: nothing but luck keeps finals from being there twice"
             );
         }
+        config.warn_of_slow_streams(Duration::from_nanos(u64::try_from(rules.expiry.idle).unwrap_or(0)));
         let options = run::Options {
             ids,
             streams: config.wanted().unwrap_or(u64::MAX),
@@ -185,9 +201,8 @@ pub async fn generate_and_verify_streams(
     let generation = Arc::new(Generation {
         workload,
         live_streams: config.live_streams,
-        rate: config.rate,
+        schedule: Schedule::new(config.rate, run.began().elapsed()),
         began: run.began(),
-        next_chunk: AtomicU64::new(0),
         ledger: run.ledger(),
         entries: run.entries(),
         stop: stop.clone(),

@@ -7,9 +7,9 @@ use crate::run::ledger::Ledger;
 use crate::run::lock;
 use crate::run::outbox::Outbox;
 use crate::run::presence::Moment;
+use crate::run::schedule::Schedule;
 use crate::run::unopened::Drawn;
 use crate::run::workload::Workload;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -57,10 +57,8 @@ impl Made {
 pub struct Generation {
     pub workload: Workload,
     pub live_streams: usize,
-    /// Chunks a second; 0: as fast as it goes.
-    pub rate: u64,
+    pub schedule: Schedule,
     pub began: Instant,
-    pub next_chunk: AtomicU64,
     pub ledger: Arc<Mutex<Ledger>>,
     pub entries: LaneEntries,
     pub stop: CancellationToken,
@@ -108,7 +106,7 @@ impl Generation {
                 }
                 continue;
             }
-            let due = self.due();
+            let due = self.schedule.due();
             let Turn { partition, chunk, sum } = streams.next_chunk().expect("a stream takes turns");
             if let Some(due) = due {
                 self.wait_for(due, chunk.closes(), outbox, &mut flushed)?;
@@ -171,18 +169,6 @@ impl Generation {
     fn takes(&self, parked: Option<usize>) -> bool {
         let most = 2 * self.live_streams / self.entries.partitions() as usize;
         parked.is_none_or(|parked| parked < most.max(1))
-    }
-
-    /// When the next chunk is due; `None` where it is due at once, whenever that is.
-    ///
-    /// Lateness is not forgiven: the latency of a late chunk counts from its scheduled time.
-    fn due(&self) -> Option<Moment> {
-        if self.rate == 0 {
-            return None;
-        }
-        let n = self.next_chunk.fetch_add(1, Ordering::Relaxed);
-        let nanos = u128::from(n) * 1_000_000_000 / u128::from(self.rate);
-        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
     /// Waits until a chunk may be handed in: one that closes a stream when it is due, others a little earlier too. What

@@ -171,7 +171,8 @@ async fn an_earlier_life_that_was_paused_for_longer_than_streams_are_remembered_
     sent(40).await;
     earlier.signal(Signal::SIGCONT);
     says(earlier.wait(), 1, &["another chunker has gone on with the run nightly"]);
-    later.wait().expect(0);
+    let said = later.wait().expect(0).stderr;
+    assert!(said.contains("a stream of this run takes longer than half of topology.idle_expiry"), "{said}");
     accounts_for(&read(&reports[1]), 40);
     nothing_was_rejected(&jetstream).await;
 }
