@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// What a worker says of itself: its life, whether it is pinned or leaving, and how many it follows as a standby; what it owns,
+/// follows, and has handed over.
+type Said<'a> = ((u64, &'a str), bool, bool, u32, Vec<(u32, u64, u64)>, Vec<(u32, u64, bool)>, Vec<(u32, u64, u64)>);
+
 /// A server with four partitions, and a place for everything else.
 struct Stage {
     server: Server,
@@ -90,15 +94,28 @@ fn handed_over(from: &str, times: usize) -> Vec<(String, String)> {
     vec![(from.to_owned(), "HandedOver".to_owned()); times]
 }
 
-#[test]
-fn who_comes_gets_its_share_and_who_is_told_to_stop_hands_it_over() {
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_gets_its_share_and_who_is_told_to_stop_hands_it_over() {
     let Stage { server, folder, report } = stage();
-    let a = start(&server, folder.path(), "a", "");
+    let a = summer(&server, &folder.path().join("a"), "--worker a").env("STREAM_SUM_LOG__LEVEL", "debug").spawn();
     shared(&server, &[("a", 4)]);
     let chunker = chunking(&server, &report);
     let b = start(&server, folder.path(), "b", "");
     shared(&server, &[("a", 2), ("b", 2)]);
     assert_eq!(causes(&b), handed_over("a", 2));
+    // It is told where the last owner has stopped, to the batch.
+    let bucket = server.jetstream().await.get_stream("KV_stream-sum-members").await.unwrap();
+    let said = bucket.get_last_raw_message_by_subject("$KV.stream-sum-members.a").await.unwrap();
+    let said: Said<'_> = rmp_serde::from_slice(&said.payload).unwrap();
+    let committed = |partition: u32| {
+        let log = format!("chunks-{partition}");
+        let of_log = a.log().into_iter().rfind(|entry| entry["message"] == "committed" && entry["log"] == log.as_str());
+        of_log.unwrap()["position"].as_u64().unwrap()
+    };
+    assert_eq!(said.6.len(), 2, "{said:?}");
+    for (partition, position, _) in said.6 {
+        assert_eq!(position, committed(partition), "of partition {partition}");
+    }
     let moves = status(&server)["moves"].as_array().unwrap().clone();
     assert_eq!((moves.len(), &moves[0]["from"], &moves[0]["to"]), (2, &"a".into(), &"b".into()));
     let told = Instant::now();
@@ -253,8 +270,11 @@ fn members_that_are_killed_again_and_again_lose_nothing_and_say_nothing_twice() 
 async fn whoever_starts_is_above_an_earlier_life_that_still_speaks() {
     let Stage { server, folder, report } = stage();
     // As a process of this name with a clock far ahead says it, which has stopped to fold.
-    let nobody: [(u32, u64); 0] = [];
-    let earlier = rmp_serde::to_vec(&((u64::MAX / 2, "earlier"), false, false, 0, nobody, nobody, nobody)).unwrap();
+    let of_life = |life, nonce| -> Vec<u8> {
+        let said: Said<'_> = ((life, nonce), false, false, 0, vec![], vec![], vec![]);
+        rmp_serde::to_vec(&said).unwrap()
+    };
+    let earlier = of_life(u64::MAX / 2, "earlier");
     let client = server.client().await;
     let speaks = async || {
         client.publish("$KV.stream-sum-members.a", earlier.clone().into()).await.unwrap();
@@ -277,8 +297,7 @@ async fn whoever_starts_is_above_an_earlier_life_that_still_speaks() {
         assert!(a.is_running(), "{}", a.stderr_so_far());
     }
     // A later one is another matter.
-    let later = rmp_serde::to_vec(&((u64::MAX / 2 + 9, "later"), false, false, 0, nobody, nobody, nobody)).unwrap();
-    client.publish("$KV.stream-sum-members.a", later.into()).await.unwrap();
+    client.publish("$KV.stream-sum-members.a", of_life(u64::MAX / 2 + 9, "later").into()).await.unwrap();
     let gone = a.wait_for(PATIENCE).expect(1);
     assert!(gone.sentence().contains("another process has started as the same worker"), "{}", gone.stderr);
     let again = start(&server, folder.path(), "a", "");
