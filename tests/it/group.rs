@@ -38,7 +38,11 @@ fn evenly(server: &Server, state: &str) {
 
 /// A chunker that goes on until it is told to stop.
 fn chunking(server: &Server, report: &Path) -> Process {
-    let chunker = Program::at(server, "chunker --rate 4000 --chunks 5 --report").arg(report).spawn();
+    chunking_at(server, 4000, report)
+}
+
+fn chunking_at(server: &Server, rate: u32, report: &Path) -> Process {
+    let chunker = Program::at(server, &format!("chunker --rate {rate} --chunks 5 --report")).arg(report).spawn();
     chunker.wait_for_log("chunking", 1);
     chunker
 }
@@ -99,7 +103,8 @@ async fn who_comes_gets_its_share_and_who_is_told_to_stop_hands_it_over() {
     let Stage { server, folder, report } = stage();
     let a = summer(&server, &folder.path().join("a"), "--worker a").env("STREAM_SUM_LOG__LEVEL", "debug").spawn();
     shared(&server, &[("a", 4)]);
-    let chunker = chunking(&server, &report);
+    // So much that something is always folded and not committed yet.
+    let chunker = chunking_at(&server, 40_000, &report);
     let b = start(&server, folder.path(), "b", "");
     shared(&server, &[("a", 2), ("b", 2)]);
     assert_eq!(causes(&b), handed_over("a", 2));
