@@ -112,14 +112,15 @@ async fn who_comes_gets_its_share_and_who_is_told_to_stop_hands_it_over() {
     let bucket = server.jetstream().await.get_stream("KV_stream-sum-members").await.unwrap();
     let said = bucket.get_last_raw_message_by_subject("$KV.stream-sum-members.a").await.unwrap();
     let said: Said<'_> = rmp_serde::from_slice(&said.payload).unwrap();
-    let committed = |partition: u32| {
+    let is_committed = |partition: u32, position: u64| {
         let log = format!("chunks-{partition}");
         let of_log = a.log().into_iter().rfind(|entry| entry["message"] == "committed" && entry["log"] == log.as_str());
-        of_log.unwrap()["position"].as_u64().unwrap()
+        of_log.is_some_and(|entry| entry["position"] == position)
     };
     assert_eq!(said.6.len(), 2, "{said:?}");
     for (partition, position, _) in said.6 {
-        assert_eq!(position, committed(partition), "of partition {partition}");
+        // It is told as soon as everything is confirmed, and is on its way to disk then.
+        wait_for(&format!("{position} of {partition}"), || is_committed(partition, position));
     }
     let moves = status(&server)["moves"].as_array().unwrap().clone();
     assert_eq!((moves.len(), &moves[0]["from"], &moves[0]["to"]), (2, &"a".into(), &"b".into()));

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How long whoever takes over waits for what the owner has told last, and has not come yet.
+/// How long whoever takes over waits for what the owner has told last, and for the log to bring it that far, while neither comes.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A follower at work.
@@ -210,6 +210,8 @@ impl<A: Application> Partition<A> {
                     following.open_bytes += batch.payload.len();
                     // The owner has published what this asks for.
                     following.table.consume(&self.store, &batch).await?;
+                    // It is on its way: to go on from further back would be to say again what the owner has said.
+                    last_words = last_words.map(|_| Instant::now() + LAST_WORDS);
                     if let Err(why) = self.arrive(following).await? {
                         return Ok(lost(why));
                     }

@@ -10,10 +10,12 @@ use crate::partition::committed::Committed;
 use crate::partition::committer::{CommitError, Work};
 use crate::shutdown;
 use crate::standing::Phase;
+use crate::store::Size;
 use crate::table::Table;
 use crate::throttle::{Throttle, ThrottleByCause};
 use crate::transaction::{Batch, Folded};
 use futures_util::future::{BoxFuture, FutureExt};
+use std::pin::pin;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -109,13 +111,13 @@ impl<A: Application> Partition<A> {
         let position = session.table.position();
         let last = match over {
             // What was read one by one has to be committed, or it would be to read again.
+            Ok(Over::Stopped) if self.duty() == Duty::HandOver => self.hand_over(session).await,
             Ok(Over::Stopped | Over::Read) => self.drain(session).await,
             Ok(Over::Lost(_)) if session.one_by_one || self.doubt.is_before_hole() => self.drain(session).await,
             Ok(Over::Lost(_)) | Err(_) => self.abandon(session).await,
         };
         if let (Duty::HandOver, Ok(Committed { checkpoint, size, .. })) = (self.duty(), &last) {
-            self.show(Phase::HandedOver, checkpoint, *size);
-            self.changed.notify_one();
+            self.has_handed_over(checkpoint, *size);
         }
         if let Err(CommitError::Conflict(conflict)) = last {
             return Err(PartitionError::Conflict { partition: self.partition, conflict, words: &A::WORDS });
@@ -307,6 +309,26 @@ impl<A: Application> Partition<A> {
             }
         }
         Ok(folded)
+    }
+
+    /// Drains, and says where another goes on: as soon as everything is confirmed, since that is all that it needs.
+    async fn hand_over(&self, session: Session<A>) -> Result<Committed<A>, CommitError> {
+        let (position, size) = (session.table.position(), session.committed.borrow().size);
+        let mut confirmed = self.confirmed.subscribe();
+        let confirmed = async { *confirmed.wait_for(|at| at.is_some_and(|at| at.position >= position)).await.ok()? };
+        let mut drained = pin!(self.drain(session));
+        tokio::select! {
+            last = &mut drained => last,
+            Some(at) = confirmed => {
+                self.has_handed_over(&at, size);
+                drained.await
+            }
+        }
+    }
+
+    fn has_handed_over(&self, at: &Checkpoint, size: Size) {
+        self.show(Phase::HandedOver, at, size);
+        self.changed.notify_one();
     }
 
     /// Seals what is folded and waits until it is committed, or until the time to stop is over.

@@ -35,8 +35,12 @@ const HEARD: Duration = Duration::from_secs(2);
 /// Of the time that a stop may take, what is left to others for taking over.
 const HANDING_OVER: Duration = Duration::from_secs(5);
 
-/// How long a partition that is handed over may go on to commit what it has folded, before it is stopped where it is.
-const LETTING_GO: Duration = Duration::from_secs(2);
+/// How long a partition that is handed over may go on to commit what it has folded, before it is stopped where it is: its pause is
+/// shorter if that is done.
+const LETTING_GO: Duration = Duration::from_secs(10);
+
+/// The same, of a worker that is told to stop: its other partitions wait for their turns.
+const LETTING_GO_AT_THE_END: Duration = Duration::from_secs(2);
 
 /// How long it is told that a partition was handed over.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -207,8 +211,9 @@ impl<A: Application> Group<A> {
         for (partition, held) in &self.held {
             held.followed(followed.contains(partition));
         }
+        let patience = if self.course == Course::GoesOn { LETTING_GO } else { LETTING_GO_AT_THE_END };
         for (partition, (since, _)) in &self.ending {
-            if let Some(held) = self.held.get(partition).filter(|_| since.elapsed() >= LETTING_GO) {
+            if let Some(held) = self.held.get(partition).filter(|_| since.elapsed() >= patience) {
                 held.stop();
             }
         }
