@@ -176,6 +176,8 @@ mod refused;
 #[cfg(test)]
 mod sample;
 mod shutdown;
+#[cfg(test)]
+mod simulation;
 mod stamp;
 mod standing;
 pub mod store;

@@ -8,9 +8,9 @@
 pub mod bucket;
 pub mod listed;
 pub mod restore;
-mod retention;
+pub(crate) mod retention;
 mod seen;
-mod situation;
+pub(crate) mod situation;
 
 use crate::application::Application;
 use crate::archive::bucket::{Listed, Name, PutError, Snapshots};

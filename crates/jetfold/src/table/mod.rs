@@ -164,6 +164,7 @@ impl<A: Application> Table<A> {
                 Err(error) => {
                     records.clear();
                     undecodable = Some(error);
+                    break;
                 }
             }
         }
