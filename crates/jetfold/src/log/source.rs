@@ -95,6 +95,18 @@ pub enum Lost {
     EndOfReading,
 }
 
+impl Lost {
+    /// The position that should have come, if others did or there is more: to be looked for when the log is opened again, whatever
+    /// was committed until then.
+    pub fn missing(&self) -> Option<Position> {
+        match self {
+            Self::OutOfSequence { expected, .. } => Some(*expected),
+            Self::Behind { position } => Some(position + 1),
+            _ => None,
+        }
+    }
+}
+
 /// One partition log as one worker reads it.
 pub struct Log {
     reader: LogReader,

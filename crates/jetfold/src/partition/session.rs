@@ -252,9 +252,7 @@ impl<A: Application> Partition<A> {
                         Ok(batch) => batch,
                         Err(Lost::EndOfReading) => return Ok(Over::Read),
                         Err(lost) => {
-                            if let Lost::OutOfSequence { expected, .. } = lost {
-                                session.skipped = Some(expected);
-                            }
+                            session.skipped = lost.missing();
                             return Ok(Over::Lost(lost.to_string()));
                         }
                     };

@@ -52,6 +52,7 @@ pub async fn keep(at: Post) {
 }
 
 async fn turn_of(at: &Post, bucket: &mut Bucket, began: u64) -> Asked<()> {
+    let seen_at = at.world.borrow().snapshots_lost();
     look(at, bucket).await?;
     let mut situation = situation(at, bucket, began).await?;
     let mut written = None;
@@ -65,7 +66,6 @@ async fn turn_of(at: &Post, bucket: &mut Bucket, began: u64) -> Asked<()> {
         if written != Some(snapshot.name) && !is_whole(at, bucket, snapshot.name).await? {
             return Ok(());
         }
-        let seen_at = at.world.borrow().snapshots_lost();
         let checkpoint = snapshot.disk.checkpoint.expect("it was listed");
         compare(at, &checkpoint).await?;
         let first = checkpoint.position;
@@ -209,7 +209,7 @@ impl World {
         let log = (self.log.created, self.log.mark(first));
         let reaches = |snapshot: &&Snapshot| {
             let at = snapshot.disk.checkpoint.expect("it has begun");
-            !snapshot.is_damaged && at.position >= first && at.message_time != 0
+            !snapshot.is_damaged && at.position >= first
         };
         let is_kept = self.bucket.iter().any(|snapshot| reaches(&snapshot));
         if !is_kept && self.snapshots_lost() == seen_at && first > self.log.first {

@@ -253,17 +253,23 @@ impl Running {
         let handing = self.workers.iter().position(|worker| worker.post.duty.get() == Duty::HandOver);
         let Some(handing) = handing else { return };
         let is_dead = self.workers[handing].tasks.is_empty();
-        let from = self.workers[handing].post.handed.take();
-        if from.is_none() && !is_dead {
-            return;
-        }
+        let from = match self.workers[handing].post.handed.take() {
+            Some(from) => from,
+            None if is_dead => None,
+            None => return,
+        };
         self.workers[handing].post.duty.set(Duty::Follow);
         let taker = (0..self.workers.len()).rev().find(|id| *id != handing).unwrap_or(handing);
         self.workers[taker].post.duty.set(Duty::Own { from });
     }
 
     fn calm_down(&mut self) {
-        self.world.borrow_mut().calm = true;
+        {
+            let world = &mut *self.world.borrow_mut();
+            world.calm = true;
+            world.dice.calm_down();
+            world.trouble();
+        }
         for worker in &mut self.workers {
             worker.until = worker.until.min(self.world.borrow().now + 1_000);
         }
@@ -290,9 +296,10 @@ impl Running {
     fn is_done(&self) -> bool {
         let world = self.world.borrow();
         let is_owner = |worker: &&Worker| matches!(worker.post.duty.get(), Duty::Own { .. });
-        let mut owners = self.workers.iter().filter(is_owner);
+        let owners: Vec<_> = self.workers.iter().filter(is_owner).collect();
         self.sent.get() == self.batches
-            && owners.all(|worker| {
+            && !owners.is_empty()
+            && owners.iter().all(|worker| {
                 let disk = worker.post.disk.borrow();
                 let is_same = disk.checkpoint.is_some_and(|at| world.log.mark(at.position).is_none_or(|mark| mark.time == at.message_time));
                 is_same && disk.position() == world.log.last && self.are_out(&world, &disk)

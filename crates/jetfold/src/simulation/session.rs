@@ -3,6 +3,7 @@
 use super::tales::{Asks, End, Expected, Tales};
 use super::turns::turn;
 use super::world::{Fault, World};
+use crate::application::Application;
 use super::worker::{Duty, Ended, Post, Process};
 use crate::checkpoint::{Checkpoint, Position};
 use crate::commit::doubt::{Leaders, Place};
@@ -37,7 +38,7 @@ pub struct Source {
 pub enum Pulled {
     Batch(Batch),
     Nothing,
-    /// Another than the next.
+    /// Another than the next, or nothing although there is more.
     Skipped(Position),
     Lost,
 }
@@ -64,6 +65,8 @@ impl Source {
             }));
         }
         match self.arriving.pop_front() {
+            // A log that is ahead while nothing comes.
+            None if world.log.last > self.position => Pulled::Skipped(self.position + 1),
             None => Pulled::Nothing,
             Some(batch) if batch.position != self.position + 1 => Pulled::Skipped(self.position + 1),
             Some(batch) => {
@@ -233,11 +236,16 @@ impl Process {
             work.act(&at, &session);
             if let Some(end) = work.end.take() {
                 self.doubt.ended(skipped);
+                let why = match &end {
+                    Err(Failed::Unsound(unsound)) => unsound.said(&Tales::WORDS),
+                    _ => String::new(),
+                };
+                at.tell(format_args!("ends: {over:?}, skipped {skipped:?} {why}"));
                 if let Err(Failed::Conflict(conflict)) = &end {
                     at.world.borrow_mut().breaks("no output contradicts another", conflict.to_string());
                 }
                 if at.duty.get() == Duty::HandOver {
-                    at.handed.set(Some(at.disk.borrow().position()));
+                    at.handed.set(Some(Some(at.disk.borrow().position())));
                     return Ended::Stopped;
                 }
                 return if over == Some(true) && end.is_ok() { Ended::Stopped } else { Ended::Lost };
@@ -342,7 +350,7 @@ impl Work {
                     self.writing = Some(transaction);
                     at.world.borrow_mut().say_confirmed(at.id, checkpoint);
                     if at.duty.get() == Duty::HandOver && checkpoint.position == session.table.position() {
-                        at.handed.set(Some(checkpoint.position));
+                        at.handed.set(Some(Some(checkpoint.position)));
                     }
                 }
                 Action::End(result) => self.end = Some(result),

@@ -42,8 +42,8 @@ pub struct Post {
     pub accepts: Rc<RefCell<Vec<Loss>>>,
     pub refused: Rc<Cell<Option<Loss>>>,
     pub asleep_until: Rc<Cell<u64>>,
-    /// Where it has stopped, to be handed over.
-    pub handed: Rc<Cell<Option<Position>>>,
+    /// It has let go: where it has stopped, if that is known.
+    pub handed: Rc<Cell<Option<Option<Position>>>>,
     pub is_close: Rc<Cell<bool>>,
 }
 
@@ -149,6 +149,9 @@ impl Process {
             let ended = match self.at.duty.get() {
                 Duty::HandOver => {
                     self.promoted = None;
+                    if self.at.handed.get().is_none() {
+                        self.at.handed.set(Some(None));
+                    }
                     turn().await;
                     continue;
                 }
@@ -338,6 +341,7 @@ impl Process {
     async fn found(&mut self, verdict: Verdict, checkpoint: Checkpoint, state: &LogState) -> Result<Checkpoint, Ended> {
         let is_accepted = verdict.flag().is_some_and(|loss| self.at.accepts.borrow().contains(&loss));
         let ruling = self.doubt.rule(&verdict, checkpoint.position, is_accepted, self.elapsed());
+        self.at.tell(format_args!("found {verdict:?}: {ruling:?}"));
         match ruling {
             Ruling::Search | Ruling::LookAgain { .. } => Err(Ended::Lost),
             Ruling::Refuse => Err(Ended::Refused(verdict)),
