@@ -66,7 +66,15 @@ impl<A: Application> Partition<A> {
             Ok(None) => return self.gone().map(Err),
             Ok(Some(reading)) => reading,
         };
-        let judged = match judge(&checkpoint, &reading) {
+        let judged = judge(&checkpoint, &reading);
+        if matches!(judged, Ok(()) | Err(Verdict::LogHole { .. })) {
+            self.note_deleted(&checkpoint, &reading);
+            // Whatever else there is about it: what is committed is of the log as it is called by now.
+            if checkpoint.log_created != reading.state.created {
+                checkpoint = self.brought_back(&checkpoint, &reading.state)?;
+            }
+        }
+        let judged = match judged {
             Ok(()) if is_unproven(&checkpoint, &reading) && self.doubt.unproven(checkpoint.position) => {
                 return Ok(Err(UNPROVEN.to_owned()));
             }
@@ -77,13 +85,7 @@ impl<A: Application> Partition<A> {
             Err(verdict) => Err(verdict),
         };
         match judged {
-            Ok(()) => {
-                self.doubt.sound();
-                self.note_deleted(&checkpoint, &reading);
-                if checkpoint.log_created != reading.state.created {
-                    checkpoint = self.brought_back(&checkpoint, &reading.state)?;
-                }
-            }
+            Ok(()) => self.doubt.sound(),
             Err(verdict) => match self.found(verdict, &checkpoint, &reading.state).await? {
                 Ok(mended) => checkpoint = mended,
                 Err(why) => return Ok(Err(why)),

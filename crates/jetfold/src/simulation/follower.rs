@@ -46,7 +46,9 @@ impl Process {
         let source = self.source(checkpoint.position).await?;
         self.at.tell(format_args!("follows from {}", checkpoint.position));
         let leaders = self.leaders().await;
-        Ok(Some(Session::new(&self.application, checkpoint, &self.at, source, leaders)))
+        let mut session = Session::new(&self.application, checkpoint, &self.at, source, leaders);
+        session.follows = true;
+        Ok(Some(session))
     }
 
     async fn follow_on(&mut self, mut session: Session) -> Ended {
@@ -84,6 +86,7 @@ impl Process {
                 }
             }
             if !session.goals.are_beyond(session.table.position()) {
+                at.sleep(50).await;
                 continue;
             }
             let pulled = session.source.next(&mut at.world.borrow_mut(), at.id);
@@ -95,7 +98,7 @@ impl Process {
                         return Ended::Lost;
                     }
                 }
-                Pulled::Nothing => {}
+                Pulled::Nothing => at.sleep(50).await,
                 Pulled::Skipped(_) | Pulled::Lost => return Ended::Lost,
             }
         }
@@ -143,6 +146,7 @@ impl Process {
             } else {
                 session.before = self.at.disk.borrow().checkpoint.expect("it has begun");
             }
+            session.follows = false;
             self.promoted = Some(Box::new(session));
         }
         Ended::Stopped

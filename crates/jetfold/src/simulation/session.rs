@@ -113,6 +113,8 @@ pub struct Session {
     /// What the batches of the open transaction have asked for.
     ends: Vec<End>,
     rejects: Vec<String>,
+    /// Another has had confirmed what is folded: if that is lost afterwards, its marks tell.
+    pub follows: bool,
 }
 
 impl Session {
@@ -129,6 +131,7 @@ impl Session {
             goals: Default::default(),
             ends: Vec::new(),
             rejects: Vec::new(),
+            follows: false,
         }
     }
 
@@ -148,8 +151,10 @@ impl Session {
             let position = batch.position;
             post.world.borrow_mut().breaks("a fold asks for what the log says", format!("{position}: {found:?}, not {asks:?}"));
         }
-        self.ends.extend(&folded.outputs);
-        self.rejects.extend(folded.rejected.iter().map(|rejected| reject_subject(&self.before, rejected.position)));
+        if !self.follows {
+            self.ends.extend(&folded.outputs);
+            self.rejects.extend(folded.rejected.iter().map(|rejected| reject_subject(&self.before, rejected.position)));
+        }
         (folded.outputs, folded.rejected)
     }
 
@@ -286,6 +291,8 @@ impl Process {
                                 work.line.effects(ends, rejected);
                             }
                         }
+                        // Nothing is to be done until more comes.
+                        Pulled::Nothing if work.is_idle() && session.table.open_batches() == 0 => at.sleep(50).await,
                         Pulled::Nothing => {}
                         Pulled::Skipped(expected) => (skipped, over) = (Some(expected), Some(false)),
                         Pulled::Lost => over = Some(false),
@@ -324,6 +331,10 @@ impl Work {
         at.tell(format_args!("sealed {} at {}", sealed.transaction.number, sealed.transaction.checkpoint.position));
         self.line.seal(Box::new(sealed.transaction.clone()), at.connects());
         self.sealed.push_back(sealed);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.tries.is_empty() && self.sealed.is_empty()
     }
 
     fn elapsed(&self, at: &Post) -> Duration {

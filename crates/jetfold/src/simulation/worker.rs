@@ -152,7 +152,7 @@ impl Process {
                     if self.at.handed.get().is_none() {
                         self.at.handed.set(Some(None));
                     }
-                    turn().await;
+                    self.at.sleep(50).await;
                     continue;
                 }
                 Duty::Follow => self.follow().await,
@@ -161,7 +161,7 @@ impl Process {
             match ended {
                 Ended::Stopped => {}
                 Ended::Lost => {
-                    let pause = 100 + self.at.world.borrow_mut().dice.below(2000) as u64;
+                    let pause = 100 + self.at.world.borrow_mut().dice.below(4900) as u64;
                     self.at.sleep(pause).await;
                 }
                 Ended::Refused(verdict) => {
@@ -299,7 +299,12 @@ impl Process {
         };
         let expected = self.doubt.expected(checkpoint.position);
         let reading = self.at.reading(&checkpoint, Some(expected)).await.map_err(again)?;
-        let judged = match judge(&checkpoint, &reading) {
+        let judged = judge(&checkpoint, &reading);
+        if matches!(judged, Ok(()) | Err(Verdict::LogHole { .. })) && checkpoint.log_created != reading.state.created {
+            checkpoint.log_created = reading.state.created;
+            self.at.disk.borrow_mut().checkpoint = Some(checkpoint);
+        }
+        let judged = match judged {
             Ok(()) if is_unproven(&checkpoint, &reading) && self.doubt.unproven(checkpoint.position) => {
                 return Err(Ended::Lost);
             }
@@ -307,13 +312,7 @@ impl Process {
             Err(verdict) => Err(verdict),
         };
         match judged {
-            Ok(()) => {
-                self.doubt.sound();
-                if checkpoint.log_created != reading.state.created {
-                    checkpoint.log_created = reading.state.created;
-                    self.at.disk.borrow_mut().checkpoint = Some(checkpoint);
-                }
-            }
+            Ok(()) => self.doubt.sound(),
             Err(verdict) => checkpoint = self.found(verdict, checkpoint, &reading.state).await?,
         }
         let source = self.source(checkpoint.position).await.map_err(again)?;

@@ -185,11 +185,21 @@ impl World {
 
     /// Whether a fault happens that does so many times in a thousand.
     pub fn goes_wrong(&mut self, fault: Fault, per_mille: usize) -> bool {
-        let happens = !self.calm && self.enabled.contains(&fault) && self.dice.is_bad(per_mille);
+        let may = !self.calm && self.enabled.contains(&fault) && !self.is_enough(fault);
+        let happens = may && self.dice.is_bad(per_mille);
         if happens {
             self.has_happened(fault);
         }
         happens
+    }
+
+    /// What each take half a minute to be believed come a few times, or nothing else would happen.
+    fn is_enough(&self, fault: Fault) -> bool {
+        let most = match fault {
+            Fault::LogLoses | Fault::LogAnew | Fault::OutputsAnew | Fault::LogBroughtBack | Fault::Hole => 2,
+            _ => return false,
+        };
+        self.happened.get(&fault).is_some_and(|times| *times >= most)
     }
 
     pub fn has_happened(&mut self, fault: Fault) {
