@@ -162,7 +162,7 @@ impl Doubt {
     }
 
     fn decide(&mut self, verdict: &Verdict, position: Position, is_accepted: bool, now: Duration) -> Ruling {
-        let is_further_on = matches!(verdict, Verdict::LogHole { from, .. } if *from > position + 1);
+        let is_further_on = verdict.is_further_on(position);
         if self.before_hole && is_further_on {
             return Ruling::FoldBeforeHole;
         }

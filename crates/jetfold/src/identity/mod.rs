@@ -69,6 +69,11 @@ impl Verdict {
         Said { verdict: self, words }
     }
 
+    /// Whether messages are missing, and others lie between them and a store at `position`: those can be folded.
+    pub fn is_further_on(&self, position: Position) -> bool {
+        matches!(self, Self::LogHole { from, .. } if *from > position + 1)
+    }
+
     pub fn name(&self, words: &Words) -> &'static str {
         match self {
             Verdict::LogDiverged { .. } => "LogDiverged",

@@ -74,15 +74,16 @@ impl<A: Application> Partition<A> {
                 checkpoint = self.brought_back(&checkpoint, &reading.state)?;
             }
         }
+        if judged.is_ok() && is_unproven(&checkpoint, &reading) && self.doubt.unproven(checkpoint.position) {
+            return Ok(Err(UNPROVEN.to_owned()));
+        }
+        // Where messages are missing further on, what lies before them is folded first: what is out has to be right for that.
         let judged = match judged {
-            Ok(()) if is_unproven(&checkpoint, &reading) && self.doubt.unproven(checkpoint.position) => {
-                return Ok(Err(UNPROVEN.to_owned()));
-            }
-            Ok(()) => match self.judge_effects(&checkpoint).await {
-                Ok(judged) => judged,
+            Err(verdict) if !verdict.is_further_on(checkpoint.position) => Err(verdict),
+            judged => match self.judge_effects(&checkpoint).await {
+                Ok(effects) => effects.and(judged),
                 Err(why) => return Ok(Err(why)),
             },
-            Err(verdict) => Err(verdict),
         };
         match judged {
             Ok(()) => self.doubt.sound(),

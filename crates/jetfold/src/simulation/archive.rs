@@ -2,8 +2,8 @@
 
 use super::broker::Snapshot;
 use super::turns::turn;
-use super::world::{Fault, World};
 use super::worker::{Again, Asked, Duty, Post};
+use super::world::{Fault, World};
 use crate::archive::retention::{Entry, Kind, Shelf};
 use crate::archive::situation::Situation;
 use crate::checkpoint::{Checkpoint, Position};

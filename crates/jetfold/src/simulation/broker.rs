@@ -70,7 +70,10 @@ impl Stream {
 
     /// The first message at or after a position.
     pub fn next(&self, from: u64) -> Option<MessageMark> {
-        self.messages.range(from..).next().map(|(position, message)| MessageMark { position: *position, time: message.time })
+        self.messages
+            .range(from..)
+            .next()
+            .map(|(position, message)| MessageMark { position: *position, time: message.time })
     }
 
     /// Everything behind `last` is forgotten, and its sequences are given again. What was lost.

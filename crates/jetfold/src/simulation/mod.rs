@@ -29,8 +29,8 @@ mod world;
 use schedule::{Outcome, Schedule};
 use std::collections::BTreeMap;
 use std::num::NonZero;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 use world::Fault;
@@ -101,7 +101,9 @@ fn simulate(first: u64, many: u64) {
     }
     let took = began.elapsed();
     let Sums { commits, finals, refused, steps, had } = sums;
-    println!("{many} schedules from seed {first} in {took:.1?}: {steps} steps, {commits} commits, {finals} finals, {refused} refusals");
+    println!(
+        "{many} schedules from seed {first} in {took:.1?}: {steps} steps, {commits} commits, {finals} finals, {refused} refusals"
+    );
     for (fault, had) in &had {
         println!("{:>8} had {fault:?}", had);
     }

@@ -6,10 +6,11 @@ use super::disk::Disk;
 use super::session::FOREVER;
 use super::tales::{self, Tales, truth};
 use super::turns::{Shared, Task, turn};
-use super::world::{Broken, Fault, World};
 use super::worker::{Duty, Post, Process};
+use super::world::{Broken, Fault, World};
 use crate::application::Application;
 use crate::caught::caught;
+use crate::identity::accept::Loss;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use std::rc::Rc;
 const TROUBLED: u64 = 400;
 
 /// Steps after that, by the end of which everything must be done.
-const CALM: u64 = 12_000;
+const CALM: u64 = 60_000;
 
 /// Milliseconds that one step takes at the most.
 const STEP: usize = 40;
@@ -56,6 +57,8 @@ struct Running {
     sent: Rc<Cell<usize>>,
     batches: usize,
     tales: u8,
+    /// Whether the operator waits to be asked before anything is accepted as lost.
+    is_asked: bool,
 }
 
 impl Schedule {
@@ -117,7 +120,7 @@ impl Running {
         let worker = |id| Worker { post: post(id), tasks: Vec::new(), until: 0 };
         let mut workers: Vec<_> = (0..workers).map(worker).collect();
         workers.iter_mut().for_each(Worker::start);
-        Self { world, workers, sender, sent, batches: many, tales }
+        Self { world, workers, sender, sent, batches: many, tales, is_asked: false }
     }
 
     fn is_broken(&self) -> bool {
@@ -143,7 +146,12 @@ impl Running {
         if !self.is_broken() {
             let world = &mut *self.world.borrow_mut();
             let positions: Vec<_> = self.workers.iter().map(|worker| worker.post.disk.borrow().position()).collect();
-            let how = format!("sent {} of {}, the log ends at {}, stores are at {positions:?}", self.sent.get(), self.batches, world.log.last);
+            let how = format!(
+                "sent {} of {}, the log ends at {}, stores are at {positions:?}",
+                self.sent.get(),
+                self.batches,
+                world.log.last
+            );
             world.breaks("once nothing goes wrong any more, everything is folded", how);
         }
     }
@@ -218,7 +226,8 @@ impl Running {
         }
         if forgets {
             // The last snapshot of it stands for a store as it was some commits before.
-            let before = world.bucket.iter().rev().find(|snapshot| !snapshot.is_damaged).map(|found| found.disk.clone());
+            let before =
+                world.bucket.iter().rev().find(|snapshot| !snapshot.is_damaged).map(|found| found.disk.clone());
             *worker.post.disk.borrow_mut() = before.unwrap_or_default();
         }
         let choice = world.dice.below(100);
@@ -273,6 +282,7 @@ impl Running {
         for worker in &mut self.workers {
             worker.until = worker.until.min(self.world.borrow().now + 1_000);
         }
+        self.is_asked = self.sent.get() % 4 == 0;
     }
 
     /// Everything that the operator and the group do once things are calm: one owns, and what was lost is accepted.
@@ -289,6 +299,9 @@ impl Running {
                 worker.post.accepts.borrow_mut().push(loss);
                 worker.tasks.clear();
             }
+            if !self.is_asked {
+                *worker.post.accepts.borrow_mut() = vec![Loss::Diverged, Loss::Truncated, Loss::Hole, Loss::Replaced];
+            }
         }
     }
 
@@ -301,7 +314,9 @@ impl Running {
             && !owners.is_empty()
             && owners.iter().all(|worker| {
                 let disk = worker.post.disk.borrow();
-                let is_same = disk.checkpoint.is_some_and(|at| world.log.mark(at.position).is_none_or(|mark| mark.time == at.message_time));
+                let is_same = disk
+                    .checkpoint
+                    .is_some_and(|at| world.log.mark(at.position).is_none_or(|mark| mark.time == at.message_time));
                 is_same && disk.position() == world.log.last && self.are_out(&world, &disk)
             })
     }
@@ -316,12 +331,16 @@ impl Running {
 
     fn judge_the_end(&mut self) {
         let world = &mut *self.world.borrow_mut();
-        if world.has_lost_log() || world.happened.contains_key(&Fault::DiskLost) && world.happened.contains_key(&Fault::SnapshotLost) {
+        // What an operator has accepted as lost may be what is missing.
+        if world.has_lost_log() || world.refused > 0 {
             return;
         }
         let missing = (0..u64::from(self.tales)).find(|tale| world.outputs.find(&tale.to_string()).is_none());
         if let Some(tale) = missing {
-            world.breaks("every tale that is told to its end gets its final", format!("tale {tale}, of {}", truth(tale)));
+            world.breaks(
+                "every tale that is told to its end gets its final",
+                format!("tale {tale}, of {}", truth(tale)),
+            );
         }
     }
 }

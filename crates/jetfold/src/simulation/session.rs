@@ -2,9 +2,9 @@
 
 use super::tales::{Asks, End, Expected, Tales};
 use super::turns::turn;
+use super::worker::{Duty, Ended, Post, Process};
 use super::world::{Fault, World};
 use crate::application::Application;
-use super::worker::{Duty, Ended, Post, Process};
 use crate::checkpoint::{Checkpoint, Position};
 use crate::commit::doubt::{Leaders, Place};
 use crate::commit::effect::{Answer, Confirmed, Effect, Kind, Outcome, ReadBack, Subject};
@@ -149,7 +149,9 @@ impl Session {
         let found = Asks { ends: folded.outputs.clone(), is_rejected: folded.rejected.is_some() };
         if found != asks {
             let position = batch.position;
-            post.world.borrow_mut().breaks("a fold asks for what the log says", format!("{position}: {found:?}, not {asks:?}"));
+            post.world
+                .borrow_mut()
+                .breaks("a fold asks for what the log says", format!("{position}: {found:?}, not {asks:?}"));
         }
         if !self.follows {
             self.ends.extend(&folded.outputs);
@@ -233,8 +235,7 @@ impl Process {
         let at = self.at.clone();
         let line = Line::new(session.committed, session.before, session.leaders.clone(), at.connects(), false);
         let (sealed, began) = (VecDeque::new(), at.now());
-        let mut work =
-            Work { line, tries: Vec::new(), inspecting: None, writing: None, sealed, end: None, began };
+        let mut work = Work { line, tries: Vec::new(), inspecting: None, writing: None, sealed, end: None, began };
         let (mut committed, mut skipped, mut over, mut is_hung_up) = (session.committed, None, None, false);
         let mut check_at = if session.proven.is_some() { began } else { began + CHECKED };
         loop {
@@ -375,7 +376,16 @@ impl Work {
             Effect::Reject(rejected) => (reject_subject(&session.before, rejected.position), rejected.payload.clone()),
         };
         let heard = at.world.borrow().heard(at.id, kind_of(&effect));
-        self.tries.push(Try { number, effect, subject, payload, persists, unknown: false, stage: Stage::ToPublish, heard });
+        self.tries.push(Try {
+            number,
+            effect,
+            subject,
+            payload,
+            persists,
+            unknown: false,
+            stage: Stage::ToPublish,
+            heard,
+        });
     }
 
     /// One of the publishes goes on.
@@ -536,7 +546,14 @@ impl World {
     }
 
     pub fn has_lost_log(&self) -> bool {
-        let lost = [Fault::LogLoses, Fault::LogAnew, Fault::LogBroughtBack, Fault::Hole, Fault::DiskForgets, Fault::ComesAgain];
+        let lost = [
+            Fault::LogLoses,
+            Fault::LogAnew,
+            Fault::LogBroughtBack,
+            Fault::Hole,
+            Fault::DiskForgets,
+            Fault::ComesAgain,
+        ];
         lost.iter().any(|fault| self.happened.contains_key(fault)) || self.tales.expiry < FOREVER
     }
 }

@@ -11,9 +11,9 @@ pub fn shorter(seed: u64, failed: Outcome) -> Outcome {
     let (mut list, mut left) = (failed.list, MOST);
     let mut fails = |list: &[u16]| {
         left = left.saturating_sub(1);
-        (left > 0).then(|| Schedule::played(list.to_vec()).run()).filter(|outcome| {
-            outcome.broken.as_ref().is_some_and(|broken| broken.what == what)
-        })
+        (left > 0)
+            .then(|| Schedule::played(list.to_vec()).run())
+            .filter(|outcome| outcome.broken.as_ref().is_some_and(|broken| broken.what == what))
     };
     let mut width = list.len() / 2;
     while width > 0 {

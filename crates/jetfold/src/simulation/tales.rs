@@ -155,7 +155,9 @@ pub fn batches(tales: u8, at_once: u8, records: usize) -> Vec<Vec<u8>> {
     for from in (0..tales).step_by(usize::from(at_once.max(1))) {
         let some = from..tales.min(from.saturating_add(at_once.max(1)));
         for number in 1..=4 {
-            all.extend(some.clone().filter(|tale| number <= words(*tale)).map(|tale| [tale, number, word(tale, number)]));
+            all.extend(
+                some.clone().filter(|tale| number <= words(*tale)).map(|tale| [tale, number, word(tale, number)]),
+            );
         }
     }
     all.chunks(records.max(1)).map(|records| records.concat()).collect()

@@ -264,9 +264,8 @@ impl Process {
             if checkpoint.position <= beyond || !is_trusted {
                 continue;
             }
-            let find = |world: &mut World| {
-                world.bucket.iter().any(|found| found.name == snapshot.name && !found.is_damaged)
-            };
+            let find =
+                |world: &mut World| world.bucket.iter().any(|found| found.name == snapshot.name && !found.is_damaged);
             if self.at.ask(find).await? {
                 let disk = &mut *self.at.disk.borrow_mut();
                 let mut accepted = std::mem::take(&mut disk.accepted);
@@ -304,12 +303,12 @@ impl Process {
             checkpoint.log_created = reading.state.created;
             self.at.disk.borrow_mut().checkpoint = Some(checkpoint);
         }
+        if judged.is_ok() && is_unproven(&checkpoint, &reading) && self.doubt.unproven(checkpoint.position) {
+            return Err(Ended::Lost);
+        }
         let judged = match judged {
-            Ok(()) if is_unproven(&checkpoint, &reading) && self.doubt.unproven(checkpoint.position) => {
-                return Err(Ended::Lost);
-            }
-            Ok(()) => self.at.judge_effects(&checkpoint).await.map_err(again)?,
-            Err(verdict) => Err(verdict),
+            Err(verdict) if !verdict.is_further_on(checkpoint.position) => Err(verdict),
+            judged => self.at.judge_effects(&checkpoint).await.map_err(again)?.and(judged),
         };
         match judged {
             Ok(()) => self.doubt.sound(),
@@ -356,6 +355,7 @@ impl Process {
             }
             Ruling::FoldBeforeHole => Ok(checkpoint),
             Ruling::Accept => {
+                self.has_a_cause(&verdict);
                 let after = verdict.accepted(&checkpoint, state);
                 self.record(&verdict, &checkpoint, &after);
                 self.at.accepts.borrow_mut().retain(|loss| Some(*loss) != verdict.flag());
