@@ -45,6 +45,14 @@ scaling *FLAGS:
     cargo build --release --locked
     tests/scaling "$@"
 
+# A million schedules of the protocol at random; SIMULATE_SEED=N just simulate plays one again, step by step
+simulate:
+    cargo test --release --locked --package jetfold --lib simulation::a_million -- --ignored --nocapture
+
+# Each bug that is planted in the sources, and which test finds it
+planted *FLAGS:
+    tests/planted "$@"
+
 # The README's commands, as they stand, in an empty clone
 newcomer:
     tests/newcomer

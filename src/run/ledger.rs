@@ -267,7 +267,7 @@ impl Ledger {
             return Seen::Elsewhere(id);
         }
         let Some(id) = id.filter(|id| self.unopened.is_opened(*id)) else {
-            self.counts.unexpected += 1;
+            self.counts.unexpected += u64::from(!jetfold::planted!("what-nobody-has-opened-is-not-counted"));
             return Seen::Unexpected;
         };
         if self.is_awaited(id) {
@@ -284,12 +284,12 @@ impl Ledger {
     /// The final of an awaited stream was seen.
     fn seen(&mut self, id: StreamId, found: Final, at: Moment) -> Seen {
         let awaited = self.awaited.get_mut(&id).expect("an awaited stream");
-        if found.sum != Some(awaited.expected) {
+        if found.sum != Some(awaited.expected) && !jetfold::planted!("a-wrong-final-is-verified") {
             return self.ended(id, Ending::Mismatched);
         }
         self.latencies.record(at, at.saturating_sub(awaited.scheduled));
         let first_sent = awaited.first_sent.unwrap_or(at);
-        if self.presence.connected(first_sent, at) <= self.deadline {
+        if self.presence.connected(first_sent, at) <= self.deadline || jetfold::planted!("no-final-is-ever-late") {
             return self.ended(id, Ending::Verified);
         }
         let Some(batch) = awaited.acked else {
@@ -315,7 +315,12 @@ impl Ledger {
         let mut ended = Vec::new();
         for Doubt { id, stored, at } in self.doubts.remove(&batch).unwrap_or_default() {
             let ending = match closing {
-                Some(closing) if stored.saturating_sub(closing) > deadline => Ending::Late,
+                Some(closing)
+                    if stored.saturating_sub(closing) > deadline
+                        && !jetfold::planted!("servers-stamps-do-not-count") =>
+                {
+                    Ending::Late
+                }
                 Some(_) => Ending::Verified,
                 None => self.judged_here(id, at),
             };
@@ -336,6 +341,7 @@ impl Ledger {
             return None;
         }
         let ending = match copies {
+            Copies::Several if jetfold::planted!("a-second-final-is-not-seen") => return None,
             Copies::Several => Ending::Duplicate,
             Copies::One(found) if found.is_none() || expected.is_some() && found != expected => Ending::Mismatched,
             Copies::One(_) => {
@@ -361,13 +367,16 @@ impl Ledger {
         }
         // Its closing chunk was sent again meanwhile: it is overdue no more, and stands on the ladder already.
         let since = awaited.since.filter(|_| awaited.asked == Asked::ForFinal)?;
-        if self.presence.present(since, now) < self.deadline.saturating_mul(2) {
+        if self.presence.present(since, now) < self.deadline.saturating_mul(2)
+            && !jetfold::planted!("absences-count-against-streams")
+        {
             // The run was away, as has turned out since.
             awaited.asked = Asked::Nothing;
             self.ladder.go_on(since, id);
             return None;
         }
-        Some(self.ended(id, Ending::Missing))
+        let ending = if jetfold::planted!("what-is-missing-is-verified") { Ending::Verified } else { Ending::Missing };
+        Some(self.ended(id, ending))
     }
 
     /// Sees who has been waiting for how long.

@@ -70,7 +70,7 @@ impl Presence {
 
     /// Whether nothing was heard for so long that it counts as being cut off.
     fn note_silence(&mut self, from: Moment, to: Moment) -> bool {
-        let is_silence = self.awake(from, to) > SILENCE;
+        let is_silence = self.awake(from, to) > SILENCE && !jetfold::planted!("silence-is-not-noticed");
         if is_silence {
             self.away.add(from, to);
         }

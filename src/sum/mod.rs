@@ -191,14 +191,14 @@ impl Application for Summer {
 
     #[inline]
     fn fold(&self, mut slot: Slot<'_, Row>, chunk: &Chunk<'_>, cx: &mut Cx<'_, Self>) -> Result<(), Reason> {
-        if chunk.data.len() > self.rules.max_chunk_bytes {
+        if chunk.data.len() > self.rules.max_chunk_bytes && !jetfold::planted!("chunks-have-no-bounds") {
             return Err(Reason::Oversized);
         }
         let changed_at = cx.now;
         let (seq_no, value) = match slot.get() {
             // The most frequent comes first.
             Some(Row::Live { sum, .. }) => {
-                if chunk.seq_no <= sum.seq_no() {
+                if chunk.seq_no <= sum.seq_no() && !jetfold::planted!("a-duplicate-is-folded") {
                     cx.tally.duplicates += 1;
                     return Ok(());
                 }
@@ -215,7 +215,7 @@ impl Application for Summer {
                 }
                 (sum.seq_no(), sum.value())
             }
-            None if chunk.seq_no > SeqNo::FIRST => {
+            None if chunk.seq_no > SeqNo::FIRST && !jetfold::planted!("a-stream-begins-anywhere") => {
                 // A row that is forgotten may be collected at any time, so it must not tell.
                 let was_known = slot.expired().is_some_and(|row| !self.is_forgotten(row, cx.now));
                 return Err(if was_known { Reason::Expired } else { Reason::Unknown });

@@ -74,10 +74,12 @@ impl Checkpoint {
     /// expire that were under way, and a step counts once. The log alone decides.
     pub fn step(&mut self, time: UnixNanos, longest: LogTime) {
         self.position += 1;
-        let comes_again = self.position <= self.refolds_through;
+        let comes_again =
+            self.position <= self.refolds_through && !crate::planted!("what-comes-again-moves-the-log-s-clock");
         if self.message_time != 0 && !comes_again {
             let between = time.saturating_sub(self.message_time);
-            self.log_time = self.log_time.saturating_add(between.clamp(0, longest));
+            let least = if crate::planted!("the-log-s-clock-runs-backwards") { -longest } else { 0 };
+            self.log_time = self.log_time.saturating_add(between.clamp(least, longest));
         }
         self.message_time = time;
     }

@@ -151,7 +151,7 @@
 //! | 2 | `archive::bucket`, `archive::listed`, `effects`, `log`, `nats::admin`, `nats::connect`, `nats::heard`, `nats::plan`, `nats::presence`, `nats::publish`, `nats::read`, `nats::retry`, `nats::shape`, `nats::standing`, `nats::topology` |
 //! | 1 | `store`, `table`, `testing` |
 //! | 0 | `application`, `checkpoint`, `commit`, `group`, `identity`, `key`, `nats::names`, `packed`, `producer`, `refused`, `stamp`, `standing`, `store::checksum`, `time`, `transaction`, `words` |
-//! | side | `caught`, `crash_point`, `joined`, `shutdown`, `throttle`, `values` |
+//! | side | `caught`, `crash_point`, `joined`, `planted`, `shutdown`, `throttle`, `values` |
 
 mod application;
 pub mod archive;
@@ -170,6 +170,8 @@ pub mod log;
 pub mod nats;
 mod packed;
 mod partition;
+#[doc(hidden)]
+pub mod planted;
 mod producer;
 mod publisher;
 mod refused;

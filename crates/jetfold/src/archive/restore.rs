@@ -66,7 +66,9 @@ pub async fn furthest<A: Application>(
     for listed in &listed {
         let Listed { name, checkpoint, .. } = listed;
         let Some(reading) = log.reading(checkpoint, None).await? else { break };
-        if let Err(verdict) = judge(checkpoint, &reading) {
+        if let Err(verdict) = judge(checkpoint, &reading)
+            && !crate::planted!("a-snapshot-of-another-log-is-restored")
+        {
             let is_outdated = matches!(verdict, Verdict::LogTruncated { .. });
             if !is_outdated {
                 verdicts.push(verdict);
@@ -79,9 +81,13 @@ pub async fn furthest<A: Application>(
         }
         let trusted = match trust {
             Trust::Any => true,
-            Trust::SameHistory(accepted) => *accepted == listed.accepted,
+            Trust::SameHistory(accepted) => {
+                *accepted == listed.accepted || crate::planted!("a-sound-store-gives-way-to-another-history")
+            }
         };
-        if checkpoint.position <= beyond || !trusted {
+        let is_further =
+            checkpoint.position > beyond || crate::planted!("a-snapshot-is-restored-although-the-store-is-further");
+        if !is_further || !trusted {
             continue;
         }
         tracing::info!(log = log.name(), snapshot = %name, bytes = listed.bytes, "restoring a snapshot");

@@ -112,10 +112,15 @@ impl Shelf {
     /// that has settled. If the log runs full, the one before the newest, and if that frees nothing, the newest.
     pub fn purge_to(&self, position: Position, runs_full: bool) -> Option<usize> {
         let entry = |index: &usize| &self.entries[*index];
-        let may = |index: &usize| entry(index).kind == Kind::Own && entry(index).position <= position;
+        let may = |index: &usize| {
+            let is_own = entry(index).kind == Kind::Own || crate::planted!("a-log-is-purged-up-to-any-snapshot");
+            is_own && (entry(index).position <= position || crate::planted!("a-log-is-purged-beyond-the-store"))
+        };
         let frees = |index: &usize| entry(index).position > self.first;
         let ours: Vec<usize> = (0..self.entries.len()).filter(may).collect();
-        let settled = ours.iter().find(|index| self.has_settled(entry(index))).filter(|index| frees(index));
+        let has_settled =
+            |entry| self.has_settled(entry) || crate::planted!("a-log-is-purged-up-to-what-has-not-settled");
+        let settled = ours.iter().find(|index| has_settled(entry(index))).filter(|index| frees(index));
         let at_once = || ours.iter().take(KEPT).rev().find(|index| runs_full && frees(index));
         settled.or_else(at_once).copied()
     }
@@ -136,7 +141,8 @@ impl Shelf {
         self.keep(|entry| entry.kind == Kind::Own, &mut stays);
         let settled = self.furthest_settled().map(|index| self.entries[index].position);
         let removal = |(index, entry): (usize, &Entry)| {
-            let passed = settled.is_some_and(|settled| entry.position <= settled);
+            let passed = settled.is_some_and(|settled| entry.position <= settled)
+                || crate::planted!("snapshots-are-removed-before-another-settles");
             let superseded = match entry.kind {
                 Kind::Own | Kind::OtherHistory if stays[index] => return None,
                 Kind::Own | Kind::OtherHistory => passed && self.is_reached(entry),
@@ -156,7 +162,7 @@ impl Shelf {
         let those = || self.entries.iter().enumerate().filter(move |(_, entry)| which(entry));
         those().take(KEPT).for_each(|(index, _)| stays[index] = true);
         let settled = self.furthest_settled_of(which);
-        if let Some(index) = settled {
+        if let Some(index) = settled.filter(|_| !crate::planted!("a-settled-snapshot-is-removed")) {
             stays[index] = true;
         }
         let beyond = settled.map_or(0, |index| self.entries[index].position);

@@ -51,7 +51,8 @@ impl Situation {
         }
         // The store on this disk is all that there is of what the log was purged of.
         let irreplaceable = self.newest.is_none() && self.first > 1;
-        if self.since >= INTERVAL || self.lost || irreplaceable {
+        let irreplaceable = irreplaceable && !crate::planted!("a-purged-log-s-last-store-is-not-put-away");
+        if self.since >= INTERVAL || self.lost && !crate::planted!("a-lost-snapshot-is-not-replaced") || irreplaceable {
             return true;
         }
         // Bytes that are folded beyond the newest snapshot, as if all messages were of one size.

@@ -90,7 +90,8 @@ impl Order {
     pub fn stored(&mut self, sequence: u64) -> Option<Sign> {
         let highest = self.highest;
         self.highest = highest.max(sequence);
-        (sequence <= highest).then_some(Sign::Backwards { sequence, highest })
+        (sequence <= highest && !crate::planted!("sequences-that-are-given-twice-are-no-sign"))
+            .then_some(Sign::Backwards { sequence, highest })
     }
 }
 
@@ -128,6 +129,7 @@ impl<K: Clone> Trail<K> {
         let silence = self.at.replace(now).is_some_and(|at| now.saturating_sub(at) >= SILENCE);
         // What is lost is an end: if the furthest is there, so is all that came before it.
         if silence
+            && !crate::planted!("a-silence-leaves-no-witness")
             && let Some(furthest) = &self.furthest
             && self.witnesses.last().is_none_or(|last| last.sequence != furthest.sequence)
         {
@@ -146,7 +148,7 @@ impl<K: Clone> Trail<K> {
 
     /// Why all of it is in doubt, with `leader` leading the stream by now.
     pub fn sign(&self, leader: &Leader) -> Option<Sign> {
-        let same = self.leader.as_ref() == Some(leader);
+        let same = self.leader.as_ref() == Some(leader) || crate::planted!("another-leader-is-no-sign");
         self.sign.or((self.furthest.is_some() && !same).then_some(Sign::NewLeader))
     }
 

@@ -48,7 +48,7 @@ impl Goals {
 
     /// Whether the owner is further than this.
     pub fn are_beyond(&self, position: Position) -> bool {
-        self.furthest().is_some_and(|goal| goal.position > position)
+        self.furthest().is_some_and(|goal| goal.position > position) || crate::planted!("a-follower-runs-ahead")
     }
 
     /// Whether nothing is left to come to.
@@ -73,6 +73,7 @@ impl Goals {
     /// Whether a follower that has just arrived, and committed, is close to its owner: what may be left was told a moment ago.
     pub fn is_close(&self, arrival: &Arrival) -> bool {
         matches!(arrival, Arrival::Passed | Arrival::There(_)) && self.0.len() <= 1
+            || crate::planted!("a-follower-is-close-at-once")
     }
 }
 
@@ -81,7 +82,7 @@ impl Goals {
 fn is_same_fold(one: &Checkpoint, other: &Checkpoint) -> bool {
     let told_apart =
         |at: &Checkpoint| (at.position, at.log_created, at.log_born, at.message_time, at.log_time, at.refolds_through);
-    told_apart(one) == told_apart(other)
+    told_apart(one) == told_apart(other) || crate::planted!("a-follower-compares-nothing")
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ impl Roster {
 
     /// Time passes. `is_heard`: what this member says of itself arrives. Returns who is gone.
     pub fn attend(&mut self, elapsed: Duration, is_heard: bool) -> Vec<String> {
-        if !is_heard {
+        if !is_heard && !crate::planted!("who-is-deaf-counts-silence") {
             return Vec::new();
         }
         self.attended += elapsed.min(LONGEST_LOOK);
@@ -119,7 +119,8 @@ impl Roster {
         for owned in &member.owns {
             let claims = Last { name: name.to_owned(), term: owned.term, end: End::Claims };
             match self.last.get_mut(&owned.partition) {
-                Some(last) if last.name != name && last.term > owned.term => {}
+                Some(last)
+                    if last.name != name && last.term > owned.term && !crate::planted!("a-lower-claim-counts") => {}
                 Some(last) => *last = claims,
                 None => _ = self.last.insert(owned.partition, claims),
             }
@@ -196,13 +197,15 @@ impl Roster {
                 if is_of_another {
                     deeds.push(Deed::LetGo(partition));
                 } else if let Some(to) = assignment.owners[place].filter(|_| !is_to_own)
-                    && members[to].follow(partition).is_some_and(|followed| followed.close)
+                    && members[to].follow(partition).is_some_and(|followed| {
+                        followed.close || crate::planted!("a-partition-is-handed-to-who-is-far-behind")
+                    })
                     && handing < most_handed
                 {
                     handing += 1;
                     deeds.push(Deed::HandOver { partition, to: to.to_owned() });
                 }
-            } else if is_to_own && owner.is_none() {
+            } else if is_to_own && (owner.is_none() || crate::planted!("a-partition-is-taken-from-the-living")) {
                 deeds.push(self.take(partition));
             } else if follows.contains(&partition) {
                 if !is_to_own && !is_standby {

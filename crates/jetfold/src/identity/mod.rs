@@ -130,6 +130,7 @@ impl Verdict {
         let (log_created, replaced) = (state.created, matches!(self, Verdict::LogReplaced { .. }));
         let (log_born, refolds_through) = match replaced {
             true => (log_created, 0),
+            false if crate::planted!("what-is-accepted-is-not-known-to-come-again") => (before.log_born, 0),
             false => (before.log_born, before.refolds_through.max(before.position)),
         };
         Checkpoint { position, log_created, log_born, message_time: 0, refolds_through, ..*before }
@@ -237,8 +238,11 @@ pub fn judge(checkpoint: &Checkpoint, reading: &LogReading) -> Result<(), Verdic
     let Checkpoint { position, message_time, .. } = *checkpoint;
     let LogState { created, first, last, .. } = reading.state;
     let known = position > 0 && message_time != 0;
-    let same = known && reading.at_position == Some(MessageMark { position, time: message_time });
-    if created != checkpoint.log_created && !same {
+    let same = match crate::planted!("a-message-is-known-by-its-sequence") {
+        true => known && reading.at_position.is_some(),
+        false => known && reading.at_position == Some(MessageMark { position, time: message_time }),
+    };
+    if created != checkpoint.log_created && !same && !crate::planted!("a-log-is-known-by-its-name") {
         let folded_another = last < position || reading.at_position.is_some();
         return Err(match reading.state.was_brought_back() && folded_another {
             // From a backup that is older than the store.
@@ -246,15 +250,17 @@ pub fn judge(checkpoint: &Checkpoint, reading: &LogReading) -> Result<(), Verdic
             false => Verdict::LogReplaced { folded: checkpoint.log_created, found: created },
         });
     }
-    if last < position || known && !same && reading.at_position.is_some() {
+    if last < position && !crate::planted!("a-log-that-ends-before-the-store-is-sound")
+        || known && !same && reading.at_position.is_some()
+    {
         return Err(Verdict::LogDiverged { position, last });
     }
-    if first > position + 1 {
+    if first > position + 1 && !crate::planted!("a-beginning-that-is-gone-is-not-missed") {
         return Err(Verdict::LogTruncated { from: position + 1, to: first - 1 });
     }
     let Some(NextMessage { expected, found }) = reading.next else { return Ok(()) };
     let next = found.map_or(last + 1, |found| found.position);
-    if expected <= last && next > expected {
+    if expected <= last && next > expected && !crate::planted!("holes-are-not-seen") {
         return Err(Verdict::LogHole { from: expected, to: next - 1 });
     }
     Ok(())
@@ -271,7 +277,10 @@ pub fn is_deleted(checkpoint: &Checkpoint, reading: &LogReading) -> bool {
 /// gone. The log may have lost what was folded, and have been purged after it had grown again.
 pub fn is_unproven(checkpoint: &Checkpoint, reading: &LogReading) -> bool {
     let Checkpoint { position, message_time, .. } = *checkpoint;
-    position > 0 && message_time != 0 && reading.state.first > position
+    position > 0
+        && message_time != 0
+        && reading.state.first > position
+        && !crate::planted!("a-purged-last-message-proves-the-log")
 }
 
 /// What the leader of a stream of effects answered about it.
@@ -288,9 +297,15 @@ pub struct MarkReading {
 pub fn judge_mark(mark: &Mark, reading: &MarkReading) -> Result<(), Forgot> {
     let LogState { created, first, last, .. } = reading.state;
     let Mark { sequence, time, .. } = *mark;
-    let made_anew = created != mark.created && !reading.state.was_brought_back();
+    let made_anew = created != mark.created
+        && !reading.state.was_brought_back()
+        && !crate::planted!("outputs-are-known-by-their-name");
     let aged_out = !made_anew && first > sequence;
-    if aged_out || reading.at_mark == Some(MessageMark { position: sequence, time }) {
+    let is_there = match crate::planted!("a-mark-is-known-by-its-sequence") {
+        true => reading.at_mark.is_some(),
+        false => reading.at_mark == Some(MessageMark { position: sequence, time }),
+    };
+    if aged_out || is_there {
         return Ok(());
     }
     Err(Forgot { recorded: sequence, recorded_at: time, last, made_anew })
@@ -306,7 +321,9 @@ pub fn judge_before_commit(next: &Checkpoint, state: &LogState) -> Result<bool, 
     if state.last < next.position {
         return Err(Verdict::LogDiverged { position: next.position, last: state.last });
     }
-    Ok(state.last > next.position || state.last_time == next.message_time)
+    Ok(state.last > next.position
+        || state.last_time == next.message_time
+        || crate::planted!("a-last-message-is-known-by-its-sequence"))
 }
 
 #[cfg(test)]

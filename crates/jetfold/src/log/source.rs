@@ -101,7 +101,9 @@ impl Lost {
     pub fn missing(&self) -> Option<Position> {
         match self {
             Self::OutOfSequence { expected, .. } => Some(*expected),
-            Self::Behind { position } => Some(position + 1),
+            Self::Behind { position } => {
+                Some(position + 1).filter(|_| !crate::planted!("what-does-not-come-is-not-looked-for"))
+            }
             _ => None,
         }
     }
@@ -228,7 +230,7 @@ impl Log {
         if let Some(other) = found.as_ref().and_then(|info| Incarnation::of(&self.names, &info.config.metadata))
             && other > self.life.incarnation()
         {
-            if self.has_risen {
+            if self.has_risen && !crate::planted!("who-wakes-ousts-its-successor") {
                 return Err(OpenError::Superseded);
             }
             self.life.rise_above(&other);

@@ -49,13 +49,17 @@ pub(super) struct Following<A: Application> {
 impl<A: Application> Following<A> {
     /// Whether everything that is folded is what an owner has committed, place by place.
     fn is_where_the_owner_was(&self) -> bool {
-        self.table.open_batches() == 0 || self.proven.is_some_and(|proven| proven.position == self.table.position())
+        self.table.open_batches() == 0
+            || crate::planted!("a-follower-is-believed-unproven")
+            || self.proven.is_some_and(|proven| proven.position == self.table.position())
     }
 
     /// What the store has, with the owner's marks: everything through the table's place was confirmed by it.
     pub fn committed(&self) -> Committed<A> {
         let mut committed = self.committed.clone();
-        if let Some(Checkpoint { outputs, rejects, .. }) = self.proven {
+        if let Some(Checkpoint { outputs, rejects, .. }) = self.proven
+            && !crate::planted!("a-promoted-follower-forgets-the-owner-s-marks")
+        {
             (committed.checkpoint.outputs, committed.checkpoint.rejects) = (outputs, rejects);
         }
         committed

@@ -135,7 +135,7 @@ impl Running {
         self.calm_down();
         let end = self.world.borrow().step + CALM;
         while self.world.borrow().step < end && !self.is_broken() {
-            if self.world.borrow().step % 64 == 0 {
+            if self.world.borrow().step.is_multiple_of(64) {
                 self.mend();
                 if self.is_done() {
                     return self.judge_the_end();
@@ -282,7 +282,7 @@ impl Running {
         for worker in &mut self.workers {
             worker.until = worker.until.min(self.world.borrow().now + 1_000);
         }
-        self.is_asked = self.sent.get() % 4 == 0;
+        self.is_asked = self.sent.get().is_multiple_of(4);
     }
 
     /// Everything that the operator and the group do once things are calm: one owns, and what was lost is accepted.

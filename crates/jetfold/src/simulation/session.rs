@@ -206,11 +206,14 @@ impl Sealed {
     }
 }
 
+/// An inspection, what it has asked, and the step at which it began.
+type Inspecting = (Box<Inspection<Tales>>, Vec<Asked<End>>, u64);
+
 /// A session at work: the line, and all that is under way for it.
 struct Work {
     line: Line<Tales, ()>,
     tries: Vec<Try>,
-    inspecting: Option<(Box<Inspection<Tales>>, Vec<Asked<End>>, u64)>,
+    inspecting: Option<Inspecting>,
     writing: Option<Box<Transaction<Tales>>>,
     sealed: VecDeque<Sealed>,
     end: Option<Result<(), Failed<End, ()>>>,

@@ -78,7 +78,7 @@ impl Application for Tales {
     type Reason = &'static str;
     type Tally = ();
 
-    fn records<'a>(&self, payload: &'a [u8]) -> impl Iterator<Item = Result<Word, Undecodable>> {
+    fn records(&self, payload: &[u8]) -> impl Iterator<Item = Result<Word, Undecodable>> {
         payload.chunks(RECORD).enumerate().map(|(index, record)| match *record {
             [tale, number, word] if number > 0 => Ok(Word { tale: u64::from(tale), number, word }),
             _ => Err(Undecodable { index, what: "no word" }),
@@ -191,7 +191,7 @@ impl Expected {
         self.message_time = batch.time;
         let mut asks = Asks::default();
         let payload = &batch.payload;
-        if payload.len() % RECORD != 0 || payload.chunks_exact(RECORD).any(|record| record[1] == 0) {
+        if !payload.len().is_multiple_of(RECORD) || payload.chunks_exact(RECORD).any(|record| record[1] == 0) {
             asks.is_rejected = true;
             return asks;
         }

@@ -164,7 +164,9 @@ impl<A: Application> Table<A> {
                 Err(error) => {
                     records.clear();
                     undecodable = Some(error);
-                    break;
+                    if !crate::planted!("what-follows-an-undecodable-record-is-folded") {
+                        break;
+                    }
                 }
             }
         }
@@ -185,7 +187,9 @@ impl<A: Application> Table<A> {
     /// The row of a key that [`Table::stage`] found missing, as the store has it.
     pub fn supply(&mut self, key: &A::Key, row: A::Row) {
         let place = self.rows.get_mut(key).expect("only rows that were staged are supplied");
-        place.row = Some(row);
+        if !crate::planted!("rows-of-the-store-are-not-seen") {
+            place.row = Some(row);
+        }
     }
 
     /// Folds a staged batch.
@@ -244,12 +248,15 @@ impl<A: Application> Table<A> {
     ) -> Result<(), Refusal<A::Reason>> {
         let (application, now) = (&*self.application, self.at.log_time);
         let place = &mut self.rows[index];
-        if place.changed_in == MISROUTED {
+        if place.changed_in == MISROUTED && !crate::planted!("misrouted-records-are-folded") {
             return Err(Refusal::Misrouted);
         }
         let (was_there, was_live) = match &place.row {
             None => (false, false),
-            Some(row) => (!application.is_expired(row, now), application.is_live(row)),
+            Some(row) => {
+                let is_there = !application.is_expired(row, now) || crate::planted!("expired-rows-are-there");
+                (is_there, application.is_live(row))
+            }
         };
         let mut changed = false;
         let slot = Slot::new(&mut place.row, was_there, &mut changed);
@@ -265,7 +272,9 @@ impl<A: Application> Table<A> {
             if !was_there {
                 folded.tally.opened += 1;
             }
-            if place.changed_in != self.number {
+            if place.changed_in != self.number
+                && !(crate::planted!("a-second-change-is-not-committed") && place.changed_in > 0)
+            {
                 place.changed_in = self.number;
                 self.changed.push((application.key(record).to_owned(), index));
             }
@@ -289,7 +298,8 @@ impl<A: Application> Table<A> {
             let row = self.rows[*place].row.as_ref().expect("only rows change");
             (key.clone(), row.clone())
         });
-        let rows: Vec<_> = rows.collect();
+        let left_out = usize::from(crate::planted!("a-seal-leaves-out-the-last-row"));
+        let rows: Vec<_> = rows.take(changed.len() - left_out.min(changed.len())).collect();
         self.sealed_bytes = size_of_val(rows.as_slice()) as u64;
         let number = self.number;
         self.number += 1;
@@ -313,7 +323,9 @@ impl<A: Application> Table<A> {
                     self.rows.insert(key.clone(), Place { row: None, changed_in: self.number });
                     application.is_live(row)
                 }
-                Some(Place { row: held @ Some(_), changed_in }) if *changed_in != self.number => {
+                Some(Place { row: held @ Some(_), changed_in })
+                    if *changed_in != self.number || crate::planted!("rows-that-have-changed-are-collected") =>
+                {
                     match held.take_if(|row| application.is_forgotten(row, now)) {
                         None => continue,
                         Some(row) => {

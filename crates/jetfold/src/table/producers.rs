@@ -33,7 +33,7 @@ impl Producers {
         self.expire(now, expiry);
         let Some(stamp) = stamp else { return Fate::Refused(UNSTAMPED.into()) };
         let Some((name, row)) = self.rows.get_key_value(stamp.producer.as_str()) else {
-            if stamp.number > 1 {
+            if stamp.number > 1 && !crate::planted!("a-producer-begins-anywhere") {
                 return Fate::Refused(UNKNOWN_PRODUCER.into());
             }
             if self.rows.len() >= MOST_PRODUCERS {
@@ -46,7 +46,9 @@ impl Producers {
         let fate = row.judge(stamp);
         match &fate {
             Fate::Next => self.put(name, Producer::after(stamp, now)),
-            Fate::Refused(_) if !row.contested && row.is_contested_by(stamp) => {
+            Fate::Refused(_)
+                if !row.contested && row.is_contested_by(stamp) && !crate::planted!("nobody-contests-a-number") =>
+            {
                 self.put(name, Producer { contested: true, ..row });
             }
             Fate::Again | Fate::Refused(_) => {}
@@ -64,7 +66,7 @@ impl Producers {
 
     fn expire(&mut self, now: LogTime, expiry: LogTime) {
         while let Some((_, name)) = self.ages.first() {
-            if !self.rows[name].is_expired(now, expiry) {
+            if !self.rows[name].is_expired(now, expiry) || crate::planted!("producers-are-remembered-for-ever") {
                 return;
             }
             let (_, name) = self.ages.pop_first().expect("it was just looked at");

@@ -162,7 +162,7 @@ impl<A: Application> Inspection<A> {
     /// How often the connection has been made by now: to be told before each step is taken. Says whether the look has begun
     /// anew: then what was asked before need not be answered.
     pub fn connected(&mut self, connects: u64) -> bool {
-        if connects == self.evidence.connects || self.has_ended() {
+        if connects == self.evidence.connects || self.has_ended() || crate::planted!("a-new-connection-is-no-sign") {
             return false;
         }
         self.evidence.connects = connects;
@@ -315,7 +315,7 @@ impl<A: Application> Inspection<A> {
             Stage::Furthest => {
                 let sign = self.trail().sign(&leader);
                 (self.stream.mark, self.stream.leader) = (mark, Some(leader));
-                match sign {
+                match sign.filter(|_| !crate::planted!("only-the-furthest-is-read-back")) {
                     None => Ok(Some(self.witness(0))),
                     Some(sign) => self.read_all(sign),
                 }
@@ -324,7 +324,7 @@ impl<A: Application> Inspection<A> {
             Stage::SameLeader(sign) => {
                 let before = self.stream.leader.replace(leader);
                 self.stream.mark = mark;
-                match self.stream.leader == before {
+                match self.stream.leader == before || crate::planted!("who-leads-is-not-asked-again") {
                     true => Ok(Some(self.see_recorded())),
                     false => self.read_all(sign),
                 }
@@ -335,7 +335,7 @@ impl<A: Application> Inspection<A> {
 
     /// Looks at the next of the messages that were the furthest before a silence.
     fn witness(&mut self, seen: usize) -> Stage<A::Output> {
-        match self.trail().witnesses().get(seen).cloned() {
+        match self.trail().witnesses().get(seen).cloned().filter(|_| !crate::planted!("witnesses-are-not-heard")) {
             Some(witness) => {
                 self.ask(Question::Look(witness), false);
                 Stage::Witness(seen)
@@ -373,7 +373,7 @@ impl<A: Application> Inspection<A> {
     /// Looks at the furthest effect of the transactions before, if it is to be replaced by a further one.
     fn see_recorded(&mut self) -> Stage<A::Output> {
         match (self.before(), self.stream.mark) {
-            (Some(before), Some(_)) => {
+            (Some(before), Some(_)) if !crate::planted!("the-mark-before-is-not-looked-at") => {
                 self.ask(Question::Mark(self.stream.kind, before), false);
                 Stage::Recorded
             }
@@ -391,10 +391,13 @@ impl<A: Application> Inspection<A> {
     fn log_state(&mut self, state: Option<(LogState, Leader)>) -> Next<A::Output> {
         let (state, leader) = state.ok_or(Unsound::NoLog)?;
         let next = self.transaction().checkpoint;
-        let is_told = judge_before_commit(&next, &state).map_err(Unsound::Judged)?;
+        let is_told = match crate::planted!("the-log-is-not-looked-at-before-a-commit") {
+            true => true,
+            false => judge_before_commit(&next, &state).map_err(Unsound::Judged)?,
+        };
         let is_led_as_before = self.known.log.as_ref() == Some(&leader);
         self.leaders.log = Some(leader);
-        if is_told && is_led_as_before {
+        if is_told && is_led_as_before || crate::planted!("the-log-s-last-message-is-not-looked-at") {
             return Ok(Some(Stage::Sound));
         }
         self.ask(Question::LogMessage(next), false);
@@ -403,7 +406,9 @@ impl<A: Application> Inspection<A> {
 
     fn sound(&mut self) -> Sound<A> {
         let mut transaction = self.transaction.take().expect("it is handed over once");
-        (transaction.checkpoint.outputs, transaction.checkpoint.rejects) = (self.outputs, self.rejects);
+        if !crate::planted!("marks-are-not-kept") {
+            (transaction.checkpoint.outputs, transaction.checkpoint.rejects) = (self.outputs, self.rejects);
+        }
         Sound { transaction, leaders: std::mem::take(&mut self.leaders) }
     }
 }

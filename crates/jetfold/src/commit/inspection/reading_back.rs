@@ -55,9 +55,11 @@ impl<O: Clone + std::fmt::Debug> ReadingBack<O> {
             question => unreachable!("{question:?} reads nothing back"),
         };
         match read_back {
+            ReadBack::Nothing if crate::planted!("what-is-missed-is-there") => {}
             ReadBack::Nothing if again => return Err(Unsound::Forgotten { subject, sequence: None }),
             ReadBack::Nothing => return Ok(Some(question)),
-            ReadBack::Another => return Err(Unsound::Another),
+            ReadBack::Another if !crate::planted!("another-output-will-do") => return Err(Unsound::Another),
+            ReadBack::Another => {}
             ReadBack::Same(sequence) => Place { sequence, key: subject }.further(&mut self.furthest),
         }
         self.unanswered -= 1;

@@ -130,7 +130,7 @@ impl<A: Application, E> Line<A, E> {
         if let Some(action) = self.actions.pop_front().or_else(|| self.advance()) {
             return Some(action);
         }
-        if self.in_flight < WINDOW
+        if (self.in_flight < WINDOW || crate::planted!("the-window-has-no-end"))
             && let Some((number, effect)) = self.queue.pop_front()
         {
             self.in_flight += 1;
@@ -201,9 +201,15 @@ impl<A: Application, E> Line<A, E> {
                 self.in_flight -= 1;
             }
             // What is there is read back.
+            Answer::SubjectTaken if crate::planted!("a-taken-subject-is-believed") => {
+                self.of(number).confirm_output(Place { sequence: 0, key: output }, true, now);
+                self.in_flight -= 1;
+            }
             Answer::SubjectTaken => self.actions.push_back(Action::Publish(number, Effect::Output(output))),
             Answer::Unknown => {
-                self.doubt(Kind::Outputs, Sign::Unknown);
+                if !crate::planted!("an-unknown-answer-is-no-sign") {
+                    self.doubt(Kind::Outputs, Sign::Unknown);
+                }
                 self.actions.push_back(Action::Publish(number, Effect::Output(output)));
             }
         }
@@ -212,7 +218,7 @@ impl<A: Application, E> Line<A, E> {
     /// An effect was published until the leader showed a message at its subject. `unknown`: a try of it ended unknown.
     pub fn confirmed(&mut self, number: u64, outcome: Outcome<A::Output>, unknown: bool, now: Duration) {
         let kind = outcome.kind();
-        if unknown {
+        if unknown && !crate::planted!("an-unknown-try-is-no-sign") {
             self.doubt(kind, Sign::Unknown);
         }
         self.in_flight -= 1;
@@ -229,7 +235,9 @@ impl<A: Application, E> Line<A, E> {
                 }
                 self.of(number).confirm_reject(confirmed.place, confirmed.already_there, now);
             }
-            Outcome::Output(Err(conflict)) if self.halt => self.end_with(Err(Failed::Conflict(conflict))),
+            Outcome::Output(Err(conflict)) if self.halt && !crate::planted!("a-conflict-never-halts") => {
+                self.end_with(Err(Failed::Conflict(conflict)))
+            }
             Outcome::Output(Err(conflict)) => {
                 self.of(number).let_pass();
                 self.actions.push_back(Action::LetPass(conflict));
@@ -255,6 +263,11 @@ impl<A: Application, E> Line<A, E> {
         self.stage = Stage::Confirming;
         match result {
             Ok(()) => {
+                self.committed = checkpoint;
+                self.first += 1;
+                self.pending.pop_front().expect("the transaction that was written").already_there()
+            }
+            Err(_) if crate::planted!("a-write-that-failed-is-a-commit") => {
                 self.committed = checkpoint;
                 self.first += 1;
                 self.pending.pop_front().expect("the transaction that was written").already_there()

@@ -83,7 +83,7 @@ impl<A: Application> Pending<A> {
 
     /// The transaction, once: when it is sealed and every effect of it is confirmed.
     pub fn take_confirmed(&mut self) -> Option<Box<Transaction<A>>> {
-        self.sealed.take_if(|_| self.unconfirmed == 0)
+        self.sealed.take_if(|_| self.unconfirmed == 0 || crate::planted!("a-commit-does-not-wait-for-effects"))
     }
 
     /// What is known of its effects.
