@@ -89,7 +89,9 @@ impl Program {
         command.stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
-            if name.starts_with("STREAM_SUM") || name.starts_with("JETFOLD") || name == "NATS_URL" {
+            // A bug that is planted is in the program as well.
+            let is_planted = name == "JETFOLD_PLANTED";
+            if name.starts_with("STREAM_SUM") || name.starts_with("JETFOLD") && !is_planted || name == "NATS_URL" {
                 command.env_remove(name);
             }
         }

@@ -6,7 +6,6 @@
 
 use crate::caught::caught;
 use crate::store::StoreError;
-use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 use std::io;
 use std::ops::Bound;
@@ -93,13 +92,13 @@ fn damage(error: &redb::Error) -> Option<String> {
 
 /// A file that takes no more writes once it was found damaged: what is set aside is as it was found.
 #[derive(Debug)]
-pub struct Watched {
-    file: FileBackend,
+pub struct Watched<B> {
+    file: B,
     health: Arc<Health>,
 }
 
-impl Watched {
-    pub fn new(file: FileBackend, health: Arc<Health>) -> Self {
+impl<B> Watched<B> {
+    pub fn new(file: B, health: Arc<Health>) -> Self {
         Self { file, health }
     }
 
@@ -120,7 +119,7 @@ impl Watched {
     }
 }
 
-impl StorageBackend for Watched {
+impl<B: StorageBackend> StorageBackend for Watched<B> {
     fn len(&self) -> io::Result<u64> {
         self.noted(self.file.len())
     }
@@ -175,6 +174,7 @@ impl StorageBackend for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use redb::backends::FileBackend;
 
     fn health() -> Health {
         Health::new("chunks-0.redb".into())
