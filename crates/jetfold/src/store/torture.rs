@@ -7,7 +7,7 @@
 //! | after | the store is |
 //! | --- | --- |
 //! | a call that fails, a full disk, a crash, a power failure | as the last commit that was acknowledged has left it, or the one under way |
-//! | a sync that is forgotten, and a power failure later | as some commit has left it, or found damaged: never anything else |
+//! | syncs that are forgotten, and a power failure later | as some commit has left it, or found damaged: never anything else |
 
 use super::{KeyedRow, Owner, Store, StoreError};
 use crate::checkpoint::Checkpoint;
@@ -34,13 +34,13 @@ enum Fault {
     Killed,
     /// The power fails.
     PowerFails,
-    /// A sync is told to be done, and is not; the power fails some calls later.
+    /// Syncs are told to be done, and are not; the power fails some calls later.
     SyncForgotten,
 }
 
 const FAULTS: [Fault; 5] = [Fault::Fails, Fault::Full, Fault::Killed, Fault::PowerFails, Fault::SyncForgotten];
 
-/// Calls between a sync that was forgotten and the failure that shows it.
+/// Calls between the first sync that is forgotten and the failure that shows it.
 const LATER: usize = 40;
 
 #[derive(Debug, Default)]
@@ -153,10 +153,11 @@ impl StorageBackend for Disk {
         state.called(false)?;
         if let Some((at, Fault::SyncForgotten)) = state.fault
             && state.calls >= at
-            && !state.has_happened
         {
-            // From then on the failure is counted.
-            (state.has_happened, state.fault) = (true, Some((state.calls, Fault::SyncForgotten)));
+            if !state.has_happened {
+                // From then on the failure is counted.
+                (state.has_happened, state.fault) = (true, Some((state.calls, Fault::SyncForgotten)));
+            }
             return Ok(());
         }
         state.synced = state.written.clone();
