@@ -49,6 +49,10 @@ scaling *FLAGS:
 simulate:
     cargo test --release --locked --package jetfold --lib simulation::a_million -- --ignored --nocapture
 
+# The integration tests on each version of nats-server that is supported
+versions *FLAGS:
+    tests/versions "$@"
+
 # The store over a disk that fails, tears and forgets, at every single call
 torture:
     cargo test --release --locked --package jetfold --lib store::torture::every -- --ignored --nocapture

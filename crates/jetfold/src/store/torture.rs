@@ -210,12 +210,13 @@ fn transaction(number: u64) -> Transaction<Texts> {
     Transaction { number, rows, collected, producers, checkpoint: at(number), tally }
 }
 
+type Step = Box<dyn Fn(&Store<Texts>) -> Result<(), StoreError>>;
+
 /// What a store goes through, one step after the other.
-fn steps() -> Vec<Box<dyn Fn(&Store<Texts>) -> Result<(), StoreError>>> {
+fn steps() -> Vec<Step> {
     let accepted = Accepted { at: 1, verdict: "lost".to_owned(), from: 4, to: 9 };
     let restored = || (0..200).map(|key| Ok::<_, StoreError>(row(key, 99)));
-    let mut steps: Vec<Box<dyn Fn(&Store<Texts>) -> Result<(), StoreError>>> =
-        vec![Box::new(|store| store.begin(&at(0)))];
+    let mut steps: Vec<Step> = vec![Box::new(|store| store.begin(&at(0)))];
     for number in 1..=4 {
         steps.push(Box::new(move |store| store.commit(&transaction(number))));
     }
