@@ -4,25 +4,28 @@
 //! | | |
 //! | --- | --- |
 //! | [`schedule`] | one schedule, from a seed or from a list of choices: who goes on next, and what goes wrong |
-//! | [`world`] | time, what goes wrong with the broker, and what must hold |
+//! | [`world`], [`answers`] | time, what goes wrong with the broker, what it answers, and what must hold |
 //! | [`broker`], [`disk`] | what is stored, and where |
-//! | [`worker`], [`session`], [`follower`], [`archive`] | the steps of a process around the machine's own [`Table`](crate::table::Table), [`Line`](crate::commit::line::Line), [`Inspection`](crate::commit::inspection::Inspection), [`Doubt`](crate::identity::doubt::Doubt), [`Goals`](crate::commit::goals::Goals) and [`Shelf`](crate::archive::retention::Shelf) |
+//! | [`worker`], [`opening`], [`session`], [`work`], [`follower`], [`archive`] | the steps of a process around the machine's own [`Table`](crate::table::Table), [`Line`](crate::commit::line::Line), [`Inspection`](crate::commit::inspection::Inspection), [`Doubt`](crate::identity::doubt::Doubt), [`Goals`](crate::commit::goals::Goals) and [`Shelf`](crate::archive::retention::Shelf) |
 //! | [`tales`] | what is folded, and what must come of it |
 //! | [`dice`], [`shrink`] | choices, and fewer of them |
 //!
 //! `just simulate` runs a million schedules. One that fails is told with its seed, and made as short as it gets: with
 //! `SIMULATE_SEED=<seed> just simulate` it is played again, step by step.
 
+mod answers;
 mod archive;
 mod broker;
 mod dice;
 mod disk;
 mod follower;
+mod opening;
 mod schedule;
 mod session;
 mod shrink;
 mod tales;
 mod turns;
+mod work;
 mod worker;
 mod world;
 

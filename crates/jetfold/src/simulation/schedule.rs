@@ -3,11 +3,10 @@
 use super::archive::{self, MOST_MESSAGES};
 use super::dice::Dice;
 use super::disk::Disk;
-use super::session::FOREVER;
 use super::tales::{self, Tales, truth};
 use super::turns::{Shared, Task, turn};
 use super::worker::{Duty, Post, Process};
-use super::world::{Broken, Fault, World};
+use super::world::{Broken, FOREVER, Fault, World};
 use crate::application::Application;
 use crate::caught::caught;
 use crate::identity::accept::Loss;

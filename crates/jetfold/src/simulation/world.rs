@@ -2,11 +2,10 @@
 
 use super::broker::{Snapshot, Stream};
 use super::dice::Dice;
-use super::tales::{End, Tales, truth};
+use super::tales::Tales;
 use crate::checkpoint::Checkpoint;
-use crate::commit::effect::{Answer, Found, Kind, ReadBack};
+use crate::commit::effect::Kind;
 use crate::time::UnixNanos;
-use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -123,7 +122,7 @@ pub struct World {
     /// How often each stream of effects was silent: what was published to it then ends unknown.
     pub silences: [u64; 2],
     /// When each output or reject was lost, by subject: the step.
-    lost_at: BTreeMap<String, u64>,
+    pub lost_at: BTreeMap<String, u64>,
     stale: Option<(Stream, u64)>,
     pub broken: Option<Broken>,
     digest: DefaultHasher,
@@ -228,68 +227,6 @@ impl World {
 
     pub fn is_answered(&mut self) -> bool {
         !self.goes_wrong(Fault::NoAnswer, 60)
-    }
-
-    /// One message a subject: stores it, or not, and says what is answered.
-    pub fn publish(&mut self, kind: Kind, subject: &str, payload: Bytes) -> Answer {
-        if self.goes_wrong(Fault::NeverCommits, 30) {
-            return Answer::SubjectTaken;
-        }
-        let (is_lost, is_stored) = (self.goes_wrong(Fault::AckLost, 60), !self.calm && self.dice.below(2) == 0);
-        if is_lost && !is_stored {
-            return Answer::Unknown;
-        }
-        let answer = match self.kept(kind).find(subject) {
-            Some(_) => Answer::SubjectTaken,
-            None => {
-                let at = self.stamp();
-                Answer::Stored(self.kept(kind).store(at, subject.to_owned(), payload.clone()))
-            }
-        };
-        if let (Kind::Outputs, Answer::Stored(sequence)) = (kind, answer) {
-            self.finals += 1;
-            let tale: u64 = subject.parse().expect("a tale");
-            if payload != truth(tale).to_le_bytes().as_slice() {
-                self.breaks("one final a tale, and the right one", format!("{sequence}: tale {tale}"));
-            }
-        }
-        if is_lost { Answer::Unknown } else { answer }
-    }
-
-    pub fn read_back(&mut self, kind: Kind, subject: &str, payload: &[u8]) -> ReadBack {
-        if self.goes_wrong(Fault::Missed, 100) {
-            return ReadBack::Nothing;
-        }
-        match self.kept(kind).find(subject) {
-            Some((sequence, message)) if message.payload == payload => ReadBack::Same(sequence),
-            Some(_) => ReadBack::Another,
-            None => ReadBack::Nothing,
-        }
-    }
-
-    /// Whether the leader has a message where it was confirmed.
-    pub fn look(&mut self, kind: Kind, sequence: u64, subject: &str) -> Found {
-        let is_missed = self.goes_wrong(Fault::Missed, 50);
-        let stream = self.kept(kind);
-        match stream.messages.get(&sequence) {
-            Some(message) if message.subject == subject && !is_missed => {
-                Found::There(crate::checkpoint::Mark { created: stream.created, sequence, time: message.time })
-            }
-            None if stream.first > sequence => Found::Expired,
-            _ => Found::Forgotten,
-        }
-    }
-
-    /// Everything a transaction has put out must be there, but for what was lost since `since`.
-    pub fn is_out(&mut self, since: u64, ends: &[End], rejects: &[String]) {
-        let is_gone = |stream: &Stream, lost_at: &BTreeMap<String, u64>, subject: &str| {
-            stream.find(subject).is_none() && lost_at.get(subject).is_none_or(|at| *at < since)
-        };
-        let end = ends.iter().map(|end| end.tale.to_string()).find(|end| is_gone(&self.outputs, &self.lost_at, end));
-        let reject = rejects.iter().find(|subject| is_gone(&self.rejects, &self.lost_at, subject)).cloned();
-        if let Some(subject) = end.or(reject) {
-            self.breaks("a commit is never ahead of its effects", format!("{subject} is not out"));
-        }
     }
 
     fn lose(&mut self, kind: Kind) {
@@ -411,4 +348,19 @@ impl World {
         self.named += 1;
         self.named
     }
+
+    pub fn has_lost_log(&self) -> bool {
+        let lost = [
+            Fault::LogLoses,
+            Fault::LogAnew,
+            Fault::LogBroughtBack,
+            Fault::Hole,
+            Fault::DiskForgets,
+            Fault::ComesAgain,
+        ];
+        lost.iter().any(|fault| self.happened.contains_key(fault)) || self.tales.expiry < FOREVER
+    }
 }
+
+/// No row expires within a schedule.
+pub const FOREVER: i64 = i64::MAX / 4;
