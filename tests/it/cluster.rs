@@ -119,7 +119,7 @@ async fn leaders_that_step_down_again_and_again_hold_nobody_up() {
         for stream in ["sums", "rejects", "chunks-0", "chunks-1"] {
             let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}");
             // Between two leaders nobody answers.
-            let asked = tokio::time::timeout(Duration::from_millis(200), client.request(subject, "".into()));
+            let asked = tokio::time::timeout(Duration::from_secs(1), client.request(subject, "".into()));
             if let Ok(Ok(answer)) = asked.await {
                 let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
                 stepped += usize::from(answer["success"] == true);

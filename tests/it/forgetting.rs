@@ -148,7 +148,11 @@ async fn what_is_lost_is_published_again(stream: &str, gap: Gap) {
         let subject = format!("{}.{stream}.0.0", system.prefix);
         let jetstream = system.jetstream().await;
         for n in 0..20 {
-            jetstream.publish(format!("{subject}{n}"), "another's".into()).await.unwrap().await.unwrap();
+            // A stream of one replica is there again a moment after its server.
+            wait_until("another's to be stored", async || {
+                jetstream.publish(format!("{subject}{n}"), "another's".into()).await.ok()?.await.ok()
+            })
+            .await;
         }
         system.publish(stream, 13..33).await;
         last = 43;

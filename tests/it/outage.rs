@@ -133,6 +133,9 @@ async fn a_server_that_hangs_is_noticed_by_its_missing_heartbeat() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_has_more_and_delivers_nothing_is_made_again() {
+    if Server::leaves_out_before((2, 11), "nats-server 2.10 can't pause a consumer") {
+        return;
+    }
     let server = Server::start();
     apply(&server, 1);
     let folder = tempfile::tempdir().unwrap();

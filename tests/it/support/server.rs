@@ -4,8 +4,8 @@ use super::{nats_server_program, pid, wait_for};
 use async_nats::jetstream;
 use nix::sys::signal::{Signal, kill};
 use std::fs;
-use std::path::PathBuf;
-use std::process::Child;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use stream_sum::local::server::LocalServer;
 use stream_sum::sum::names::{FinalNames, names};
 use tempfile::TempDir;
@@ -84,6 +84,15 @@ impl Server {
         self.signal(Signal::SIGHUP);
     }
 
+    /// Whether this server is of an older minor version than this; then the test that asks is left out, and says why.
+    pub fn leaves_out_before(version: (u64, u64), why: &str) -> bool {
+        let is_older = version_of(nats_server_program()).is_some_and(|found| found < version);
+        if is_older {
+            println!("left out: {why}");
+        }
+        is_older
+    }
+
     pub async fn client(&self) -> async_nats::Client {
         async_nats::connect(self.url()).await.unwrap()
     }
@@ -91,6 +100,14 @@ impl Server {
     pub async fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.client().await)
     }
+}
+
+/// Major and minor version of a nats-server, as it says them.
+fn version_of(program: &Path) -> Option<(u64, u64)> {
+    let said = Command::new(program).arg("--version").output().ok()?.stdout;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let mut numbers = said.trim().strip_prefix("nats-server: v")?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 impl Drop for Server {
