@@ -184,6 +184,29 @@ async fn fold_and_stop(server: &Server, folder: &Path, streams: std::ops::Range<
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_further_than_every_snapshot_is_kept() {
+    let server = Server::start();
+    apply(&server, 1, "64MiB");
+    let folder = tempfile::tempdir().unwrap();
+    fold_and_stop(&server, folder.path(), 0..10).await;
+    assert!(!snapshots(&server).await.list(0).await.unwrap().is_empty(), "it is put away at a clean stop");
+    let killed = summer(&server, folder.path(), "--worker a").spawn();
+    let jetstream = server.jetstream().await;
+    for n in 10..20 {
+        publish(&jetstream, n, false).await;
+    }
+    caught_up(&server, "a").await;
+    killed.kill();
+    let again = summer(&server, folder.path(), "--worker a").spawn();
+    again.wait_for_log("opened the log", 1);
+    let log = again.log();
+    let opened = log.iter().find(|entry| entry["message"] == "opened the log").unwrap();
+    assert_eq!(opened["position"], 20, "{opened}");
+    assert!(log.iter().all(|entry| entry["message"] != "restored a snapshot"));
+    again.stop().expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_snapshots_are_kept_and_a_damaged_one_is_passed_over_loudly_for_the_older() {
     let server = Server::start();
     apply(&server, 1, "64MiB");
