@@ -53,10 +53,6 @@ simulate:
 versions *FLAGS:
     tests/versions "$@"
 
-# The store over a disk that fails, tears and forgets, at every single call
-torture:
-    cargo test --release --locked --package jetfold --lib store::torture::every -- --ignored --nocapture
-
 # Each bug that is planted in the sources, and which test finds it
 planted *FLAGS:
     tests/planted "$@"

@@ -6,6 +6,7 @@
 
 use crate::caught::caught;
 use crate::store::StoreError;
+use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 use std::io;
 use std::ops::Bound;
@@ -92,13 +93,13 @@ fn damage(error: &redb::Error) -> Option<String> {
 
 /// A file that takes no more writes once it was found damaged: what is set aside is as it was found.
 #[derive(Debug)]
-pub struct Watched<B> {
-    file: B,
+pub struct Watched {
+    file: FileBackend,
     health: Arc<Health>,
 }
 
-impl<B> Watched<B> {
-    pub fn new(file: B, health: Arc<Health>) -> Self {
+impl Watched {
+    pub fn new(file: FileBackend, health: Arc<Health>) -> Self {
         Self { file, health }
     }
 
@@ -119,7 +120,7 @@ impl<B> Watched<B> {
     }
 }
 
-impl<B: StorageBackend> StorageBackend for Watched<B> {
+impl StorageBackend for Watched {
     fn len(&self) -> io::Result<u64> {
         self.noted(self.file.len())
     }
@@ -174,7 +175,6 @@ impl<B: StorageBackend> StorageBackend for Watched<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use redb::backends::FileBackend;
 
     fn health() -> Health {
         Health::new("chunks-0.redb".into())
