@@ -6,7 +6,6 @@
 
 use crate::caught::caught;
 use crate::store::StoreError;
-use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 use std::io;
 use std::ops::Bound;
@@ -55,14 +54,24 @@ impl Health {
 
     /// What it means that redb has panicked.
     pub fn panicked(&self, said: String) -> StoreError {
-        match self.refused.get() {
-            Some((kind, refused)) => self.failed(io::Error::new(*kind, refused.clone()).into()),
+        match self.refusal() {
+            Some(refused) => self.failed(refused),
             None => self.damaged(said),
         }
     }
 
+    /// What the disk has refused, as an error.
+    fn refusal(&self) -> Option<redb::Error> {
+        self.refused.get().map(|(kind, refused)| io::Error::new(*kind, refused.clone()).into())
+    }
+
     pub fn failed(&self, error: redb::Error) -> StoreError {
         let path = self.path.clone();
+        let error = match error {
+            // Whoever comes later has to learn why, too.
+            redb::Error::PreviousIo => self.refusal().unwrap_or(error),
+            error => error,
+        };
         match (self.damage(), damage(&error)) {
             (Some(what), _) => StoreError::Damaged { path, what: what.to_owned() },
             (None, Some(what)) => self.damaged(what),
@@ -93,13 +102,13 @@ fn damage(error: &redb::Error) -> Option<String> {
 
 /// A file that takes no more writes once it was found damaged: what is set aside is as it was found.
 #[derive(Debug)]
-pub struct Watched {
-    file: FileBackend,
+pub struct Watched<F> {
+    file: F,
     health: Arc<Health>,
 }
 
-impl Watched {
-    pub fn new(file: FileBackend, health: Arc<Health>) -> Self {
+impl<F: StorageBackend> Watched<F> {
+    pub fn new(file: F, health: Arc<Health>) -> Self {
         Self { file, health }
     }
 
@@ -120,7 +129,7 @@ impl Watched {
     }
 }
 
-impl StorageBackend for Watched {
+impl<F: StorageBackend> StorageBackend for Watched<F> {
     fn len(&self) -> io::Result<u64> {
         self.noted(self.file.len())
     }
@@ -175,6 +184,7 @@ impl StorageBackend for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use redb::backends::FileBackend;
 
     fn health() -> Health {
         Health::new("chunks-0.redb".into())

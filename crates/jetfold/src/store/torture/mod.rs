@@ -1,0 +1,86 @@
+//! A store over a disk that fails, loses power, forgets or is full, with every call that the store makes of it.
+//!
+//! Whatever happens, the store that is opened afterwards holds what one of the steps has left, whole: the last that was
+//! acknowledged, or the one that was under way. Otherwise it is damaged and says so.
+
+mod disk;
+mod ordeal;
+mod table;
+mod work;
+
+use disk::{Call, Left, Trouble, seeds};
+use ordeal::{End, Ordeal, Promise};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+use table::Table;
+
+/// What may go wrong, and what a store is worth afterwards.
+const TROUBLES: [(&str, Trouble, &[Left], Promise); 12] = [
+    ("a read fails", Trouble::Refuses(Call::Read, libc::EIO), &Left::EACH, Promise::Whole),
+    ("a write fails", Trouble::Refuses(Call::Write, libc::EIO), &Left::EACH, Promise::Whole),
+    ("a write finds no room", Trouble::Refuses(Call::Write, libc::ENOSPC), &Left::EACH, Promise::Whole),
+    ("the file can't grow", Trouble::Refuses(Call::SetLen, libc::ENOSPC), &Left::EACH, Promise::Whole),
+    ("a sync fails", Trouble::Refuses(Call::Sync, libc::EIO), &Left::EACH, Promise::Whole),
+    ("the disk is full", Trouble::IsFull, &Left::EACH, Promise::Whole),
+    ("power fails, nothing unsynced lands", Trouble::LosesPower, &[Left::Nothing], Promise::Whole),
+    ("power fails, its beginning lands", Trouble::LosesPower, &[Left::Beginning], Promise::Whole),
+    ("power fails, any sectors land", Trouble::LosesPower, &[Left::AnySectors], Promise::Whole),
+    ("a sync is forgotten", Trouble::Forgets(1), &[Left::Nothing, Left::Beginning], Promise::Earlier),
+    ("syncs are forgotten", Trouble::Forgets(20), &[Left::Nothing, Left::Beginning], Promise::Earlier),
+    ("syncs are forgotten, any sectors land", Trouble::Forgets(20), &[Left::AnySectors], Promise::Nothing),
+];
+
+/// Bytes of redb's cache: next to none, so that pages are written while a transaction is under way; some; enough for all.
+const CACHES: [usize; 3] = [0, 128 << 10, 4 << 20];
+
+/// Far longer than any takes.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Puts a store through the n-th of each trouble for each n that `chosen` picks of how many there are.
+fn torture(seed: u64, chosen: impl Fn(u64) -> Vec<u64>) {
+    let mut seeds = seeds(seed);
+    let (mut table, mut wrong) = (Table::default(), Vec::new());
+    for (name, trouble, lefts, promise) in TROUBLES {
+        for cache in CACHES {
+            let most = Ordeal::most(trouble, cache);
+            for n in chosen(most) {
+                let seed = seeds.next().expect("endless");
+                let ordeal =
+                    Ordeal { trouble, n, left: lefts[(seed % lefts.len() as u64) as usize], seed, cache, promise };
+                match in_time(ordeal) {
+                    Ok(end) => table.count(name, end),
+                    Err(what) => wrong.push(format!("{name}: {what}: {ordeal:?}")),
+                }
+            }
+        }
+    }
+    println!("seed {seed}\n{table}");
+    assert!(wrong.is_empty(), "{} went wrong, of which some are\n{}", wrong.len(), some_of(&wrong));
+}
+
+/// Undergoes it on a thread of its own, because a store that hangs would never say so.
+fn in_time(ordeal: Ordeal) -> Result<End, String> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(ordeal.undergo()));
+    told.recv_timeout(DEADLINE).unwrap_or_else(|_| Err(format!("it hangs for {DEADLINE:?}")))
+}
+
+/// Enough to find the cause of each.
+fn some_of(wrong: &[String]) -> String {
+    wrong.iter().step_by(wrong.len().div_ceil(40)).map(String::as_str).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn whatever_the_disk_does_a_store_is_whole_afterwards_or_says_that_it_is_damaged() {
+    let seed = 20_261_126;
+    let some = |most: u64| seeds(seed ^ most).take(6).map(|random| 1 + random % most).collect();
+    torture(seed, some);
+}
+
+#[test]
+#[ignore = "minutes: every call of every kind, `just torture`"]
+fn whichever_call_the_disk_fails_a_store_is_whole_afterwards_or_says_that_it_is_damaged() {
+    let seed = std::env::var("TORTURE_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("a number"));
+    torture(seed, |most| (1..=most).collect());
+}
