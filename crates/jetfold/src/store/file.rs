@@ -5,11 +5,12 @@
 //! comes of that ends here, as [`StoreError::Damaged`].
 
 use crate::caught::caught;
-use crate::store::StoreError;
+use crate::store::{StoreError, unborn};
 use redb::{BackendError, StorageBackend};
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// What is known of a store's file. Shared by all that read or write it.
@@ -100,16 +101,30 @@ fn damage(error: &redb::Error) -> Option<String> {
     }
 }
 
-/// A file that takes no more writes once it was found damaged: what is set aside is as it was found.
+/// A file that takes no more writes once it was found damaged, or once the disk has refused anything: what is set aside is as it was
+/// found, and nobody builds on a write of which nobody knows how much has landed.
 #[derive(Debug)]
 pub struct Watched<F> {
     file: F,
     health: Arc<Health>,
+    /// Whether anybody has looked at it.
+    seen: AtomicBool,
 }
 
 impl<F: StorageBackend> Watched<F> {
     pub fn new(file: F, health: Arc<Health>) -> Self {
-        Self { file, health }
+        Self { file, health, seen: AtomicBool::new(false) }
+    }
+
+    /// Empties a file that was [never made](unborn), so that redb makes it. redb asks for the length first of all, once it
+    /// has locked the file.
+    fn emptied(&self, len: u64) -> io::Result<u64> {
+        if self.seen.swap(true, Ordering::Relaxed) || !unborn::is_unborn(&self.file, len)? {
+            return Ok(len);
+        }
+        tracing::warn!(store = %self.health.path.display(), "a store that was begun and never made is made anew");
+        self.file.set_len(0)?;
+        Ok(0)
     }
 
     /// Remembers what the disk refuses. That a file ends too early is nothing that it could help.
@@ -122,8 +137,12 @@ impl<F: StorageBackend> Watched<F> {
     }
 
     fn may_change(&self) -> io::Result<()> {
-        match self.health.damage() {
-            Some(what) => Err(io::Error::new(io::ErrorKind::InvalidData, what.to_owned())),
+        if let Some(what) = self.health.damage() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what.to_owned()));
+        }
+        // redb goes on after some writes that were refused, because it has the page still.
+        match self.health.refused.get() {
+            Some((kind, refused)) => Err(io::Error::new(*kind, refused.clone())),
             None => Ok(()),
         }
     }
@@ -131,7 +150,7 @@ impl<F: StorageBackend> Watched<F> {
 
 impl<F: StorageBackend> StorageBackend for Watched<F> {
     fn len(&self) -> io::Result<u64> {
-        self.noted(self.file.len())
+        self.noted(self.file.len().and_then(|len| self.emptied(len)))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -144,6 +163,7 @@ impl<F: StorageBackend> StorageBackend for Watched<F> {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.may_change()?;
         self.noted(self.file.sync_data())
     }
 

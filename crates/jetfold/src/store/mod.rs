@@ -30,6 +30,7 @@ mod flips;
 mod producers;
 pub mod sealed;
 pub mod snapshot;
+mod unborn;
 mod view;
 
 pub use error::StoreError;

@@ -392,12 +392,14 @@ impl StorageBackend for File {
         let admitted = state.admit(Call::Write).and_then(|()| state.place(offset, data.len()));
         if admitted.is_ok() {
             state.change(Change::Write(offset, data.to_vec()));
-        } else if was_powered && !data.is_empty() {
+        } else if was_powered {
             let part = state.random.random_range(0..=data.len());
             let full = admitted.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOSPC));
             // A full disk has taken what there was room for, and that is whole blocks.
             let part = if full { part / to_usize(BLOCK) * to_usize(BLOCK) } else { part };
-            state.change(Change::Write(offset, data[..part].to_vec()));
+            if part > 0 {
+                state.change(Change::Write(offset, data[..part].to_vec()));
+            }
         }
         admitted
     }

@@ -10,7 +10,10 @@ mod work;
 
 use disk::{Call, Left, Trouble, seeds};
 use ordeal::{End, Ordeal, Promise};
-use std::sync::mpsc;
+use std::collections::BTreeSet;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 use table::Table;
@@ -39,31 +42,47 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Puts a store through the n-th of each trouble for each n that `chosen` picks of how many there are.
 fn torture(seed: u64, chosen: impl Fn(u64) -> Vec<u64>) {
+    let mut ordeals = Vec::new();
     let mut seeds = seeds(seed);
-    let (mut table, mut wrong) = (Table::default(), Vec::new());
     for (name, trouble, lefts, promise) in TROUBLES {
         for cache in CACHES {
-            let most = Ordeal::most(trouble, cache);
-            for n in chosen(most) {
+            for n in chosen(Ordeal::most(trouble, cache)) {
                 let seed = seeds.next().expect("endless");
-                let ordeal =
-                    Ordeal { trouble, n, left: lefts[(seed % lefts.len() as u64) as usize], seed, cache, promise };
-                match in_time(ordeal) {
-                    Ok(end) => table.count(name, end),
-                    Err(what) => wrong.push(format!("{name}: {what}: {ordeal:?}")),
-                }
+                let left = lefts[(seed % lefts.len() as u64) as usize];
+                ordeals.push((name, Ordeal { trouble, n, left, seed, cache, promise }));
             }
         }
     }
+    let (mut table, mut wrong) = (Table::new(TROUBLES.map(|(name, ..)| name)), Vec::new());
+    undergo(&ordeals, |(name, ordeal), result| match result {
+        Ok(end) => table.count(name, end),
+        Err(what) => wrong.push(format!("{name}: {what}: {ordeal:?}")),
+    });
     println!("seed {seed}\n{table}");
     assert!(wrong.is_empty(), "{} went wrong, of which some are\n{}", wrong.len(), some_of(&wrong));
 }
 
-/// Undergoes it on a thread of its own, because a store that hangs would never say so.
-fn in_time(ordeal: Ordeal) -> Result<End, String> {
-    let (tell, told) = mpsc::channel();
-    thread::spawn(move || tell.send(ordeal.undergo()));
-    told.recv_timeout(DEADLINE).unwrap_or_else(|_| Err(format!("it hangs for {DEADLINE:?}")))
+/// Undergoes all of them, on as many threads as there are processors, and tells how each has ended.
+fn undergo(ordeals: &[(&'static str, Ordeal)], mut told: impl FnMut(&(&'static str, Ordeal), Result<End, String>)) {
+    let (all, next) = (Arc::<[_]>::from(ordeals), Arc::new(AtomicUsize::new(0)));
+    let (tell, ended) = mpsc::channel();
+    // They are not joined, because a store that hangs would never say so.
+    for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
+        let (all, next, tell) = (all.clone(), next.clone(), tell.clone());
+        thread::spawn(move || {
+            while let Some((n, (_, ordeal))) =
+                Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, all.get(n)?)))
+            {
+                tell.send((n, ordeal.undergo())).expect("somebody waits for each");
+            }
+        });
+    }
+    let mut missing: BTreeSet<_> = (0..ordeals.len()).collect();
+    while let Some(first) = missing.first() {
+        let (n, result) = ended.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("it hangs: {:?}", ordeals[*first]));
+        missing.remove(&n);
+        told(&ordeals[n], result);
+    }
 }
 
 /// Enough to find the cause of each.
@@ -74,13 +93,16 @@ fn some_of(wrong: &[String]) -> String {
 #[test]
 fn whatever_the_disk_does_a_store_is_whole_afterwards_or_says_that_it_is_damaged() {
     let seed = 20_261_126;
-    let some = |most: u64| seeds(seed ^ most).take(6).map(|random| 1 + random % most).collect();
-    torture(seed, some);
+    // The first ones are those in which the file is made.
+    torture(seed, |most| {
+        [1, 2].into_iter().chain(seeds(seed ^ most).take(2).map(|random| 1 + random % most)).collect()
+    });
 }
 
 #[test]
 #[ignore = "minutes: every call of every kind, `just torture`"]
 fn whichever_call_the_disk_fails_a_store_is_whole_afterwards_or_says_that_it_is_damaged() {
     let seed = std::env::var("TORTURE_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("a number"));
-    torture(seed, |most| (1..=most).collect());
+    // Where there are few, chance has several tries at each.
+    torture(seed, |most| (0..=500 / most).flat_map(|_| 1..=most).collect());
 }

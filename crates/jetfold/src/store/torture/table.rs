@@ -3,7 +3,6 @@
 use crate::store::torture::ordeal::End;
 use std::fmt;
 
-#[derive(Default)]
 pub struct Table(Vec<Line>);
 
 #[derive(Default)]
@@ -18,11 +17,12 @@ struct Line {
 }
 
 impl Table {
-    pub fn count(&mut self, name: &'static str, end: End) {
-        if self.0.last().is_none_or(|line| line.name != name) {
-            self.0.push(Line { name, ..Line::default() });
-        }
-        let line = self.0.last_mut().expect("just made");
+    pub fn new(names: impl IntoIterator<Item = &'static str>) -> Self {
+        Self(names.into_iter().map(|name| Line { name, ..Line::default() }).collect())
+    }
+
+    pub fn count(&mut self, name: &str, end: End) {
+        let line = self.0.iter_mut().find(|line| line.name == name).expect("each has a line");
         line.tried += 1;
         match end {
             End::Untroubled => {}
