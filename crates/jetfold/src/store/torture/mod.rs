@@ -95,7 +95,7 @@ fn whatever_the_disk_does_a_store_is_whole_afterwards_or_says_that_it_is_damaged
     let seed = 20_261_126;
     // The first ones are those in which the file is made.
     torture(seed, |most| {
-        [1, 2].into_iter().chain(seeds(seed ^ most).take(2).map(|random| 1 + random % most)).collect()
+        [1, 2].into_iter().chain(seeds(seed ^ most).take(4).map(|random| 1 + random % most)).collect()
     });
 }
 
