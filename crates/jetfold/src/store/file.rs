@@ -261,4 +261,20 @@ mod tests {
         assert!(matches!(failed, StoreError::Failed { .. }), "{failed:?}");
         assert_eq!(health.damage(), None);
     }
+
+    #[test]
+    fn once_the_disk_has_refused_anything_nothing_more_is_written_and_everybody_hears_why() {
+        let health = Arc::new(health());
+        let watched = Watched::new(FileBackend::new(tempfile::tempfile().unwrap()).unwrap(), health.clone());
+        watched.write(0, b"before").unwrap();
+        let refused = watched.set_len(u64::MAX).unwrap_err().to_string();
+        for result in [watched.write(0, b"behind"), watched.set_len(1), watched.sync_data()] {
+            assert_eq!(result.unwrap_err().to_string(), refused);
+        }
+        let mut found = [0; 6];
+        watched.read(0, &mut found).unwrap();
+        assert_eq!(&found, b"before");
+        let said = health.failed(redb::Error::PreviousIo).to_string();
+        assert!(said.contains(&refused), "{said}");
+    }
 }
