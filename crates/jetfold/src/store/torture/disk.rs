@@ -2,15 +2,13 @@
 //!
 //! What is written is seen at once, and kept once it is synced. Of what was not synced, a loss of power leaves whatever it likes.
 
+use crate::store::torture::left::{Change, Left, to_usize};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use redb::StorageBackend;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
-
-/// What a disk writes whole, or not at all.
-const SECTOR: usize = 512;
 
 /// What a file takes its room in.
 const BLOCK: u64 = 4096;
@@ -38,43 +36,6 @@ pub enum Trouble {
     Forgets(u64),
     /// There is room for n blocks.
     IsFull,
-}
-
-/// What is left of changes that were not synced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// All: the process has ended, and the machine goes on.
-    All,
-    Nothing,
-    /// The first so many, and a part of the next.
-    Beginning,
-    /// Any sectors, each as any of the changes has left it, and the length likewise.
-    AnySectors,
-}
-
-impl Left {
-    pub const EACH: [Self; 4] = [Self::All, Self::Nothing, Self::Beginning, Self::AnySectors];
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Write(u64, Vec<u8>),
-    SetLen(u64),
-}
-
-impl Change {
-    fn apply(&self, file: &mut Vec<u8>) {
-        match self {
-            Self::Write(at, data) => {
-                let (from, to) = (to_usize(*at), to_usize(*at) + data.len());
-                if file.len() < to {
-                    file.resize(to, 0);
-                }
-                file[from..to].copy_from_slice(data);
-            }
-            Self::SetLen(len) => file.resize(to_usize(*len), 0),
-        }
-    }
 }
 
 /// How often a disk was asked for what.
@@ -204,14 +165,9 @@ impl Disk {
     /// stays so.
     pub fn restart(&self, left: Left) {
         let state = &mut *self.state();
-        match left {
-            Left::All => {}
-            Left::Nothing => state.seen.clone_from(&state.kept),
-            Left::Beginning => state.keep_beginning(),
-            Left::AnySectors => state.keep_any_sectors(),
-        }
         if left != Left::All {
-            state.kept.clone_from(&state.seen);
+            state.kept = left.of(&state.kept, &state.unsynced, &mut state.random);
+            state.seen.clone_from(&state.kept);
             state.unsynced.clear();
         }
         let len = state.seen.len() as u64;
@@ -230,37 +186,6 @@ impl Disk {
 }
 
 impl State {
-    fn keep_beginning(&mut self) {
-        self.seen.clone_from(&self.kept);
-        let whole = self.random.random_range(0..=self.unsynced.len());
-        self.unsynced[..whole].iter().for_each(|change| change.apply(&mut self.seen));
-        if let Some(Change::Write(at, data)) = self.unsynced.get(whole) {
-            let part = self.random.random_range(0..data.len());
-            Change::Write(*at, data[..part].to_vec()).apply(&mut self.seen);
-        }
-    }
-
-    fn keep_any_sectors(&mut self) {
-        let lands = [0.1, 0.5, 0.9][self.random.random_range(0..3)];
-        let (mut after, mut len) = (self.kept.clone(), self.kept.len());
-        self.seen.clone_from(&self.kept);
-        for change in &self.unsynced {
-            change.apply(&mut after);
-            let Change::Write(at, data) = change else {
-                len = if self.random.random_bool(lands) { after.len() } else { len };
-                continue;
-            };
-            for sector in to_usize(*at) / SECTOR..(to_usize(*at) + data.len()).div_ceil(SECTOR) {
-                let place = sector * SECTOR..after.len().min((sector + 1) * SECTOR);
-                if self.random.random_bool(lands) {
-                    self.seen.resize(self.seen.len().max(place.end), 0);
-                    self.seen[place.clone()].copy_from_slice(&after[place]);
-                }
-            }
-        }
-        self.seen.resize(len, 0);
-    }
-
     fn refused(&self) -> bool {
         self.struck && matches!(self.trouble, Some((Trouble::Refuses(..) | Trouble::IsFull, _)))
     }
@@ -409,8 +334,4 @@ impl StorageBackend for File {
 pub fn seeds(seed: u64) -> impl Iterator<Item = u64> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     std::iter::repeat_with(move || random.next_u64())
-}
-
-fn to_usize(n: u64) -> usize {
-    usize::try_from(n).expect("files of tests are small")
 }

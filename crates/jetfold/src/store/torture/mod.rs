@@ -4,11 +4,13 @@
 //! acknowledged, or the one that was under way. Otherwise it is damaged and says so.
 
 mod disk;
+mod left;
 mod ordeal;
 mod table;
 mod work;
 
-use disk::{Call, Left, Trouble, seeds};
+use disk::{Call, Trouble, seeds};
+use left::Left;
 use ordeal::{End, Ordeal, Promise};
 use std::collections::BTreeSet;
 use std::num::NonZero;

@@ -1,7 +1,8 @@
 //! `Ordeal`: one life of a store over a disk with one trouble, and what is found afterwards.
 
 use crate::caught::caught;
-use crate::store::torture::disk::{Disk, Left, Trouble};
+use crate::store::torture::disk::{Disk, Trouble};
+use crate::store::torture::left::Left;
 use crate::store::torture::work::{Act, Content, Parcels, STEPS, Step};
 use crate::store::{Owner, Store, StoreError, aside};
 use std::fs;
