@@ -15,6 +15,9 @@
 //! Rows, producers and checkpoint change in one write transaction or not at all. Each commit is on disk when it returns, and
 //! saves what redb needs to open the file after a crash without scanning it.
 //!
+//! Once the disk has refused anything, nothing more is written until the store is opened again. Then it holds what the last commit
+//! that returned has left, or the one that was under way.
+//!
 //! What is read is verified, so a disk that has changed it is found out: the store is damaged, and from then on refuses
 //! everything and writes nothing. No checksum shows that a row is missing:
 //! if a page that leads to it was changed, a look-up may miss it, until somebody [reads all rows](View::each), as each

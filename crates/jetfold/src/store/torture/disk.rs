@@ -132,7 +132,7 @@ impl Disk {
     }
 
     /// The file, opened by a new process: the one before has ended.
-    pub fn file(&self) -> File {
+    pub fn opened(&self) -> File {
         let mut state = self.state();
         state.life += 1;
         File { disk: self.clone(), life: state.life }
@@ -176,7 +176,7 @@ impl Disk {
     }
 
     /// Ends whoever has the file open.
-    pub fn restart_process(&self) {
+    pub fn end_process(&self) {
         self.state().life += 1;
     }
 
@@ -235,20 +235,20 @@ impl State {
         self.unsynced.push(change);
     }
 
-    /// Finds a place for each block of a write, as long as there is room.
-    fn place(&mut self, at: u64, len: usize) -> io::Result<()> {
+    /// Finds a place for each block of a write, and tells for how many of its bytes there is one.
+    fn place(&mut self, at: u64, len: usize) -> usize {
         for block in at / BLOCK..(at + len as u64).div_ceil(BLOCK) {
             if self.blocks.contains(&block) {
                 continue;
             }
             if self.blocks.len() as u64 >= self.room {
                 self.struck = true;
-                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+                return to_usize((block * BLOCK).saturating_sub(at));
             }
             self.blocks.insert(block);
             self.calls.blocks = self.calls.blocks.max(self.blocks.len() as u64);
         }
-        Ok(())
+        len
     }
 }
 
@@ -282,9 +282,10 @@ impl StorageBackend for File {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.state()?;
+        let was_powered = state.powered;
         let admitted = state.admit(Call::SetLen);
         // What is on its way when the power goes may arrive.
-        if admitted.is_ok() || !state.powered && state.strikes(Call::SetLen).is_some() {
+        if admitted.is_ok() || was_powered && !state.powered {
             state.change(Change::SetLen(len));
             state.blocks.retain(|block| block * BLOCK < len);
         }
@@ -293,40 +294,34 @@ impl StorageBackend for File {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state()?;
-        let forgotten = state.forgets;
+        let to_forget = state.forgets;
         state.admit(Call::Sync)?;
-        if forgotten == 1 {
-            // All that were to be forgotten are.
-            return Err(state.lose_power());
-        }
-        if forgotten > 1 {
-            state.forgets -= 1;
-            return Ok(());
-        }
-        if state.forgets > 0 {
-            return Ok(());
-        }
         let state = &mut *state;
-        state.unsynced.drain(..).for_each(|change| change.apply(&mut state.kept));
+        match to_forget {
+            0 if state.forgets == 0 => state.unsynced.drain(..).for_each(|change| change.apply(&mut state.kept)),
+            // The first that is forgotten.
+            0 => {}
+            // All that were to be forgotten are.
+            1 => return Err(state.lose_power()),
+            more => state.forgets = more - 1,
+        }
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.state()?;
         let was_powered = state.powered;
-        let admitted = state.admit(Call::Write).and_then(|()| state.place(offset, data.len()));
-        if admitted.is_ok() {
-            state.change(Change::Write(offset, data.to_vec()));
-        } else if was_powered {
-            let part = state.random.random_range(0..=data.len());
-            let full = admitted.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOSPC));
-            // A full disk has taken what there was room for, and that is whole blocks.
-            let part = if full { part / to_usize(BLOCK) * to_usize(BLOCK) } else { part };
-            if part > 0 {
-                state.change(Change::Write(offset, data[..part].to_vec()));
-            }
+        let admitted = state.admit(Call::Write);
+        let lands = match &admitted {
+            Ok(()) => state.place(offset, data.len()),
+            Err(_) if was_powered => state.random.random_range(0..=data.len()),
+            Err(_) => 0,
+        };
+        if lands > 0 {
+            state.change(Change::Write(offset, data[..lands].to_vec()));
         }
-        admitted
+        admitted?;
+        if lands < data.len() { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(()) }
     }
 }
 

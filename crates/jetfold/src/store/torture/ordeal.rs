@@ -61,7 +61,7 @@ fn owner() -> Owner {
 }
 
 fn open(disk: &Disk, cache: usize) -> Result<Store<Parcels>, StoreError> {
-    Store::open_over(|| Ok(disk.file()), PathBuf::from(PATH), &owner(), cache)
+    Store::open_over(|| Ok(disk.opened()), PathBuf::from(PATH), &owner(), cache)
 }
 
 impl Ordeal {
@@ -194,7 +194,7 @@ fn live(disk: &Disk, cache: usize, is_told: impl Fn(&StoreError) -> Result<(), S
                 Ok(())
             }
             Step::Kill => {
-                disk.restart_process();
+                disk.end_process();
                 store = None;
                 Ok(())
             }
