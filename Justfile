@@ -57,6 +57,10 @@ versions *FLAGS:
 planted *FLAGS:
     tests/planted "$@"
 
+# A store's disk that fails at every call there is, loses power, forgets and is full: minutes, and a table
+torture:
+    cargo test --locked -p jetfold --lib -- --ignored --nocapture torture
+
 # The README's commands, as they stand, in an empty clone
 newcomer:
     tests/newcomer

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use stream_sum::sum::chunk::{Chunk, SeqNo};
 use stream_sum::sum::running::RunningSum;
+use stream_sum::sum::stream_id::StreamId;
 
 const SET_ASIDE: &str = "a store is damaged: it was set aside, and is made again from a snapshot or the log";
 
@@ -377,4 +378,35 @@ async fn a_damaged_id_of_a_worker_is_drawn_again() {
         assert!(drawn.len() == 8 && drawn.bytes().all(|b| b.is_ascii_hexdigit()), "{drawn}");
     }
     wait_for("nothing but the store and the id", || fs::read_dir(folder.path()).unwrap().count() == 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_room_ends_a_summer_in_one_sentence_and_damages_nothing() {
+    const STREAMS: usize = 12_000;
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let jetstream = server.jetstream().await;
+    for first in (0..STREAMS).step_by(1000) {
+        let data: Vec<_> = (first..first + 1000).map(data).collect();
+        // Of one partition, as `id_in` counts them.
+        let ids = (first as u64..).map(|n| StreamId::new([[7; 8], n.to_be_bytes()].concat().try_into().unwrap()));
+        let chunks: Vec<_> = ids.zip(&data).map(|(id, data)| (id, 1, data.as_slice())).collect();
+        publish(&jetstream, batch(&chunks)).await;
+    }
+    // A store begins with a bit more than 1 MiB, and doubles: here it may not. More than once, because whoever looks after a summer
+    // starts it again.
+    for _ in 0..2 {
+        let full = Program::in_shell("trap '' XFSZ; ulimit -f 3000", "summer --worker a").with_server(&server);
+        let ended = full.arg("--data-dir").arg(folder.path()).run().expect(1);
+        for what in [folder.path().join("chunks-0.redb").to_str().unwrap(), "File too large"] {
+            assert!(ended.sentence().contains(what), "{what}: {}", ended.sentence());
+        }
+        assert_eq!(set_aside(folder.path()), [] as [PathBuf; 0]);
+    }
+    let summing = worker(&server, folder.path());
+    caught_up(&server).await;
+    close(&server, 1, STREAMS - 20..STREAMS).await;
+    summing.stop().expect(0);
+    assert_eq!(set_aside(folder.path()), [] as [PathBuf; 0]);
 }

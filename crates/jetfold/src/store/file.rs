@@ -5,12 +5,12 @@
 //! comes of that ends here, as [`StoreError::Damaged`].
 
 use crate::caught::caught;
-use crate::store::StoreError;
-use redb::backends::FileBackend;
+use crate::store::{StoreError, unborn};
 use redb::{BackendError, StorageBackend};
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// What is known of a store's file. Shared by all that read or write it.
@@ -55,14 +55,24 @@ impl Health {
 
     /// What it means that redb has panicked.
     pub fn panicked(&self, said: String) -> StoreError {
-        match self.refused.get() {
-            Some((kind, refused)) => self.failed(io::Error::new(*kind, refused.clone()).into()),
+        match self.refusal() {
+            Some(refused) => self.failed(refused),
             None => self.damaged(said),
         }
     }
 
+    /// What the disk has refused, as an error.
+    fn refusal(&self) -> Option<redb::Error> {
+        self.refused.get().map(|(kind, refused)| io::Error::new(*kind, refused.clone()).into())
+    }
+
     pub fn failed(&self, error: redb::Error) -> StoreError {
         let path = self.path.clone();
+        let error = match error {
+            // Whoever comes later has to learn why, too.
+            redb::Error::PreviousIo => self.refusal().unwrap_or(error),
+            error => error,
+        };
         match (self.damage(), damage(&error)) {
             (Some(what), _) => StoreError::Damaged { path, what: what.to_owned() },
             (None, Some(what)) => self.damaged(what),
@@ -91,16 +101,30 @@ fn damage(error: &redb::Error) -> Option<String> {
     }
 }
 
-/// A file that takes no more writes once it was found damaged: what is set aside is as it was found.
+/// A file that takes no more writes once it was found damaged, or once the disk has refused anything: what is set aside is as it was
+/// found, and nobody builds on a write of which nobody knows how much has landed.
 #[derive(Debug)]
-pub struct Watched {
-    file: FileBackend,
+pub struct Watched<F> {
+    file: F,
     health: Arc<Health>,
+    /// Whether anybody has looked at it.
+    seen: AtomicBool,
 }
 
-impl Watched {
-    pub fn new(file: FileBackend, health: Arc<Health>) -> Self {
-        Self { file, health }
+impl<F: StorageBackend> Watched<F> {
+    pub fn new(file: F, health: Arc<Health>) -> Self {
+        Self { file, health, seen: AtomicBool::new(false) }
+    }
+
+    /// Empties a file that was [never made](unborn), so that redb makes it. redb asks for the length first of all, once it
+    /// has locked the file.
+    fn emptied(&self, len: u64) -> io::Result<u64> {
+        if self.seen.swap(true, Ordering::Relaxed) || !unborn::is_unborn(&self.file, len)? {
+            return Ok(len);
+        }
+        tracing::warn!(store = %self.health.path.display(), "a store that was begun and never made is made anew");
+        self.file.set_len(0)?;
+        Ok(0)
     }
 
     /// Remembers what the disk refuses. That a file ends too early is nothing that it could help.
@@ -113,16 +137,20 @@ impl Watched {
     }
 
     fn may_change(&self) -> io::Result<()> {
-        match self.health.damage() {
-            Some(what) => Err(io::Error::new(io::ErrorKind::InvalidData, what.to_owned())),
+        if let Some(what) = self.health.damage() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what.to_owned()));
+        }
+        // redb goes on after some writes that were refused, because it has the page still.
+        match self.health.refused.get() {
+            Some((kind, refused)) => Err(io::Error::new(*kind, refused.clone())),
             None => Ok(()),
         }
     }
 }
 
-impl StorageBackend for Watched {
+impl<F: StorageBackend> StorageBackend for Watched<F> {
     fn len(&self) -> io::Result<u64> {
-        self.noted(self.file.len())
+        self.noted(self.file.len().and_then(|len| self.emptied(len)))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -135,6 +163,7 @@ impl StorageBackend for Watched {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.may_change()?;
         self.noted(self.file.sync_data())
     }
 
@@ -175,6 +204,7 @@ impl StorageBackend for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use redb::backends::FileBackend;
 
     fn health() -> Health {
         Health::new("chunks-0.redb".into())
@@ -230,5 +260,21 @@ mod tests {
         let failed = health.watch(|| -> Result<(), _> { panic!("unwrapped") }).unwrap_err();
         assert!(matches!(failed, StoreError::Failed { .. }), "{failed:?}");
         assert_eq!(health.damage(), None);
+    }
+
+    #[test]
+    fn once_the_disk_has_refused_anything_nothing_more_is_written_and_everybody_hears_why() {
+        let health = Arc::new(health());
+        let watched = Watched::new(FileBackend::new(tempfile::tempfile().unwrap()).unwrap(), health.clone());
+        watched.write(0, b"before").unwrap();
+        let refused = watched.set_len(u64::MAX).unwrap_err().to_string();
+        for result in [watched.write(0, b"behind"), watched.set_len(1), watched.sync_data()] {
+            assert_eq!(result.unwrap_err().to_string(), refused);
+        }
+        let mut found = [0; 6];
+        watched.read(0, &mut found).unwrap();
+        assert_eq!(&found, b"before");
+        let said = health.failed(redb::Error::PreviousIo).to_string();
+        assert!(said.contains(&refused), "{said}");
     }
 }

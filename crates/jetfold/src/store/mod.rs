@@ -15,6 +15,9 @@
 //! Rows, producers and checkpoint change in one write transaction or not at all. Each commit is on disk when it returns, and
 //! saves what redb needs to open the file after a crash without scanning it.
 //!
+//! Once the disk has refused anything, nothing more is written until the store is opened again. Then it holds what the last commit
+//! that returned has left, or the one that was under way.
+//!
 //! What is read is verified, so a disk that has changed it is found out: the store is damaged, and from then on refuses
 //! everything and writes nothing. No checksum shows that a row is missing:
 //! if a page that leads to it was changed, a look-up may miss it, until somebody [reads all rows](View::each), as each
@@ -30,6 +33,7 @@ mod flips;
 mod producers;
 pub mod sealed;
 pub mod snapshot;
+mod unborn;
 mod view;
 
 pub use error::StoreError;
@@ -45,13 +49,13 @@ use crate::transaction::Transaction;
 use crate::words::Words;
 use file::{Health, Watched};
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, TableDefinition};
+use redb::{Database, DatabaseError, StorageBackend, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::borrow::Borrow;
 use std::fs;
 use std::marker::PhantomData;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -127,9 +131,19 @@ impl<A: Application> Store<A> {
             .mode(0o600)
             .open(&path)
             .map_err(|source| StoreError::Folder { path: path.clone(), source, words: &A::WORDS })?;
+        Self::open_over(|| FileBackend::new(file), path, owner, cache_bytes)
+    }
+
+    /// Opens the store of `owner` over the file at `path`, or makes it.
+    fn open_over<F: StorageBackend>(
+        file: impl FnOnce() -> Result<F, DatabaseError>,
+        path: PathBuf,
+        owner: &Owner,
+        cache_bytes: usize,
+    ) -> Result<Self, StoreError> {
         let health = Arc::new(Health::new(path));
         let opened = caught(|| {
-            let file = Watched::new(FileBackend::new(file)?, health.clone());
+            let file = Watched::new(file()?, health.clone());
             Database::builder().set_cache_size(cache_bytes).create_with_backend(file)
         });
         let db = match opened {
@@ -326,3 +340,5 @@ fn put_meta<T: Serialize + ?Sized>(tx: &redb::WriteTransaction, key: &str, value
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod torture;

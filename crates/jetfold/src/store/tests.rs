@@ -68,6 +68,27 @@ fn a_file_that_is_no_store_is_set_aside_and_kept() {
     assert_eq!(fs::read_to_string(&aside[0]).unwrap(), text);
 }
 
+#[test]
+fn a_store_that_was_begun_and_never_made_is_made_and_nothing_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chunks-0.redb");
+    drop(open(folder.path()).unwrap());
+    let made = fs::read(&path).unwrap();
+    // Its length, and the first page as far as the power lasted.
+    let begun = |header: std::ops::Range<usize>| {
+        let mut bytes = vec![0; made.len()];
+        bytes[header.clone()].copy_from_slice(&made[header]);
+        bytes
+    };
+    for bytes in [begun(0..0), begun(9..320), begun(0..5)] {
+        fs::write(&path, bytes).unwrap();
+        let store = Store::<Texts>::open_or_replace(folder.path(), &owner(), 1 << 20).unwrap();
+        assert_eq!((store.replaced(), store.checkpoint().unwrap()), (None, None));
+        store.commit(&transaction()).unwrap();
+        assert_eq!(aside::found(&path).unwrap(), [] as [PathBuf; 0]);
+    }
+}
+
 /// A database of redb's as this program might have made it, with these meta entries.
 fn made_otherwise(folder: &Path, entries: &[(&str, Vec<u8>)], tables: bool) {
     let db = Database::create(folder.join("chunks-0.redb")).unwrap();
