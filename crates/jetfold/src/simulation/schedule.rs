@@ -370,8 +370,9 @@ async fn send(world: Shared, batches: Vec<Vec<u8>>, sent: Rc<Cell<usize>>, aslee
                 continue;
             }
             if world.goes_wrong(Fault::Junk, 20) {
-                let at = world.stamp();
-                world.log.store(at, String::new(), vec![9].into());
+                // Nothing of what comes with it is folded.
+                let (at, junk) = (world.stamp(), [&[9, 0, 9], &batch[..]].concat());
+                world.log.store(at, String::new(), junk.into());
             }
             if n > 0 && world.goes_wrong(Fault::ComesAgain, 30) {
                 let (at, which) = (world.stamp(), world.dice.below(n));
