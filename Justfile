@@ -45,7 +45,7 @@ scaling *FLAGS:
     cargo build --release --locked
     tests/scaling "$@"
 
-# A store's disk that fails at every call there is, loses power, forgets and is full: minutes, and a table
+# A store over a disk that fails at every call there is, loses power, forgets, is full: a table (TORTURE_SEED=N repeats one)
 torture:
     cargo test --locked -p jetfold --lib -- --ignored --nocapture torture
 
