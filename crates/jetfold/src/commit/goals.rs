@@ -27,6 +27,33 @@ pub enum Arrival {
     Differs,
 }
 
+/// The last place where a follower's fold was what an owner has told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Proven(Option<Checkpoint>);
+
+impl Proven {
+    /// The fold has [arrived](Arrival::There) at what was told.
+    pub fn at(&mut self, goal: Checkpoint) {
+        self.0 = Some(goal);
+    }
+
+    /// Whether everything that is folded through `position`, with so many batches not committed, is what an owner has had confirmed.
+    pub fn is_here(&self, position: Position, open_batches: u64) -> bool {
+        let is_proven = self.0.is_some_and(|proven| proven.position == position);
+        open_batches == 0 || is_proven || crate::planted!("a-follower-is-believed-unproven")
+    }
+
+    /// What is committed, with the owner's marks: everything through the place was confirmed by it.
+    pub fn marked(&self, committed: Checkpoint) -> Checkpoint {
+        match self.0 {
+            Some(Checkpoint { outputs, rejects, .. }) if !crate::planted!("a-follower-forgets-the-owner-s-marks") => {
+                Checkpoint { outputs, rejects, ..committed }
+            }
+            _ => committed,
+        }
+    }
+}
+
 /// In order of their positions.
 #[derive(Debug, Default)]
 pub struct Goals(VecDeque<Checkpoint>);
@@ -115,6 +142,18 @@ mod tests {
             goals.told(other);
             assert_eq!(goals.arrive(&at(4)), Arrival::Differs, "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_follower_goes_on_as_the_owner_where_it_was_the_same_with_the_owner_s_marks() {
+        let mut proven = Proven::default();
+        assert!(proven.is_here(7, 0) && !proven.is_here(7, 1), "what is committed was compared before");
+        assert_eq!(proven.marked(at(7)), at(7));
+        let mark = |sequence| Some(Mark { created: 1, sequence, time: 9 });
+        let told = Checkpoint { outputs: mark(9), rejects: mark(2), ..at(8) };
+        proven.at(told);
+        assert!(proven.is_here(8, 3) && !proven.is_here(9, 1) && proven.is_here(9, 0));
+        assert_eq!(proven.marked(at(7)), Checkpoint { outputs: mark(9), rejects: mark(2), ..at(7) });
     }
 
     #[test]

@@ -341,6 +341,7 @@ mod tests {
         for (at, ruling) in [(0, BEGINS), (29, STANDS_STILL), (30, Ruling::Refuse)] {
             doubt.has_searched();
             doubt.none_restored(Some(REPLACED));
+            assert_eq!(doubt.others(), Some(REPLACED), "what an empty store does not begin with");
             assert_eq!(doubt.rule(&REPLACED, 0, false, s(at)), ruling);
             assert_eq!(doubt.wanted_beyond(), (ruling != Ruling::Refuse).then_some(0));
         }

@@ -368,6 +368,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_should_have_come_is_looked_for_when_the_log_is_opened_again() {
+        assert_eq!(Lost::OutOfSequence { expected: 7, found: 9 }.missing(), Some(7));
+        assert_eq!(Lost::Behind { position: 7 }.missing(), Some(8));
+        for lost in [Lost::Reconnected, Lost::ConsumerDeleted, Lost::MissedHeartbeat, Lost::EndOfReading] {
+            assert_eq!(lost.missing(), None, "{lost}");
+        }
+    }
+
+    #[test]
     fn pulls_stay_within_the_budget_and_above_the_largest_message() {
         for max_payload in [1 << 20, 2 << 20, 8 << 20] {
             let most = sources_per_connection(max_payload, usize::MAX);

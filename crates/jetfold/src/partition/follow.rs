@@ -13,7 +13,7 @@
 use super::{Partition, PartitionError};
 use crate::application::Application;
 use crate::checkpoint::Checkpoint;
-use crate::commit::goals::{Arrival, Goals};
+use crate::commit::goals::{Arrival, Goals, Proven};
 use crate::identity::doubt::Ruling;
 use crate::identity::{is_unproven, judge};
 use crate::joined::joined;
@@ -40,8 +40,7 @@ pub(super) struct Following<A: Application> {
     looked_at: Option<A::Key>,
     /// What the owner has told, beyond the table.
     goals: Goals,
-    /// The last place where the fold was what the owner has told.
-    proven: Option<Checkpoint>,
+    proven: Proven,
     pub open_bytes: usize,
     pub opened_at: Instant,
 }
@@ -49,20 +48,12 @@ pub(super) struct Following<A: Application> {
 impl<A: Application> Following<A> {
     /// Whether everything that is folded is what an owner has committed, place by place.
     fn is_where_the_owner_was(&self) -> bool {
-        self.table.open_batches() == 0
-            || crate::planted!("a-follower-is-believed-unproven")
-            || self.proven.is_some_and(|proven| proven.position == self.table.position())
+        self.proven.is_here(self.table.position(), self.table.open_batches())
     }
 
-    /// What the store has, with the owner's marks: everything through the table's place was confirmed by it.
+    /// What the store has, with the owner's marks.
     pub fn committed(&self) -> Committed<A> {
-        let mut committed = self.committed.clone();
-        if let Some(Checkpoint { outputs, rejects, .. }) = self.proven
-            && !crate::planted!("a-promoted-follower-forgets-the-owner-s-marks")
-        {
-            (committed.checkpoint.outputs, committed.checkpoint.rejects) = (outputs, rejects);
-        }
-        committed
+        Committed { checkpoint: self.proven.marked(self.committed.checkpoint), ..self.committed.clone() }
     }
 }
 
@@ -105,7 +96,7 @@ impl<A: Application> Partition<A> {
     /// Opens the log behind the store, if the log is what it was. What else there may be to do about it is the owner's business. The
     /// inner error is a reason to try again.
     async fn open_to_follow(&mut self) -> Result<Result<Following<A>, String>, PartitionError> {
-        let checkpoint = match self.begun().await? {
+        let mut checkpoint = match self.begun().await? {
             Ok(Some(checkpoint)) => checkpoint,
             Ok(None) => match self.log.reader().state().await {
                 Ok(Some(_)) if self.doubt.others().is_some() => {
@@ -137,6 +128,9 @@ impl<A: Application> Partition<A> {
             return Ok(Err(UNPROVEN.to_owned()));
         }
         self.doubt.sound();
+        if checkpoint.log_created != reading.state.created {
+            checkpoint = self.brought_back(&checkpoint, &reading.state)?;
+        }
         let Opened { source, .. } = match self.log.open(checkpoint.position).await {
             Ok(opened) => opened,
             Err(OpenError::Superseded) => {
@@ -154,7 +148,7 @@ impl<A: Application> Partition<A> {
             committed: Committed { transaction: 0, checkpoint, size, expired: [].into() },
             looked_at: None,
             goals: Goals::default(),
-            proven: None,
+            proven: Proven::default(),
             open_bytes: 0,
             opened_at: Instant::now(),
         }))
@@ -178,7 +172,9 @@ impl<A: Application> Partition<A> {
                 // before that what is folded here. In this order: what the log has of the fold by then, it had all along.
                 for at in [goal, *following.table.checkpoint()] {
                     match self.log.reader().reading(&at, None).await {
-                        Ok(Some(reading)) if judge(&at, &reading).is_ok() => {}
+                        // By the name that both know it by: one that was made anew meanwhile may be what is followed.
+                        Ok(Some(reading))
+                            if reading.state.created == at.log_created && judge(&at, &reading).is_ok() => {}
                         Ok(_) => return Ok(lost("the log is not what was folded of it".to_owned())),
                         Err(cause) => return Ok(lost(cause.to_string())),
                     }
@@ -236,7 +232,7 @@ impl<A: Application> Partition<A> {
                 return Ok(Err("the owner has folded something else".to_owned()));
             }
             Arrival::There(goal) => {
-                following.proven = Some(goal);
+                following.proven.at(goal);
                 let longest = self.config.longest(following.open_bytes, true);
                 let is_time = following.goals.is_empty() || following.opened_at.elapsed() >= longest;
                 // Whoever takes over commits this with what it folds next.

@@ -198,7 +198,7 @@ impl<A: Application> Partition<A> {
     }
 
     /// The log was brought back from a backup, and holds what was folded: goes on with it.
-    fn brought_back(&self, checkpoint: &Checkpoint, state: &LogState) -> Result<Checkpoint, StoreError> {
+    pub(super) fn brought_back(&self, checkpoint: &Checkpoint, state: &LogState) -> Result<Checkpoint, StoreError> {
         let after = Checkpoint { log_created: state.created, ..*checkpoint };
         self.store.begin(&after)?;
         tracing::warn!(

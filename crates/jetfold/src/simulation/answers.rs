@@ -24,6 +24,9 @@ impl World {
             Some(_) => Answer::SubjectTaken,
             None => {
                 let at = self.stamp();
+                // A reject's subject begins with the name that whoever published it has for the log.
+                let known = subject.rsplit_once('.').map(|(_, position)| format!("reject {position}"));
+                self.ever_out.insert(known.unwrap_or_else(|| subject.to_owned()));
                 Answer::Stored(self.kept(kind).store(at, subject.to_owned(), payload.clone()))
             }
         };
@@ -58,6 +61,14 @@ impl World {
             }
             None if stream.first > sequence => Found::Expired,
             _ => Found::Forgotten,
+        }
+    }
+
+    /// Whoever commits: all that was put out has been out, whatever has become of it since.
+    pub fn were_out(&mut self, subjects: &[String]) {
+        if let Some(subject) = subjects.iter().find(|subject| !self.ever_out.contains(*subject)) {
+            let subject = subject.clone();
+            self.breaks("a commit is never ahead of its effects", format!("{subject} was never out"));
         }
     }
 

@@ -24,7 +24,7 @@ impl Process {
     }
 
     async fn open_to_follow(&mut self) -> Result<Option<Session>, Again> {
-        let checkpoint = match self.begun().await? {
+        let mut checkpoint = match self.begun().await? {
             Some(checkpoint) => checkpoint,
             None => {
                 let state = self.at.log_state().await?;
@@ -43,6 +43,10 @@ impl Process {
             return Ok(None);
         }
         self.doubt.sound();
+        if checkpoint.log_created != reading.state.created {
+            checkpoint.log_created = reading.state.created;
+            self.at.disk.borrow_mut().checkpoint = Some(checkpoint);
+        }
         let source = self.source(checkpoint.position).await?;
         self.at.tell(format_args!("follows from {}", checkpoint.position));
         let leaders = self.leaders().await;
@@ -72,7 +76,8 @@ impl Process {
             if is_full && let Some(goal) = session.goals.furthest() {
                 for place in [goal, *session.table.checkpoint()] {
                     match at.reading(&place, None).await {
-                        Ok(reading) if judge(&place, &reading).is_ok() => {}
+                        Ok(reading)
+                            if reading.state.created == place.log_created && judge(&place, &reading).is_ok() => {}
                         Ok(_) | Err(Again) => return Ended::Lost,
                     }
                 }
@@ -111,7 +116,7 @@ impl Process {
             Arrival::OnTheWay | Arrival::Passed => {}
             Arrival::Differs => return false,
             Arrival::There(goal) => {
-                session.proven = Some(goal);
+                session.proven.at(goal);
                 let is_time = session.goals.is_empty() || self.at.world.borrow_mut().dice.below(4) == 0;
                 if is_time && self.at.duty.get() == Duty::Follow {
                     self.commit_behind(session, &goal);
@@ -137,15 +142,9 @@ impl Process {
 
     /// Goes on as the owner, with what it has folded if that is what the owner has confirmed.
     fn promote(&mut self, mut session: Session) -> Ended {
-        let proven = session.proven.map(|proven| proven.position);
-        if session.table.open_batches() == 0 || proven == Some(session.table.position()) {
+        if session.proven.is_here(session.table.position(), session.table.open_batches()) {
             self.at.tell(format_args!("goes on as the owner at {}", session.table.position()));
-            if let Some(Checkpoint { outputs, rejects, .. }) = session.proven {
-                let stored = self.at.disk.borrow().checkpoint.expect("it has begun");
-                session.before = Checkpoint { outputs, rejects, ..stored };
-            } else {
-                session.before = self.at.disk.borrow().checkpoint.expect("it has begun");
-            }
+            session.before = session.proven.marked(self.at.disk.borrow().checkpoint.expect("it has begun"));
             session.follows = false;
             self.promoted = Some(Box::new(session));
         }

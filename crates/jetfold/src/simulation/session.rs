@@ -8,6 +8,7 @@ use super::world::World;
 use crate::application::Application;
 use crate::checkpoint::{Checkpoint, Position};
 use crate::commit::doubt::Leaders;
+use crate::commit::goals::{Goals, Proven};
 use crate::commit::line::{Failed, Line};
 use crate::identity::judge;
 use crate::refused::RejectedBatch;
@@ -83,12 +84,13 @@ pub struct Session {
     /// The last transaction that the store has.
     pub committed: u64,
     leaders: Leaders,
-    /// Through where the fold was compared with the owner's, if it was followed.
-    pub proven: Option<Checkpoint>,
-    pub goals: crate::commit::goals::Goals,
+    pub proven: Proven,
+    pub goals: Goals,
     /// What the batches of the open transaction have asked for.
     ends: Vec<End>,
     rejects: Vec<String>,
+    /// Subjects of all of that, whoever has had it confirmed.
+    all: Vec<String>,
     /// Another has had confirmed what is folded: if that is lost afterwards, its marks tell.
     pub follows: bool,
 }
@@ -103,10 +105,11 @@ impl Session {
             before: at,
             committed: 0,
             leaders,
-            proven: None,
+            proven: Proven::default(),
             goals: Default::default(),
             ends: Vec::new(),
             rejects: Vec::new(),
+            all: Vec::new(),
             follows: false,
         }
     }
@@ -129,6 +132,8 @@ impl Session {
                 .borrow_mut()
                 .breaks("a fold asks for what the log says", format!("{position}: {found:?}, not {asks:?}"));
         }
+        self.all.extend(folded.outputs.iter().map(|end| end.tale.to_string()));
+        self.all.extend(folded.rejected.iter().map(|rejected| format!("reject {}", rejected.position)));
         if !self.follows {
             self.ends.extend(&folded.outputs);
             self.rejects.extend(folded.rejected.iter().map(|rejected| reject_subject(&self.before, rejected.position)));
@@ -147,7 +152,8 @@ impl Session {
         };
         let transaction = self.table.seal(committed, &expired)?;
         let (ends, rejects) = (std::mem::take(&mut self.ends), std::mem::take(&mut self.rejects));
-        Some(Sealed { transaction, expected: self.expected.clone(), ends, rejects })
+        let all = std::mem::take(&mut self.all);
+        Some(Sealed { transaction, expected: self.expected.clone(), ends, rejects, all })
     }
 }
 
@@ -161,15 +167,17 @@ pub struct Sealed {
     pub expected: Expected,
     pub ends: Vec<End>,
     pub rejects: Vec<String>,
+    all: Vec<String>,
 }
 
 impl Sealed {
     /// Commits it, and sees whether the store is what it should be.
     pub fn commit(self, post: &Post, transaction: &Transaction<Tales>) {
         let disk = &mut *post.disk.borrow_mut();
-        disk.commit(transaction, self.expected);
+        disk.commit(transaction, self.expected.clone());
         let world = &mut *post.world.borrow_mut();
         world.commits += 1;
+        world.were_out(&self.all);
         let (tales, position) = (world.tales, transaction.checkpoint.position);
         if let Some(how) = disk.expected.differs(&tales, &disk.rows) {
             world.breaks("a store is the fold of its log", format!("at {position}: {how}"));
@@ -185,6 +193,7 @@ impl Sealed {
 impl Process {
     /// From one opening of the log to the next.
     pub async fn session(&mut self) -> Ended {
+        let is_promoted = self.promoted.is_some();
         let mut session = match self.promoted.take() {
             Some(followed) => *followed,
             None => {
@@ -202,7 +211,7 @@ impl Process {
         let (sealed, began) = (VecDeque::new(), at.now());
         let mut work = Work { line, tries: Vec::new(), inspecting: None, writing: None, sealed, end: None, began };
         let (mut committed, mut skipped, mut over, mut is_hung_up) = (session.committed, None, None, false);
-        let mut check_at = if session.proven.is_some() { began } else { began + CHECKED };
+        let mut check_at = if is_promoted { began } else { began + CHECKED };
         loop {
             work.act(&at, &session);
             if let Some(end) = work.end.take() {

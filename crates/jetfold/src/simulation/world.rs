@@ -121,6 +121,8 @@ pub struct World {
     pub calm: bool,
     /// How often each stream of effects was silent: what was published to it then ends unknown.
     pub silences: [u64; 2],
+    /// The subjects of everything that was ever stored.
+    pub ever_out: BTreeSet<String>,
     /// When each output or reject was lost, by subject: the step.
     pub lost_at: BTreeMap<String, u64>,
     stale: Option<(Stream, u64)>,
@@ -154,6 +156,7 @@ impl World {
             happened: BTreeMap::new(),
             calm: false,
             silences: [0; 2],
+            ever_out: BTreeSet::new(),
             lost_at: BTreeMap::new(),
             stale: None,
             broken: None,

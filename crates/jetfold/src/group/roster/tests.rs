@@ -52,6 +52,21 @@ fn a_partition_moves_in_steps_and_is_folded_by_one_at_each() {
 }
 
 #[test]
+fn of_two_that_claim_a_partition_the_higher_term_counts_whoever_speaks_last() {
+    let claims = |term| Member { owns: vec![Owned { partition: 0, term, position: 10 }], ..Member::default() };
+    for names in [["a", "c"], ["c", "a"]] {
+        let mut b = roster("b");
+        b.heard(names[0], claims(5));
+        b.heard(names[1], claims(3));
+        assert_eq!(b.next_term(0), 6);
+        b.left(names[1]);
+        b.left(names[0]);
+        let left = Deed::Own { partition: 0, term: 6, since: Cause::Left { from: names[0].into() } };
+        assert!(decide(&b, &Member::default()).contains(&left), "of {names:?}");
+    }
+}
+
+#[test]
 fn who_is_silent_is_gone_and_its_partitions_are_taken_with_a_higher_term() {
     let mut b = roster("b");
     b.heard("a", owns([0, 1]));

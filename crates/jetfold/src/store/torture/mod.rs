@@ -72,10 +72,12 @@ fn undergo(ordeals: &[(&'static str, Ordeal)], mut told: impl FnMut(&(&'static s
     for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
         let (all, next, tell) = (all.clone(), next.clone(), tell.clone());
         thread::spawn(move || {
-            while let Some((n, (_, ordeal))) =
-                Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, all.get(n)?)))
-            {
-                tell.send((n, ordeal.undergo())).expect("somebody waits for each");
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                let Some((_, ordeal)) = all.get(n) else { return };
+                if tell.send((n, ordeal.undergo())).is_err() {
+                    return;
+                }
             }
         });
     }

@@ -120,8 +120,10 @@ impl Ordeal {
         match opened.and_then(|store| Ok((Content::of(&store)?, store))) {
             Ok((content, store)) => {
                 let end = known.is_it(&content);
-                if end == End::Mixed && self.promise == Promise::Nothing {
-                    return Ok(end);
+                if self.promise == Promise::Nothing {
+                    // What looks whole may have an old list of what is free, and lose pages to the next transaction.
+                    let sound = end != End::Mixed && self.goes_on(disk, store, &content).is_ok();
+                    return Ok(if sound { end } else { End::Mixed });
                 }
                 if end == End::Mixed || end == End::Earlier && self.promise == Promise::Whole {
                     return Err(format!("{end:?}: it stands at {:?}, {}", content.position(), known.stood_at()));
