@@ -104,6 +104,13 @@ impl Goals {
     }
 }
 
+/// Whether a fold may be on its way to what an owner has told of a place further on: it is of the same log, and the same was
+/// accepted as lost.
+pub fn is_of_one_history(at: &Checkpoint, goal: &Checkpoint) -> bool {
+    let told_apart = |at: &Checkpoint| (at.log_created, at.log_born, at.refolds_through);
+    told_apart(at) == told_apart(goal) || crate::planted!("a-full-follower-takes-any-history-for-its-own")
+}
+
 /// Whether two stores have folded the same. What they have collected, and so how many rows are live, is each one's own; marks
 /// are the owner's.
 fn is_same_fold(one: &Checkpoint, other: &Checkpoint) -> bool {
@@ -141,6 +148,18 @@ mod tests {
             let mut goals = Goals::default();
             goals.told(other);
             assert_eq!(goals.arrive(&at(4)), Arrival::Differs, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_fold_of_another_log_or_with_another_loss_accepted_is_on_its_way_to_nowhere() {
+        assert!(is_of_one_history(&at(3), &Checkpoint { log_time: 7, live: 2, ..at(9) }));
+        for other in [
+            Checkpoint { log_created: 2, ..at(9) },
+            Checkpoint { log_born: 2, ..at(9) },
+            Checkpoint { refolds_through: 1, ..at(9) },
+        ] {
+            assert!(!is_of_one_history(&at(3), &other), "{other:?}");
         }
     }
 

@@ -13,7 +13,7 @@
 use super::{Partition, PartitionError};
 use crate::application::Application;
 use crate::checkpoint::Checkpoint;
-use crate::commit::goals::{Arrival, Goals, Proven};
+use crate::commit::goals::{Arrival, Goals, Proven, is_of_one_history};
 use crate::identity::doubt::Ruling;
 use crate::identity::{is_unproven, judge};
 use crate::joined::joined;
@@ -168,6 +168,9 @@ impl<A: Application> Partition<A> {
             }
             let is_full = following.open_bytes >= self.config.checkpoint_bytes || following.table.is_crowded();
             if is_full && let Some(goal) = following.goals.furthest() {
+                if !is_of_one_history(following.table.checkpoint(), &goal) {
+                    return Ok(lost("the owner's store has another history".to_owned()));
+                }
                 // The owner is far ahead: what lies before its commit is safe, if the log still has what it has committed, and
                 // before that what is folded here. In this order: what the log has of the fold by then, it had all along.
                 for at in [goal, *following.table.checkpoint()] {

@@ -4,7 +4,7 @@ use super::session::{Pulled, Session};
 use super::turns::turn;
 use super::worker::{Again, Duty, Ended, Process};
 use crate::checkpoint::Checkpoint;
-use crate::commit::goals::Arrival;
+use crate::commit::goals::{Arrival, is_of_one_history};
 use crate::identity::{is_unproven, judge};
 
 /// How long whoever takes over waits for the last words, in milliseconds.
@@ -74,6 +74,9 @@ impl Process {
             // Full now and then.
             let is_full = at.world.borrow_mut().dice.below(16) == 15;
             if is_full && let Some(goal) = session.goals.furthest() {
+                if !is_of_one_history(session.table.checkpoint(), &goal) {
+                    return Ended::Lost;
+                }
                 for place in [goal, *session.table.checkpoint()] {
                     match at.reading(&place, None).await {
                         Ok(reading)

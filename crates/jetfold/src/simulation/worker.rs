@@ -185,6 +185,8 @@ impl Process {
                 Fault::LogBroughtBack,
                 Fault::LogLoses,
                 Fault::LogAnew,
+                // At its very beginning.
+                Fault::Hole,
             ],
             Verdict::LogHole { .. } => &[Fault::Hole],
             Verdict::LogReplaced { .. } => &[Fault::LogAnew, Fault::LogBroughtBack],

@@ -179,6 +179,15 @@ fn forgotten_rows_are_collected_unless_they_live_again() {
     let transaction = log.table.seal(2, &stored).unwrap();
     assert_eq!((&transaction.collected[..], &keys(&transaction)[..]), (&[1, 3, 4][..], &[2][..]));
     assert_eq!(transaction.checkpoint.live, 2, "2, and 99");
+    // Whoever is counted, and forgotten by the end of the same transaction, is not collected with it.
+    let mut other = Log::new();
+    other.at(1, &[1]);
+    let old = other.table.seal(0, &[]).unwrap().rows;
+    other.table.committed(1);
+    other.at(1 + FORGOTTEN + 1, &[1]);
+    other.at(2 + 2 * (FORGOTTEN + 1), &[2]);
+    let transaction = other.table.seal(1, &old).unwrap();
+    assert_eq!((keys(&transaction), transaction.collected), (vec![1, 2], vec![]));
     // Until that is committed the store still has them, and whoever is counted again begins anew.
     assert_eq!(log.at(1 + FORGOTTEN + 1, &[1]).outputs, [1]);
     assert_eq!(log.live(), 3);
