@@ -2,13 +2,15 @@
 //! what, and in whichever life.
 
 use crate::snapshots::{apply, caught_up, first_sequence, publish, settling, snapshots};
-use crate::support::{Process, Server, summer, total, wait_until};
+use crate::support::{Process, Server, batch, summer, total, wait_until};
 use async_nats::jetstream::object_store::ObjectMetadata;
 use async_nats::jetstream::stream::Stream;
 use jetfold::archive::bucket::{Look, age};
 use serde_json::Value;
+use sha1::{Digest, Sha1};
 use std::path::Path;
 use std::time::Duration;
+use stream_sum::sum::stream_id::StreamId;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -49,6 +51,33 @@ async fn is_replaced(lose: impl AsyncFnOnce(&Server), said: &str) {
     assert_eq!(total(&other.log(), "restored a snapshot", "position"), position);
     other.kill();
     summing.stop().expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_the_bucket_does_not_keep_whole_is_found_as_soon_as_it_is_put() {
+    let server = Server::start();
+    apply(&server, 1, "64MiB");
+    let jetstream = server.jetstream().await;
+    // What nobody can compress: more than a piece.
+    for some in 0..16_u64 {
+        let data: Vec<[u8; 20]> =
+            (some * 1000..(some + 1) * 1000).map(|n| Sha1::digest(n.to_be_bytes()).into()).collect();
+        let chunk = |data: &[u8; 20]| (StreamId::new(*data.first_chunk().unwrap()), 1, data.repeat(4));
+        let chunks: Vec<_> = data.iter().map(chunk).collect();
+        let chunks: Vec<_> = chunks.iter().map(|(id, seq_no, data)| (*id, *seq_no, data.as_slice())).collect();
+        jetstream.publish("chunks.0", batch(&chunks).into()).await.unwrap().await.unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let summing = summer(&server, folder.path(), "--worker a --partitions all").spawn();
+    caught_up(&server, "a").await;
+    // All pieces of a snapshot have one subject: by this the bucket keeps the last of them.
+    let mut config = bucket(&server).await.cached_info().config.clone();
+    config.max_messages_per_subject = 1;
+    jetstream.update_stream(config).await.unwrap();
+    let said = summing.stop().expect(0).stderr;
+    assert!(said.contains("no snapshot at the end: a snapshot could not be read back"), "{said}");
+    assert!(!said.contains(WROTE), "{said}");
+    assert!(snapshots(&server).await.list(0).await.unwrap().is_empty(), "nothing is left that can't be restored");
 }
 
 #[tokio::test(flavor = "multi_thread")]
