@@ -75,7 +75,7 @@ impl Goals {
 
     /// Whether the owner is further than this.
     pub fn are_beyond(&self, position: Position) -> bool {
-        self.furthest().is_some_and(|goal| goal.position > position) || crate::planted!("a-follower-runs-ahead")
+        self.furthest().is_some_and(|goal| goal.position > position)
     }
 
     /// Whether nothing is left to come to.
@@ -89,6 +89,7 @@ impl Goals {
         while let Some(goal) = self.0.front().copied().filter(|goal| goal.position <= at.position) {
             self.0.pop_front();
             arrival = match goal.position < at.position {
+                true if crate::planted!("what-was-passed-is-taken-for-reached") => Arrival::There(goal),
                 true => Arrival::Passed,
                 false if is_same_fold(at, &goal) => Arrival::There(goal),
                 false => Arrival::Differs,
