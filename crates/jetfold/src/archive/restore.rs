@@ -66,9 +66,7 @@ pub async fn furthest<A: Application>(
     for listed in &listed {
         let Listed { name, checkpoint, .. } = listed;
         let Some(reading) = log.reading(checkpoint, None).await? else { break };
-        if let Err(verdict) = judge(checkpoint, &reading)
-            && !crate::planted!("a-snapshot-of-another-log-is-restored")
-        {
+        if let Err(verdict) = judge(checkpoint, &reading) {
             let is_outdated = matches!(verdict, Verdict::LogTruncated { .. });
             if !is_outdated {
                 verdicts.push(verdict);
