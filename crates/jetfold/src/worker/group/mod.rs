@@ -3,6 +3,7 @@
 //! Everything is decided by a [`Roster`], which is pure. This keeps the partitions that are held, opened and let go of, and tells the
 //! roster what becomes of them.
 
+mod endings;
 mod presence;
 
 use super::WorkerError;
@@ -16,6 +17,7 @@ use crate::nats::publish::Refusal;
 use crate::partition::{Duty, PartitionError};
 use crate::standing::{MoveCause, Phase};
 use crate::store::{Store, StoreError};
+use endings::Endings;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, StreamExt};
 use presence::is_news;
@@ -41,9 +43,6 @@ const LETTING_GO: Duration = Duration::from_secs(10);
 
 /// The same, of a worker that is told to stop: its other partitions wait for their turns.
 const LETTING_GO_AT_THE_END: Duration = Duration::from_secs(2);
-
-/// How long it is told that a partition was handed over.
-const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// A store that was opened for a partition.
 type OpenedStore<A> = (u32, Result<Store<A>, StoreError>);
@@ -80,11 +79,9 @@ pub struct Group<A: Application> {
     opening: JoinSet<OpenedStore<A>>,
     /// What is being opened, and for what.
     wanted: BTreeMap<u32, (Duty, u64)>,
-    /// Partitions that are let go of, since when, and whether for another to go on.
-    ending: BTreeMap<u32, (Instant, bool)>,
+    endings: Endings,
     /// Stores that were open before.
     closed: BTreeMap<u32, Weak<Store<A>>>,
-    handed: BTreeMap<u32, (u64, Instant)>,
     taking: BTreeMap<u32, Taking>,
     heard_at: Option<Instant>,
     said_at: Instant,
@@ -115,9 +112,8 @@ impl<A: Application> Group<A> {
             running: JoinSet::new(),
             opening: JoinSet::new(),
             wanted: BTreeMap::new(),
-            ending: BTreeMap::new(),
+            endings: Endings::default(),
             closed: BTreeMap::new(),
-            handed: BTreeMap::new(),
             taking: BTreeMap::new(),
             heard_at: None,
             said_at: Instant::now(),
@@ -204,7 +200,7 @@ impl<A: Application> Group<A> {
 
     /// Does what there is to do now.
     async fn advance(&mut self) {
-        self.handed.retain(|_, (_, at)| at.elapsed() < REMEMBERED);
+        self.endings.forget();
         self.release().await;
         self.finish_moves();
         let followed = self.roster.followed();
@@ -212,17 +208,15 @@ impl<A: Application> Group<A> {
             held.followed(followed.contains(partition));
         }
         let patience = if self.course == Course::GoesOn { LETTING_GO } else { LETTING_GO_AT_THE_END };
-        for (partition, (since, _)) in &self.ending {
-            if let Some(held) = self.held.get(partition).filter(|_| since.elapsed() >= patience) {
-                held.stop();
-            }
+        for held in self.endings.beyond(patience).filter_map(|partition| self.held.get(&partition)) {
+            held.stop();
         }
         self.holder.shared.stores.share_among(self.held.len() + self.wanted.len());
         if self.are_all_refused() {
             self.stop_all();
         }
         if let Course::HandsOver(until) = self.course {
-            let owns = self.held.values().any(Held::owns) || !self.ending.is_empty();
+            let owns = self.held.values().any(Held::owns) || !self.endings.is_empty();
             // Whoever is not heard is not followed any more either.
             let can_hand_over = !self.pinned && self.is_heard() && self.roster.has_takers();
             if !owns || !can_hand_over || Instant::now() >= until {
@@ -232,7 +226,7 @@ impl<A: Application> Group<A> {
         if self.course == Course::Stops || !self.is_heard() {
             return;
         }
-        let busy: BTreeSet<u32> = self.wanted.keys().chain(self.ending.keys()).copied().collect();
+        let busy: BTreeSet<u32> = self.wanted.keys().copied().chain(self.endings.all()).collect();
         for deed in self.roster.decide(&self.member(), &busy) {
             self.carry_out(deed);
         }
@@ -248,14 +242,14 @@ impl<A: Application> Group<A> {
                         true => held.hand_over(),
                         false => held.stop(),
                     }
-                    self.ending.insert(partition, (Instant::now(), false));
+                    self.endings.begin(partition, false);
                 }
             }
             Deed::HandOver { partition, to } => {
                 if let Some(held) = self.held.get(&partition) {
                     tracing::info!(partition, to, "handing a partition over");
                     held.hand_over();
-                    self.ending.insert(partition, (Instant::now(), true));
+                    self.endings.begin(partition, true);
                 }
             }
             Deed::Own { partition, term, since } => self.take(partition, term, since),
@@ -278,7 +272,7 @@ impl<A: Application> Group<A> {
             let before = Duration::from_millis(before);
             self.taking.insert(partition, Taking { from, cause, before, at: Instant::now() });
         }
-        self.handed.remove(&partition);
+        self.endings.taken(partition);
         match self.held.get_mut(&partition) {
             Some(held) => {
                 held.take(term, self.roster.handed(partition));
@@ -327,21 +321,17 @@ impl<A: Application> Group<A> {
 
     /// Tells where partitions have stopped that are handed over.
     async fn release(&mut self) {
-        for (partition, (since, hands_over)) in &self.ending {
-            let Some(held) = self.held.get(partition).filter(|held| *hands_over && held.phase() == Phase::HandedOver)
-            else {
+        for (partition, since) in self.endings.claims().collect::<Vec<_>>() {
+            let Some(held) = self.held.get(&partition).filter(|held| held.phase() == Phase::HandedOver) else {
                 continue;
             };
-            if self.handed.contains_key(partition) {
-                continue;
-            }
             let (checkpoint, stopped_at) = {
                 let standing = held.standing.borrow();
-                (standing.checkpoint, standing.stopped_at.map_or(*since, Instant::from_std))
+                (standing.checkpoint, standing.stopped_at.map_or(since, Instant::from_std))
             };
             if let Some(checkpoint) = checkpoint {
-                self.holder.last_words(*partition, &checkpoint).await;
-                self.handed.insert(*partition, (checkpoint.position, stopped_at));
+                self.holder.last_words(partition, &checkpoint).await;
+                self.endings.handed_over(partition, checkpoint.position, stopped_at);
             }
         }
     }
@@ -349,7 +339,7 @@ impl<A: Application> Group<A> {
     /// The task of a partition is over.
     async fn ended(&mut self, (partition, result): Ended) {
         self.release().await;
-        let ending = self.ending.remove(&partition);
+        let was_told_to = self.endings.over(partition);
         self.taking.remove(&partition);
         if let Some(held) = self.held.remove(&partition) {
             self.holder.board.hide(partition);
@@ -357,7 +347,7 @@ impl<A: Application> Group<A> {
         }
         match result {
             // It was said when it came, and stops nobody else.
-            Err(error) if error.is_refusal() => self.note(error, ending.is_some()),
+            Err(error) if error.is_refusal() => self.note(error, was_told_to),
             Err(error) => self.fail(error),
             Ok(()) => {}
         }

@@ -120,27 +120,26 @@ impl<A: Application> Group<A> {
             term: held.term,
             position: held.position(),
         });
-        // Those that are handed over are folded until they are.
-        let ending = self.ending.iter().filter(|(_, (_, hands_over))| *hands_over);
-        let ending = ending.filter_map(|(partition, _)| {
-            let held = self.held.get(partition).filter(|held| held.phase() != Phase::HandedOver)?;
-            Some(Owned { partition: *partition, term: held.term, position: held.position() })
+        // Those that are handed over are folded until it is told where they have stopped.
+        let ending = self.endings.claims().filter_map(|(partition, _)| {
+            let held = self.held.get(&partition)?;
+            Some(Owned { partition, term: held.term, position: held.position() })
         });
         let opening = self.wanted.iter().filter(|(_, (duty, _))| *duty != Duty::Follow);
         let opening = opening.map(|(partition, (_, term))| Owned { partition: *partition, term: *term, position: 0 });
         let follows = self.held.iter().filter_map(|(partition, held)| {
             let is_close = match held.phase() {
-                _ if held.owns() || self.ending.contains_key(partition) => return None,
+                _ if held.owns() || self.endings.contains(*partition) => return None,
                 Phase::Follows { close } => close,
                 Phase::Closed | Phase::Owns | Phase::HandedOver => false,
             };
             let close = is_close || held.since.elapsed() >= PATIENCE;
             Some(Followed { partition: *partition, position: held.position(), close })
         });
-        let handed = self.handed.iter().map(|(partition, (position, at))| Handed {
-            partition: *partition,
-            position: *position,
-            stopped_ms_ago: millis(at.elapsed()),
+        let handed = self.endings.handed().map(|(partition, position, stopped)| Handed {
+            partition,
+            position,
+            stopped_ms_ago: millis(stopped),
         });
         Member {
             incarnation: self.holder.life.incarnation().told(),
