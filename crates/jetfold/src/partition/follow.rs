@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long whoever takes over waits for what the owner has told last, and for the log to bring it that far, while neither comes.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A follower at work.
 pub(super) struct Following<A: Application> {

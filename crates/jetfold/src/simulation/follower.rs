@@ -8,7 +8,7 @@ use crate::commit::goals::{Arrival, is_of_one_history};
 use crate::identity::{is_unproven, judge};
 
 /// How long whoever takes over waits for the last words, in milliseconds.
-const LAST_WORDS: u64 = 1_000;
+const LAST_WORDS: u64 = 5_000;
 
 impl Process {
     /// Follows the owner until told otherwise, or until the log has to be opened again.

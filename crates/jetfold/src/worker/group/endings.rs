@@ -81,7 +81,9 @@ impl Endings {
     pub fn claims(&self) -> impl Iterator<Item = (u32, Instant)> {
         let hand_over = self.ending.iter().filter(|(_, ending)| ending.hands_over);
         hand_over
-            .filter(|(partition, _)| !self.handed.contains_key(partition))
+            .filter(|(partition, _)| {
+                !self.handed.contains_key(partition) && !crate::planted!("a-claim-ends-before-it-is-told-where")
+            })
             .map(|(partition, ending)| (*partition, ending.since))
     }
 
