@@ -49,6 +49,16 @@ scaling *FLAGS:
 simulate:
     cargo test --release --locked --package jetfold --lib simulation::a_million -- --ignored --nocapture
 
+# Three nodes, and all that a cluster can go through: leaders killed, quorum gone, a node cut off; replicas are compared in the end
+cluster *FLAGS:
+    cargo build --release --locked
+    tests/cluster "$@"
+
+# Another revision of this program beside this one, and each opens what the other has made: just upgrade v0.1.0
+upgrade *FLAGS:
+    cargo build --release --locked
+    tests/upgrade "$@"
+
 # The integration tests on each version of nats-server that is supported
 versions *FLAGS:
     tests/versions "$@"

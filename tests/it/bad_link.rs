@@ -1,6 +1,8 @@
 //! A link to a nats-server that is slow, breaks, or carries one way only, and counts what it has done.
 
 use crate::support::Server;
+use nix::libc::linger;
+use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,6 +48,8 @@ struct Shared {
     /// How often it has had effect: pieces that came late or were held up, bytes that were lost, connections that were closed.
     effects: AtomicU64,
     open: Mutex<Vec<TcpStream>>,
+    /// Whether connections end by resets.
+    resets: AtomicBool,
     is_over: AtomicBool,
 }
 
@@ -63,6 +67,7 @@ impl BadLink {
             trouble: Mutex::new(Trouble::None),
             effects: AtomicU64::new(0),
             open: Mutex::default(),
+            resets: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
         });
         let accepting = shared.clone();
@@ -96,9 +101,22 @@ impl BadLink {
 
     /// Closes every connection.
     pub fn break_all(&self) {
+        self.shared.resets.store(false, Ordering::Relaxed);
         let open = std::mem::take(&mut *self.shared.open.lock().unwrap());
         self.shared.has_effect(open.len() as u64 / 2);
         open.iter().for_each(|end| _ = end.shutdown(Shutdown::Both));
+    }
+
+    /// Closes every connection as one is closed whose process has crashed, or whose router has forgotten it: by a reset.
+    pub fn reset_all(&self) {
+        self.shared.resets.store(true, Ordering::Relaxed);
+        let open = std::mem::take(&mut *self.shared.open.lock().unwrap());
+        self.shared.has_effect(open.len() as u64 / 2);
+        for end in &open {
+            // With nothing to linger for, the last close is a reset. Whoever reads here is woken up, and closes.
+            setsockopt(end, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 }).unwrap();
+            end.shutdown(Shutdown::Read).ok();
+        }
     }
 
     /// How often there was an effect since this was last asked.
@@ -172,6 +190,9 @@ impl Shared {
                 break;
             }
         }
-        to.shutdown(Shutdown::Both).ok();
+        // A connection that was ended here would not be reset.
+        if !self.resets.load(Ordering::Relaxed) {
+            to.shutdown(Shutdown::Both).ok();
+        }
     }
 }

@@ -7,6 +7,7 @@ mod backup;
 mod bad_input;
 mod bad_link;
 mod bounds;
+mod clocks;
 mod cluster;
 mod crash;
 mod damage;

@@ -62,25 +62,29 @@ fn go_through(whose: &str, link: &BadLink, report: &Path) {
         }
         sleep(LASTS);
         link.has(Trouble::None);
-        let (effects, healed, before) = (link.take_effects(), Instant::now(), verified(report));
-        assert!(effects > 0, "{whose}: {name}");
-        wait_for(name, || verified(report) > before + 100);
-        let took = healed.elapsed();
-        println!("{whose}, {name}: {effects} effects, finals came again after {} ms", took.as_millis());
-        assert!(took < RECOVERS, "{whose}: {name}: {took:?}");
+        has_recovered(whose, name, link, report);
     }
-    link.take_effects();
-    let until = Instant::now() + LASTS;
-    while Instant::now() < until {
-        link.break_all();
-        sleep(Duration::from_millis(300));
+    for (name, ends) in
+        [("closed every 300 ms", BadLink::break_all as fn(&BadLink)), ("reset every 300 ms", BadLink::reset_all)]
+    {
+        link.take_effects();
+        let until = Instant::now() + LASTS;
+        while Instant::now() < until {
+            ends(link);
+            sleep(Duration::from_millis(300));
+        }
+        has_recovered(whose, name, link, report);
     }
+}
+
+/// Sees that a trouble that is over had effect, and that finals come again.
+fn has_recovered(whose: &str, name: &str, link: &BadLink, report: &Path) {
     let (effects, healed, before) = (link.take_effects(), Instant::now(), verified(report));
-    assert!(effects > 0, "{whose}: connections that break");
-    wait_for("connections that break", || verified(report) > before + 100);
+    assert!(effects > 0, "{whose}: {name}");
+    wait_for(name, || verified(report) > before + 100);
     let took = healed.elapsed();
-    println!("{whose}, broken every 300 ms: {effects} effects, finals came again after {} ms", took.as_millis());
-    assert!(took < RECOVERS, "{whose}: connections that break: {took:?}");
+    println!("{whose}, {name}: {effects} effects, finals came again after {} ms", took.as_millis());
+    assert!(took < RECOVERS, "{whose}: {name}: {took:?}");
 }
 
 /// Stops the chunker, and sees that its streams have got their one final, in time.

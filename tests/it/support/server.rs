@@ -60,6 +60,10 @@ impl Server {
         self.local.url()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a server that runs").id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(pid(self.child.as_ref().expect("a server that runs")), signal).unwrap();
     }
