@@ -49,6 +49,10 @@ scaling *FLAGS:
 simulate:
     cargo test --release --locked --package jetfold --lib simulation::a_million -- --ignored --nocapture
 
+# Ten thousand groups of workers that start, stop, die, sleep, and are cut off; SIMULATE_SEED=N just simulate-groups plays one again
+simulate-groups:
+    SIMULATE_GROUPS=10000 cargo test --release --locked --package jetfold --lib simulation::group::whatever -- --nocapture
+
 # Three nodes, and all that a cluster can go through: leaders killed, quorum gone, a node cut off; replicas are compared in the end
 cluster *FLAGS:
     cargo build --release --locked

@@ -71,6 +71,17 @@ impl Member {
         self.follows.iter().find(|followed| followed.partition == partition)
     }
 
+    /// Whether others are to know at once that this is what it is, after what it has said: positions alone are not worth a word.
+    pub fn is_news(&self, said: &Self) -> bool {
+        let partitions = |member: &Self| {
+            let owns: Vec<_> = member.owns.iter().map(|owned| (owned.partition, owned.term)).collect();
+            let follows: Vec<_> = member.follows.iter().map(|followed| (followed.partition, followed.close)).collect();
+            let handed: Vec<_> = member.handed.iter().map(|handed| (handed.partition, handed.position)).collect();
+            (owns, follows, handed, member.leaving)
+        };
+        partitions(said) != partitions(self)
+    }
+
     /// Whether it takes partitions.
     pub fn takes(&self) -> bool {
         !self.pinned && !self.leaving

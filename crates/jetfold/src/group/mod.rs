@@ -7,5 +7,6 @@
 //! partition fold it twice, each into its own store, and publish what is there already. That is work wasted, and no more.
 
 pub mod assignment;
+pub mod endings;
 pub mod member;
 pub mod roster;

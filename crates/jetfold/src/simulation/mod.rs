@@ -19,6 +19,7 @@ mod broker;
 mod dice;
 mod disk;
 mod follower;
+mod group;
 mod opening;
 mod schedule;
 mod session;

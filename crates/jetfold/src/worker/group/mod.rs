@@ -3,13 +3,13 @@
 //! Everything is decided by a [`Roster`], which is pure. This keeps the partitions that are held, opened and let go of, and tells the
 //! roster what becomes of them.
 
-mod endings;
 mod presence;
 
 use super::WorkerError;
 use super::board::{Taken, millis};
 use super::held::{Ended, Held, Holder};
 use crate::application::Application;
+use crate::group::endings::Endings;
 use crate::group::roster::{BEAT, Cause, Deed, Roster};
 use crate::joined::joined;
 use crate::nats::presence::Presence;
@@ -17,10 +17,8 @@ use crate::nats::publish::Refusal;
 use crate::partition::{Duty, PartitionError};
 use crate::standing::{MoveCause, Phase};
 use crate::store::{Store, StoreError};
-use endings::Endings;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, StreamExt};
-use presence::is_news;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::Duration;
@@ -139,7 +137,7 @@ impl<A: Application> Group<A> {
                 break;
             }
             let member = self.member();
-            if saying.is_none() && (is_news(&said, &member) || self.said_at.elapsed() >= BEAT) {
+            if saying.is_none() && (member.is_news(&said) || self.said_at.elapsed() >= BEAT) {
                 (said, self.said_at) = (member.clone(), Instant::now());
                 let presence = self.presence.clone();
                 // The next word will do as well, and must not wait for an answer that was lost.
@@ -200,7 +198,7 @@ impl<A: Application> Group<A> {
 
     /// Does what there is to do now.
     async fn advance(&mut self) {
-        self.endings.forget();
+        self.endings.forget(Instant::now());
         self.release().await;
         self.finish_moves();
         let followed = self.roster.followed();
@@ -208,7 +206,7 @@ impl<A: Application> Group<A> {
             held.followed(followed.contains(partition));
         }
         let patience = if self.course == Course::GoesOn { LETTING_GO } else { LETTING_GO_AT_THE_END };
-        for held in self.endings.beyond(patience).filter_map(|partition| self.held.get(&partition)) {
+        for held in self.endings.beyond(patience, Instant::now()).filter_map(|partition| self.held.get(&partition)) {
             held.stop();
         }
         self.holder.shared.stores.share_among(self.held.len() + self.wanted.len());
@@ -242,14 +240,14 @@ impl<A: Application> Group<A> {
                         true => held.hand_over(),
                         false => held.stop(),
                     }
-                    self.endings.begin(partition, false);
+                    self.endings.begin(partition, false, Instant::now());
                 }
             }
             Deed::HandOver { partition, to } => {
                 if let Some(held) = self.held.get(&partition) {
                     tracing::info!(partition, to, "handing a partition over");
                     held.hand_over();
-                    self.endings.begin(partition, true);
+                    self.endings.begin(partition, true, Instant::now());
                 }
             }
             Deed::Own { partition, term, since } => self.take(partition, term, since),

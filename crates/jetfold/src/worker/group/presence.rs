@@ -136,7 +136,7 @@ impl<A: Application> Group<A> {
             let close = is_close || held.since.elapsed() >= PATIENCE;
             Some(Followed { partition: *partition, position: held.position(), close })
         });
-        let handed = self.endings.handed().map(|(partition, position, stopped)| Handed {
+        let handed = self.endings.handed(Instant::now()).map(|(partition, position, stopped)| Handed {
             partition,
             position,
             stopped_ms_ago: millis(stopped),
@@ -151,15 +151,4 @@ impl<A: Application> Group<A> {
             handed: handed.collect(),
         }
     }
-}
-
-/// Whether others are to know at once: positions alone are not worth a word.
-pub(super) fn is_news(said: &Member, member: &Member) -> bool {
-    let partitions = |member: &Member| {
-        let owns: Vec<_> = member.owns.iter().map(|owned| (owned.partition, owned.term)).collect();
-        let follows: Vec<_> = member.follows.iter().map(|followed| (followed.partition, followed.close)).collect();
-        let handed: Vec<_> = member.handed.iter().map(|handed| (handed.partition, handed.position)).collect();
-        (owns, follows, handed, member.leaving)
-    };
-    partitions(said) != partitions(member)
 }

@@ -8,6 +8,8 @@
 //!
 //! What is told follows from what was noted here and not from how far the partition is by now: it goes on meanwhile, and a claim
 //! that is gone without a word of where would have its successor begin further back.
+//!
+//! Pure: the time is handed in.
 
 use crate::checkpoint::Position;
 use std::collections::BTreeMap;
@@ -33,8 +35,8 @@ pub struct Endings {
 
 impl Endings {
     /// A partition was told to end. `hands_over`: for another to go on.
-    pub fn begin(&mut self, partition: u32, hands_over: bool) {
-        self.ending.insert(partition, Ending { since: Instant::now(), hands_over });
+    pub fn begin(&mut self, partition: u32, hands_over: bool, now: Instant) {
+        self.ending.insert(partition, Ending { since: now, hands_over });
         self.handed.remove(&partition);
     }
 
@@ -54,8 +56,8 @@ impl Endings {
     }
 
     /// What was told for long enough is told no more.
-    pub fn forget(&mut self) {
-        self.handed.retain(|_, (_, at)| at.elapsed() < REMEMBERED);
+    pub fn forget(&mut self, now: Instant) {
+        self.handed.retain(|_, (_, at)| now.duration_since(*at) < REMEMBERED);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -72,8 +74,8 @@ impl Endings {
     }
 
     /// The partitions that have not ended in so long.
-    pub fn beyond(&self, patience: Duration) -> impl Iterator<Item = u32> {
-        let are_late = self.ending.iter().filter(move |(_, ending)| ending.since.elapsed() >= patience);
+    pub fn beyond(&self, patience: Duration, now: Instant) -> impl Iterator<Item = u32> {
+        let are_late = self.ending.iter().filter(move |(_, ending)| now.duration_since(ending.since) >= patience);
         are_late.map(|(partition, _)| *partition)
     }
 
@@ -88,8 +90,8 @@ impl Endings {
     }
 
     /// Where partitions have stopped, and how long ago.
-    pub fn handed(&self) -> impl Iterator<Item = (u32, Position, Duration)> {
-        self.handed.iter().map(|(partition, (position, at))| (*partition, *position, at.elapsed()))
+    pub fn handed(&self, now: Instant) -> impl Iterator<Item = (u32, Position, Duration)> {
+        self.handed.iter().map(move |(partition, (position, at))| (*partition, *position, now.duration_since(*at)))
     }
 }
 
@@ -102,14 +104,14 @@ mod tests {
     }
 
     fn told(endings: &Endings) -> Vec<(u32, Position)> {
-        endings.handed().map(|(partition, position, _)| (partition, position)).collect()
+        endings.handed(Instant::now()).map(|(partition, position, _)| (partition, position)).collect()
     }
 
     #[test]
     fn a_partition_is_claimed_until_it_is_told_where_it_has_stopped() {
         let mut endings = Endings::default();
-        endings.begin(1, true);
-        endings.begin(2, false);
+        endings.begin(1, true, Instant::now());
+        endings.begin(2, false, Instant::now());
         assert_eq!((claimed(&endings), told(&endings)), (vec![1], vec![]), "who lets go for nobody says nothing");
         endings.handed_over(1, 70, Instant::now());
         assert_eq!((claimed(&endings), told(&endings)), (vec![], vec![(1, 70)]));
@@ -120,34 +122,34 @@ mod tests {
     #[test]
     fn a_partition_that_came_back_and_is_handed_over_again_is_claimed_until_its_new_place_is_told() {
         let mut endings = Endings::default();
-        endings.begin(1, true);
+        endings.begin(1, true, Instant::now());
         endings.handed_over(1, 70, Instant::now());
         endings.over(1);
         endings.taken(1);
         assert_eq!(told(&endings), []);
-        endings.begin(1, true);
+        endings.begin(1, true, Instant::now());
         assert_eq!((claimed(&endings), told(&endings)), (vec![1], vec![]));
         // Without having heard that it was its own again, it says nothing of where it had stopped before.
         endings.handed_over(1, 70, Instant::now());
         endings.over(1);
-        endings.begin(1, true);
+        endings.begin(1, true, Instant::now());
         assert_eq!((claimed(&endings), told(&endings)), (vec![1], vec![]));
     }
 
     #[tokio::test(start_paused = true)]
     async fn where_a_partition_has_stopped_is_told_for_a_while_and_what_does_not_end_in_time_is_named() {
         let mut endings = Endings::default();
-        endings.begin(1, true);
+        endings.begin(1, true, Instant::now());
         endings.handed_over(1, 70, Instant::now());
-        assert_eq!(endings.beyond(Duration::from_secs(2)).count(), 0);
+        assert_eq!(endings.beyond(Duration::from_secs(2), Instant::now()).count(), 0);
         tokio::time::advance(Duration::from_secs(2)).await;
-        endings.forget();
+        endings.forget(Instant::now());
         assert_eq!(
-            (endings.beyond(Duration::from_secs(2)).collect::<Vec<_>>(), told(&endings)),
+            (endings.beyond(Duration::from_secs(2), Instant::now()).collect::<Vec<_>>(), told(&endings)),
             (vec![1], vec![(1, 70)])
         );
         tokio::time::advance(REMEMBERED).await;
-        endings.forget();
+        endings.forget(Instant::now());
         assert_eq!(told(&endings), []);
     }
 }
