@@ -113,6 +113,8 @@ async fn leaders_that_step_down_again_and_again_hold_nobody_up() {
     let summing = at("summer --worker a").arg("--data-dir").arg(folder.path().join("data")).spawn();
     let report = folder.path().join("report.json");
     let mut chunking = at(&format!("chunker --streams {STREAMS} --chunks 4 --rate 2500 --report")).arg(&report).spawn();
+    // Whoever starts meanwhile may give up: that is told by its own limit, and not what is looked at here.
+    chunking.wait_for_log("chunking", 1);
     let client = nodes[0].client().await;
     let mut stepped = 0;
     while chunking.is_running() {

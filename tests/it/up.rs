@@ -109,7 +109,8 @@ fn a_killed_server_is_a_handful_of_lines_of_each_process() {
     let troubles: Vec<&str> = said.lines().filter(is_trouble).collect();
     let of = |name: &str| troubles.iter().filter(|line| line.starts_with(&format!("{name} | "))).count();
     let of_summers = ["summer 0", "summer 1"].map(of);
-    assert!(of_summers.iter().all(|lines| (1..=3).contains(lines)), "{said}");
+    // The connection, the logs that are opened again, the group, and what may not be out: each kind once, whatever meets it.
+    assert!(of_summers.iter().all(|lines| (1..=4).contains(lines)), "{said}");
     // Two of these say what became of the server itself.
     assert!(troubles.len() - of_summers.iter().sum::<usize>() <= 5, "{said}");
     up.stop().expect(0);
