@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // The summer folds beside the service until it is told to stop. It commits before it returns.
     let stop = signals()?;
-    let summing = summing::run(&config.summer, &config.nats, &config.topology, &[], stop);
+    let summing = summing::run(summing::worker(&config.summer, &config.nats, &config.topology), &[], stop);
     let serving = async {
         loop {
             match listener.accept().await {

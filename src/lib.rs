@@ -25,7 +25,8 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 5 | [`mod@cli`], [`local::up`] |
+//! | 6 | [`mod@cli`] |
+//! | 5 | [`local::up`], [`mod@web`] |
 //! | 4 | [`mod@roles`], [`mod@run`] |
 //! | 2 | [`sum::topology_section`] |
 //! | 1 | [`sum::held`] |
@@ -38,6 +39,7 @@ pub mod roles;
 pub mod run;
 pub mod sum;
 pub mod telemetry;
+pub mod web;
 
 pub use crate::roles::chunker::{ChunkerConfig, generate_and_verify_streams};
 pub use crate::sum::Summer;

@@ -9,6 +9,7 @@ use crate::run::RunError;
 use crate::run::report::Report;
 use crate::sum::stream_id::RunPrefix;
 use crate::telemetry;
+use crate::web::Web;
 use clap::Args;
 use futures_util::future::FutureExt;
 use std::path::PathBuf;
@@ -32,6 +33,9 @@ pub struct ChunkerArgs {
     /// Chunks a second over all workers; 0: as fast as it goes [chunker.rate]
     #[arg(long, value_name = "CHUNKS_PER_S")]
     rate: Option<String>,
+    /// Address and port of the page and the metrics of this process [http.listen]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Option<String>,
     /// The name of the run: a chunker that is started again with it goes on with its streams [chunker.run]
     #[arg(long, value_name = "NAME")]
     run: Option<String>,
@@ -55,6 +59,7 @@ impl ChunkerArgs {
             ("chunker.workers", &self.workers),
             ("chunker.rate", &self.rate),
             ("chunker.run", &self.run),
+            ("http.listen", &self.http),
         ])
     }
 
@@ -66,6 +71,11 @@ impl ChunkerArgs {
         let choices = self.choices();
         let (reports, watched) = watch::channel(Report::default());
         let written = Written::start(self.report, config, &reports, &stop).await?;
+        let web = Web::listen(&config.http).await?;
+        let _answering = web.map(|web| {
+            let nats = watch::Sender::new(Some(config.nats.clone())).subscribe();
+            web.serve_run(nats, &config.topology, reports.subscribe())
+        });
         let shown = match u64::try_from(config.chunker.streams) {
             Ok(streams) if !telemetry::bars().is_hidden() => progress::bar(watched, streams).boxed(),
             _ => progress::log(watched).boxed(),

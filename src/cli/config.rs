@@ -8,6 +8,7 @@ use crate::cli::context::{self, ContextError};
 use crate::roles::chunker::ChunkerConfig;
 use crate::sum::topology_section;
 use crate::telemetry;
+use crate::web;
 use figment::error::Kind;
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -42,6 +43,7 @@ pub struct Config {
     pub topology: topology_section::Config,
     pub chunker: ChunkerConfig,
     pub summer: WorkerConfig,
+    pub http: web::Config,
     pub log: telemetry::Config,
 }
 

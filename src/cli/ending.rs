@@ -9,6 +9,7 @@ use crate::roles::get::GetError;
 use crate::roles::status::StatusError;
 use crate::roles::sum_files::SumError;
 use crate::telemetry;
+use crate::web::WebError;
 use jetfold::WorkerError;
 use jetfold::nats::connect::ConnectError;
 use jetfold::nats::topology::TopologyError;
@@ -50,6 +51,8 @@ pub enum CliError {
     Up(#[from] UpError),
     #[error(transparent)]
     Server(#[from] ServeError),
+    #[error(transparent)]
+    Web(#[from] WebError),
     #[error("the report {} can't be written: {cause}", path.display())]
     Report { path: PathBuf, cause: io::Error },
     #[error("standard output can't be written: {0}")]
@@ -76,9 +79,12 @@ impl CliError {
             Self::Get(error) => get::exit(error),
             Self::Up(error) => up::exit(error),
             Self::Server(error) => server::exit(error),
-            Self::Status(_) | Self::Report { .. } | Self::Output(_) | Self::OutputClosed | Self::Signals(_) => {
-                Exit::Failed
-            }
+            Self::Status(_)
+            | Self::Web(_)
+            | Self::Report { .. }
+            | Self::Output(_)
+            | Self::OutputClosed
+            | Self::Signals(_) => Exit::Failed,
         }
     }
 }

@@ -4,11 +4,15 @@ use crate::cli::config::{Config, Override};
 use crate::cli::ending::{self, CliError, Exit};
 use crate::cli::given;
 use crate::roles::summing;
+use crate::web::Web;
+use crate::web::page::{self, Source};
 use clap::Args;
 use jetfold::Acceptance;
 use jetfold::WorkerError;
+use jetfold::http;
 use jetfold::store::StoreError;
 use std::path::PathBuf;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Args)]
@@ -19,6 +23,9 @@ pub struct SummerArgs {
     /// Partitions to fold: auto, all, or a list as 0-3,6 [summer.partitions]
     #[arg(long, value_name = "LIST")]
     partitions: Option<String>,
+    /// Address and port of the page, the metrics and the health of this process [http.listen]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Option<String>,
     /// Folder of the stores [summer.data_dir]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -29,14 +36,22 @@ pub struct SummerArgs {
 
 impl SummerArgs {
     pub fn settings(&self) -> Vec<Override> {
-        given([("summer.worker", &self.worker), ("summer.partitions", &self.partitions)])
+        given([("summer.worker", &self.worker), ("summer.partitions", &self.partitions), ("http.listen", &self.http)])
     }
 
     pub async fn run(self, config: &Config, stop: CancellationToken) -> Result<Exit, CliError> {
         let mut summer = config.summer.clone();
         // The name of a folder need not be text, as values of the configuration are.
         summer.data_dir = self.data_dir.unwrap_or(summer.data_dir);
-        summing::run(&summer, &config.nats, &config.topology, &self.accept, stop).await?;
+        let worker = summing::worker(&summer, &config.nats, &config.topology);
+        let web = Web::listen(&config.http).await?;
+        let _answering = web.map(|web| {
+            let nats = watch::Sender::new(Some(config.nats.clone())).subscribe();
+            let page = page::routes(Source { nats, topology: config.topology.clone(), report: None });
+            let routes = http::routes(web.handle.clone(), &worker.health(), || async {});
+            web.serve(routes.merge(page))
+        });
+        summing::run(worker, &self.accept, stop).await?;
         Ok(Exit::Done)
     }
 }

@@ -9,6 +9,7 @@ use crate::local::up::{self, Stack, UpError};
 use crate::roles;
 use crate::run::report::Report;
 use crate::telemetry;
+use crate::web::{self, Web};
 use clap::Args;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -55,6 +56,13 @@ impl UpArgs {
             // What runs as it should is told by the lines of this process.
             environment.push((variable("log.level"), "warn".to_owned()));
         }
+        // One address can't be listened on by all; the page of the stack is this process's.
+        environment.push((variable("http.listen"), String::new()));
+        let listen = if config.http.listen.is_empty() { "127.0.0.1:0" } else { &config.http.listen };
+        let (known, nats) = watch::channel(None);
+        let web = Web::listen(&web::Config { listen: listen.to_owned() }).await?.expect("it is told where to");
+        telemetry::say(&format!("{:<12} http://{}/", "page", web.address));
+        let _answering = web.serve_run(nats, &config.topology, reports.subscribe());
         let mut nats = config.nats.clone();
         if nats.of_every_client {
             // A local stack starts a server of its own unless somebody names one for it.
@@ -67,6 +75,7 @@ impl UpArgs {
             arguments,
             environment,
             nats,
+            known,
             topology: config.topology.clone(),
             chunker: config.chunker.clone(),
             choices,

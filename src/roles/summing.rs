@@ -8,15 +8,13 @@ use jetfold::nats::connect;
 use jetfold::{Worker, WorkerConfig, WorkerError};
 use tokio_util::sync::CancellationToken;
 
+/// A worker that sums.
+pub fn worker(config: &WorkerConfig, nats: &connect::Config, topology: &topology_section::Config) -> Worker<Summer> {
+    Worker::new(topology.summer(), config.clone(), nats.clone(), topology.machine())
+}
+
 /// Sums until `stop`, or until it can't go on: see [`Worker::run`].
-pub async fn run(
-    config: &WorkerConfig,
-    nats: &connect::Config,
-    topology: &topology_section::Config,
-    accept: &[Acceptance],
-    stop: CancellationToken,
-) -> Result<(), WorkerError> {
-    let worker = Worker::new(topology.summer(), config.clone(), nats.clone(), topology.machine());
+pub async fn run(worker: Worker<Summer>, accept: &[Acceptance], stop: CancellationToken) -> Result<(), WorkerError> {
     let counters = worker.counters();
     let result = worker.accepting(accept.iter().copied()).run(stop).await;
     // What kept it from starting says all there is to say.

@@ -160,6 +160,10 @@ impl jetfold::Tally for Tally {
         self.completed += other.completed;
         self.duplicates += other.duplicates;
     }
+
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        vec![("bytes", self.bytes), ("completed", self.completed), ("duplicates", self.duplicates)]
+    }
 }
 
 impl Application for Summer {

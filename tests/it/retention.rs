@@ -5,7 +5,8 @@ use crate::snapshots::{apply, caught_up, first_sequence, publish, settling, snap
 use crate::support::{Process, Server, batch, summer, total, wait_until};
 use async_nats::jetstream::object_store::ObjectMetadata;
 use async_nats::jetstream::stream::Stream;
-use jetfold::archive::bucket::{Look, age};
+use jetfold::age;
+use jetfold::archive::bucket::Look;
 use serde_json::Value;
 use sha1::{Digest, Sha1};
 use std::path::Path;

@@ -304,6 +304,11 @@ impl fmt::Display for Place {
 /// Counts that can be added up.
 pub trait Tally: Clone + Copy + fmt::Debug + Default + PartialEq + Send + Sync + 'static {
     fn add(&mut self, other: &Self);
+
+    /// What is counted, each by a name of `a-z_`, for metrics. Nothing, if it is not said.
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 impl Tally for () {

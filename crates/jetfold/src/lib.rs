@@ -146,11 +146,12 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
+//! | 5 | `http` |
 //! | 4 | `environment`, `publisher`, `simulation` (of tests), `system`, `worker` |
 //! | 3 | `archive`, `partition` |
 //! | 2 | `archive::bucket`, `archive::listed`, `effects`, `log`, `nats::admin`, `nats::connect`, `nats::heard`, `nats::plan`, `nats::presence`, `nats::publish`, `nats::read`, `nats::retry`, `nats::shape`, `nats::standing`, `nats::topology` |
 //! | 1 | `store`, `table`, `testing` |
-//! | 0 | `application`, `checkpoint`, `commit`, `group`, `identity`, `key`, `nats::names`, `packed`, `producer`, `refused`, `stamp`, `standing`, `store::checksum`, `time`, `transaction`, `words` |
+//! | 0 | `application`, `checkpoint`, `commit`, `group`, `identity`, `key`, `metrics`, `nats::names`, `packed`, `producer`, `refused`, `stamp`, `standing`, `store::checksum`, `time`, `transaction`, `words` |
 //! | side | `caught`, `crash_point`, `joined`, `planted`, `shutdown`, `throttle`, `values` |
 
 mod application;
@@ -163,10 +164,13 @@ pub mod crash_point;
 mod effects;
 mod environment;
 mod group;
+#[cfg(feature = "http")]
+pub mod http;
 mod identity;
 mod joined;
 mod key;
 pub mod log;
+pub mod metrics;
 pub mod nats;
 mod packed;
 mod partition;
@@ -212,8 +216,9 @@ pub use store::{StoreError, View};
 pub use system::{Config, Error, System};
 pub use table::{Share, Table};
 pub use throttle::{Throttle, ThrottleByCause};
-pub use time::{LogTime, UnixNanos};
+pub use time::{LogTime, UnixNanos, age};
 pub use transaction::{Batch, Folded, Tally as FoldTally, Transaction};
 pub use words::Words;
 pub use worker::ask::Told;
+pub use worker::health::Health;
 pub use worker::{Config as WorkerConfig, PartitionSet, Worker, WorkerError};

@@ -42,6 +42,16 @@ pub enum MoveCause {
     Silent,
 }
 
+impl MoveCause {
+    pub fn said(self) -> &'static str {
+        match self {
+            Self::HandedOver => "handed-over",
+            Self::Left => "left",
+            Self::Silent => "silent",
+        }
+    }
+}
+
 /// How far a worker is with one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionStanding {
@@ -69,6 +79,18 @@ pub struct PartitionStanding {
     pub follows: bool,
 }
 
+impl PartitionStanding {
+    /// What the worker does with the partition, in a word.
+    pub fn state(&self) -> &'static str {
+        match (&self.trouble, self.refused_since) {
+            (_, Some(_)) => "refused",
+            (Some(_), None) => "waiting",
+            (None, None) if self.follows => "following",
+            (None, None) => "folding",
+        }
+    }
+}
+
 /// The same within the worker's process, where time has no age yet.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
@@ -79,6 +101,8 @@ pub struct Standing {
     pub committed_at: Option<Instant>,
     pub trouble: Option<String>,
     pub refused_since: Option<UnixNanos>,
+    /// By which verdict.
+    pub verdict: Option<&'static str>,
     /// What is committed; `None` until it is known.
     pub checkpoint: Option<Checkpoint>,
     pub phase: Phase,

@@ -109,6 +109,8 @@ pub struct Stack {
     pub environment: Vec<(String, String)>,
     /// Without servers a private one is started.
     pub nats: connect::Config,
+    /// Told how NATS is reached, once that is known.
+    pub known: watch::Sender<Option<connect::Config>>,
     pub topology: topology_section::Config,
     pub chunker: ChunkerConfig,
     pub choices: chunker::Choices,
@@ -216,6 +218,7 @@ async fn start(stack: &Stack, folder: &Path, children: &mut Children) -> Result<
         None
     };
     let connection = connect::connect(&nats, "stream-sum up").await?;
+    stack.known.send_replace(Some(nats.clone()));
     let shown = nats.shown_addresses();
     let admin = topology.admin(&connection, shown.clone());
     let topology = connection.unless_denied(agree(stack, &admin)).await??;

@@ -3,14 +3,14 @@
 use crate::roles::status::log::{Log, LogNow};
 use crate::roles::status::{PartitionStatus, Source, State, WorkerStatus};
 use jetfold::Position;
-use jetfold::UnixNanos;
+
 use jetfold::archive::bucket::Snapshots;
 use jetfold::log::reader::LogReader;
 use jetfold::nats::connect::Connection;
 use jetfold::nats::names::Names;
-use jetfold::nats::read::{self, NoAnswer, Which};
-use jetfold::{LogState, Verdict, judge, rfc3339};
+use jetfold::nats::read::NoAnswer;
 use jetfold::{PartitionStanding, WorkerStanding};
+use jetfold::{Verdict, judge, rfc3339};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Snapshots that are compared with the log before it has to do with its own figures.
@@ -91,7 +91,8 @@ impl Gathered {
         }
         status.lag_seconds = match (status.position, status.lag) {
             (Some(position), Some(1..)) => {
-                stored_at(&reader, &log.state, position + 1).await.map(|time| log.seconds_since(time))
+                let stored_at = reader.stored_at(&log.state, position + 1).await.ok().flatten();
+                stored_at.map(|time| log.seconds_since(time))
             }
             _ => Some(0.0),
         };
@@ -117,19 +118,6 @@ async fn put_away(connection: &Connection, names: &Names, log: &LogReader, parti
         }
     }
     None
-}
-
-/// When the first message at or after a position was stored. That of the first and of the last message is known.
-async fn stored_at(log: &LogReader, state: &LogState, position: Position) -> Option<UnixNanos> {
-    if position <= state.first {
-        return Some(state.first_time);
-    }
-    if position == state.last {
-        return Some(state.last_time);
-    }
-    let which = Which::NextOf(position, log.filter());
-    let found = read::message(log.jetstream(), log.name(), which).await.ok()??;
-    Some(found.time)
 }
 
 impl WorkerStatus {
@@ -174,6 +162,7 @@ impl WorkerStatus {
 mod tests {
     use super::*;
     use crate::sum::names::names;
+    use jetfold::{LogState, UnixNanos};
 
     const SECOND: UnixNanos = 1_000_000_000;
 

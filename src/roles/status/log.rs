@@ -5,7 +5,7 @@ use jetfold::LogState;
 use jetfold::PartitionStanding;
 use jetfold::Position;
 use jetfold::UnixNanos;
-use jetfold::archive::bucket::age;
+use jetfold::age;
 use jetfold::nats::read::{self, NoAnswer, StreamNow};
 
 /// What is known of a log.

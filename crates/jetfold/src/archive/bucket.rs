@@ -9,7 +9,7 @@ use crate::joined::joined;
 use crate::nats::connect::Connection;
 use crate::nats::names::Names;
 use crate::nats::read::{self, NoAnswer, Subjects, Which};
-use crate::time::UnixNanos;
+use crate::time::{UnixNanos, age};
 use async_nats::jetstream::object_store::{ObjectInfo, ObjectMetadata};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
@@ -274,9 +274,4 @@ impl Snapshots {
         }
         Ok(swept)
     }
-}
-
-/// How old something is that was stored at `put_at`: 0 if that comes after `now`, since clocks step.
-pub fn age(put_at: UnixNanos, now: UnixNanos) -> Duration {
-    Duration::from_nanos(u64::try_from(now.saturating_sub(put_at)).unwrap_or(0))
 }

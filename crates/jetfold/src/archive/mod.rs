@@ -19,6 +19,7 @@ use crate::archive::situation::{INTERVAL, Situation};
 use crate::checkpoint::Checkpoint;
 use crate::identity::{Said, judge};
 use crate::log::reader::LogReader;
+use crate::metrics::Meters;
 use crate::nats::read::{self, NoAnswer};
 use crate::standing::Standing;
 use crate::store::snapshot::SnapshotError;
@@ -70,6 +71,7 @@ pub struct Archive<A: Application> {
     /// Snapshots that one worker writes or reads at once: each takes a thread and its share of the processor.
     turns: Arc<Semaphore>,
     bucket: Mutex<Bucket>,
+    meters: Arc<Meters>,
 }
 
 impl<A: Application> Archive<A> {
@@ -81,9 +83,10 @@ impl<A: Application> Archive<A> {
         snapshots: Snapshots,
         turns: Arc<Semaphore>,
         delay: Duration,
+        meters: Arc<Meters>,
     ) -> Self {
         let bucket = Mutex::new(Bucket::new(owner, log.clone(), snapshots, delay));
-        Self { store, log, turns, bucket }
+        Self { store, log, turns, bucket, meters }
     }
 
     /// Keeps the archive until `stop`, which it says itself if it finds the store damaged. `standing` tells when the
@@ -218,6 +221,7 @@ impl<A: Application> Archive<A> {
         };
         self.compare(&checkpoint, ArchiveError::NotTheSnapshots).await?;
         bucket.replaced(checkpoint.position);
+        self.meters.wrote_a_snapshot();
         tracing::info!(log = self.log.name(), position = checkpoint.position, bytes, "wrote a snapshot");
         Ok(name)
     }

@@ -14,10 +14,9 @@
 //! no other can be about to rely on: a snapshot that has settled, or that settles while a listing [may be acted
 //! on](Shelf::good_for), is only removed for a further one that has settled.
 
-use crate::archive::bucket::age;
 use crate::archive::situation::INTERVAL;
 use crate::checkpoint::Position;
-use crate::time::UnixNanos;
+use crate::time::{UnixNanos, age};
 use std::time::Duration;
 
 /// The furthest snapshots that are kept, settled or not.

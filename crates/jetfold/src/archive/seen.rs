@@ -1,7 +1,7 @@
 //! One partition's snapshots in the bucket, as a worker sees them: listed, compared with the log, and read to their ends.
 
 use crate::application::Application;
-use crate::archive::bucket::{FetchError, Listed, Name, PutError, Snapshots, Unreadable, age};
+use crate::archive::bucket::{FetchError, Listed, Name, PutError, Snapshots, Unreadable};
 use crate::archive::retention::{Entry, Kind, Shelf};
 use crate::checkpoint::Position;
 use crate::crash_point;
@@ -11,7 +11,7 @@ use crate::log::reader::LogReader;
 use crate::nats::read::NoAnswer;
 use crate::store::snapshot::{self, SnapshotError};
 use crate::store::{Owner, StoreError, View};
-use crate::time::UnixNanos;
+use crate::time::{UnixNanos, age};
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::time::Duration;

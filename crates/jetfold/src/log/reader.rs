@@ -5,8 +5,10 @@ use crate::commit::doubt::Leader;
 use crate::identity::{LogReading, LogState, NextMessage};
 use crate::nats::connect::Connection;
 use crate::nats::names::Names;
-use crate::nats::read::{self, NoAnswer, StoredMessage, Which};
+use crate::nats::read::{self, NoAnswer, StoredMessage, StreamNow, Which};
+use crate::time::{UnixNanos, age};
 use async_nats::jetstream::context::Context;
+use std::time::Duration;
 
 /// One partition log, as its leader knows it.
 #[derive(Clone, Debug)]
@@ -15,6 +17,14 @@ pub struct LogReader {
     name: String,
     /// What every message of it matches.
     filter: String,
+}
+
+/// What of a log is not folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behind {
+    pub batches: u64,
+    /// How long ago the oldest of them was stored, by the clock of the log's leader.
+    pub oldest: Duration,
 }
 
 impl LogReader {
@@ -42,6 +52,29 @@ impl LogReader {
     /// `None` if the log does not exist.
     pub async fn state(&self) -> Result<Option<LogState>, NoAnswer> {
         Ok(read::stream(self.jetstream(), &self.name).await?.as_ref().map(read::log_state))
+    }
+
+    /// How far a position is behind the end; `None` if the log does not exist, or does not reach as far as the position.
+    pub async fn behind(&self, position: Position) -> Result<Option<Behind>, NoAnswer> {
+        let Some(StreamNow { info, at }) = read::stream_now(self.jetstream(), &self.name).await? else {
+            return Ok(None);
+        };
+        let state = read::log_state(&info);
+        let Some(batches) = state.last.checked_sub(position) else { return Ok(None) };
+        let since = if batches == 0 { None } else { self.stored_at(&state, position + 1).await? };
+        Ok(Some(Behind { batches, oldest: since.map_or(Duration::ZERO, |since| age(since, at)) }))
+    }
+
+    /// When the first message at or after a position was stored. That of the first and of the last message is known.
+    pub async fn stored_at(&self, state: &LogState, position: Position) -> Result<Option<UnixNanos>, NoAnswer> {
+        if position <= state.first {
+            return Ok(Some(state.first_time));
+        }
+        if position == state.last {
+            return Ok(Some(state.last_time));
+        }
+        let found = read::message(self.jetstream(), &self.name, Which::NextOf(position, &self.filter)).await?;
+        Ok(found.map(|found| found.time))
     }
 
     /// Who leads the log; `None` if it does not exist.

@@ -14,6 +14,7 @@ use crate::effects::Effects;
 use crate::effects::acks::Acks;
 use crate::joined::joined;
 use crate::log::reader::LogReader;
+use crate::metrics::Meters;
 use crate::nats::connect::Connection;
 use crate::partition::check::{self, Check};
 use crate::partition::committed::{Committed, Written, written};
@@ -65,6 +66,7 @@ pub struct Committer<A: Application> {
     /// Whether a conflicting output ends the session.
     pub halt: bool,
     pub counters: Arc<Counters<A>>,
+    pub meters: Arc<Meters>,
     pub committed: watch::Sender<Committed<A>>,
     /// What is confirmed, and on its way to disk: whoever follows needs no more.
     pub confirmed: Arc<watch::Sender<Option<Checkpoint>>>,
@@ -137,6 +139,7 @@ impl<A: Application> Committer<A> {
                 ((number, output), answer) = acks.next(), if acks.unanswered() > 0 => {
                     if let Answer::Stored(_) = answer {
                         self.counters.outputs_published.add(1);
+                        self.meters.published.increment(1);
                     }
                     line.acknowledged(number, output, answer, began.elapsed());
                 }
@@ -163,6 +166,7 @@ impl<A: Application> Committer<A> {
             Action::Publish(number, effect) => under_way.publishing.push(self.publish(number, effect)),
             Action::LetPass(conflict) => {
                 self.counters.conflicting_outputs.add(1);
+                self.meters.conflicting.increment(1);
                 tracing::error!(log = self.log.name(), "{conflict}");
             }
             Action::Inspect(inspection) => {
@@ -200,10 +204,16 @@ impl<A: Application> Committer<A> {
     }
 
     fn count(&self, outcome: &Outcome<A::Output>) {
-        let counters = &self.counters;
+        let (counters, meters) = (&self.counters, &self.meters);
         match outcome {
-            Outcome::Output(Ok(Confirmed { already_there: true, .. })) => counters.outputs_already_there.add(1),
-            Outcome::Output(Ok(_)) => counters.outputs_published.add(1),
+            Outcome::Output(Ok(Confirmed { already_there: true, .. })) => {
+                counters.outputs_already_there.add(1);
+                meters.already_there.increment(1);
+            }
+            Outcome::Output(Ok(_)) => {
+                counters.outputs_published.add(1);
+                meters.published.increment(1);
+            }
             Outcome::Reject(Confirmed { already_there, differs, .. }) => {
                 counters.rejects_differing.add(u64::from(*differs));
                 match already_there {
@@ -223,13 +233,15 @@ impl<A: Application> Committer<A> {
     }
 
     fn write(&self, transaction: Box<Transaction<A>>) -> JoinHandle<Written<A>> {
-        let (store, counters) = (self.store.clone(), self.counters.clone());
+        let (store, counters, meters) = (self.store.clone(), self.counters.clone(), self.meters.clone());
         let (after, application) = (self.looked_at.clone(), self.application.clone());
         tokio::task::spawn_blocking(move || {
             crash_point::reached("before-commit");
+            let began = Instant::now();
             store.commit(&transaction)?;
             crash_point::reached("after-commit");
             counters.folded(&transaction.tally);
+            meters.committed(&transaction.tally, began.elapsed());
             written(&store, &*application, &transaction, after)
         })
     }

@@ -30,6 +30,7 @@ use crate::identity::{Verdict, rfc3339};
 use crate::joined::joined;
 use crate::log::reader::LogReader;
 use crate::log::source::Log;
+use crate::metrics::Meters;
 use crate::nats::connect::Connection;
 use crate::nats::names::Names;
 use crate::nats::retry::Pauses;
@@ -128,6 +129,17 @@ impl PartitionError {
         matches!(self, Self::Refused { .. } | Self::RefusedAfterDamage { .. } | Self::LogGone { .. })
     }
 
+    /// The name of the verdict on a log that is refused.
+    pub fn verdict(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused { verdict, words, .. } | Self::RefusedAfterDamage { verdict, words, .. } => {
+                Some(verdict.name(words))
+            }
+            Self::LogGone { .. } => Some("LogGone"),
+            _ => None,
+        }
+    }
+
     /// Whether a guarantee was broken, rather than something that could not be done.
     pub fn is_violation(&self) -> bool {
         matches!(self, Self::Loss { .. } | Self::Conflict { .. })
@@ -136,6 +148,8 @@ impl PartitionError {
 
 /// What the partitions of one worker share.
 pub struct Shared<A: Application> {
+    /// The worker that folds them.
+    pub worker: String,
     pub application: Arc<A>,
     pub names: Names,
     /// Partitions of the system.
@@ -169,6 +183,7 @@ pub struct Partition<A: Application> {
     log: Log,
     connection: Connection,
     counters: Arc<Counters<A>>,
+    meters: Arc<Meters>,
     standing: watch::Sender<Standing>,
     owner: Owner,
     snapshots: Snapshots,
@@ -231,6 +246,7 @@ impl<A: Application> Partition<A> {
             log,
             connection: shared.connection.clone(),
             counters: shared.counters.clone(),
+            meters: Arc::new(Meters::new(&shared.worker, partition)),
             standing: watch::Sender::new(standing),
             doubt: Doubt::new(checkpoint.map_or(0, |checkpoint| checkpoint.position)),
             began: Instant::now(),
@@ -338,7 +354,10 @@ impl<A: Application> Partition<A> {
             }
         };
         let trouble = format!("refused since {}: {said}", rfc3339(since));
-        self.standing.send_modify(|standing| (standing.trouble, standing.refused_since) = (Some(trouble), Some(since)));
+        let verdict = why.verdict();
+        self.standing.send_modify(|standing| {
+            (standing.trouble, standing.refused_since, standing.verdict) = (Some(trouble), Some(since), verdict);
+        });
         self.refused = Some(Refusal { since, why });
         self.is_refused.send_replace(true);
     }
@@ -364,6 +383,7 @@ impl<A: Application> Partition<A> {
             self.snapshots.clone(),
             self.turns.clone(),
             self.config.purge_delay,
+            self.meters.clone(),
         );
         let archive = Arc::new(archive);
         let over = CancellationToken::new();

@@ -1,5 +1,6 @@
 //! What a worker tells of itself to whoever asks.
 
+use crate::metrics::MOVES;
 use crate::nats::connect::Connection;
 use crate::standing::{Move, MoveCause, Standing, WorkerStanding};
 use std::collections::{BTreeMap, VecDeque};
@@ -53,6 +54,8 @@ impl Board {
 
     pub fn taken(&self, taken: Taken) {
         let mut entries = self.lock();
+        let (worker, cause) = (entries.worker.clone(), taken.cause.said());
+        metrics::counter!(MOVES, &[("worker", worker), ("cause", cause.to_owned())]).increment(1);
         entries.moves.truncate(MOST_MOVES - 1);
         entries.moves.push_front((Instant::now(), taken));
     }
@@ -60,6 +63,13 @@ impl Board {
     /// What keeps the worker from sharing partitions; `None`: nothing.
     pub fn trouble(&self, trouble: Option<String>) {
         self.lock().trouble = trouble;
+    }
+
+    /// By which verdict each partition's log is refused that is.
+    pub fn verdicts(&self) -> BTreeMap<u32, &'static str> {
+        let entries = self.lock();
+        let verdict = |shown: &Shown| shown.standing.borrow().verdict;
+        entries.partitions.iter().filter_map(|(partition, shown)| Some((*partition, verdict(shown)?))).collect()
     }
 
     /// What is told now.

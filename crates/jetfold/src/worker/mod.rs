@@ -3,6 +3,7 @@
 pub mod ask;
 mod board;
 mod group;
+pub mod health;
 mod held;
 mod name;
 mod set;
@@ -31,6 +32,7 @@ use crate::words::Words;
 use board::Board;
 use futures_util::future::{BoxFuture, FutureExt};
 use group::Group;
+use health::Health;
 use held::Holder;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -131,12 +133,13 @@ pub struct Worker<A: Application> {
     accept: Vec<Acceptance>,
     answer: Option<Arc<Answer<A>>>,
     counters: Arc<Counters<A>>,
+    health: Health,
 }
 
 impl<A: Application> Worker<A> {
     pub fn new(application: A, config: Config, nats: connect::Config, topology: topology::Config) -> Self {
         let (accept, answer, counters) = (Vec::new(), None, Arc::default());
-        Self { application, config, nats, topology, accept, answer, counters }
+        Self { application, config, nats, topology, accept, answer, counters, health: Health::default() }
     }
 
     /// Losses that the operator knows of, and accepts: none as a rule.
@@ -160,6 +163,11 @@ impl<A: Application> Worker<A> {
         self.counters.clone()
     }
 
+    /// How it is: before it runs, and while it does.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
     /// Folds partitions until `stop`, or until one of them can't go on: then all stop, and the first reason is returned. One
     /// whose log is refused closes alone, for as long as another folds.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
@@ -178,7 +186,7 @@ impl<A: Application> Worker<A> {
 
     /// Everything up to the first pull.
     async fn start(&self) -> Result<Started<A>, WorkerError> {
-        let Self { application, config, nats, topology, accept, answer, counters } = self;
+        let Self { application, config, nats, topology, accept, answer, counters, health } = self;
         let words = &A::WORDS;
         config.check()?;
         let connection = connect::connect(nats, &format!("{} {}", A::NAME, words.worker)).await?;
@@ -198,6 +206,7 @@ impl<A: Application> Worker<A> {
         let connections = Connections::open::<A>(connection.clone(), nats, slots.len(), most).await?;
         let stores = Stores::new(&topology, config.data_dir.clone(), config.cache_bytes.0, slots.len());
         let shared = Shared {
+            worker: worker.clone(),
             application: Arc::new(topology.application.clone()),
             names: topology.names.clone(),
             partitions: topology.partitions,
@@ -217,6 +226,7 @@ impl<A: Application> Worker<A> {
         };
         let snapshots = shared.snapshots.clone();
         let board = Board::new(worker.clone(), connection.clone());
+        health.is_of(board.clone(), connection.clone(), topology.names.clone());
         let life = Arc::new(Life::default());
         let presence = Presence::new(connection.clone(), &topology.names, &worker);
         let holder = Holder {

@@ -1,0 +1,92 @@
+//! What a process tells by HTTP, where it is asked to: the page of the system, its metrics, and whether it is ready.
+//!
+//! | path | of | says |
+//! | --- | --- | --- |
+//! | `/` | all | the live [`page`] |
+//! | `/metrics`, `/healthz`, `/readyz` | all | see [`jetfold::http`]; a chunker measures its [`ledger`] |
+
+pub mod ledger;
+pub mod page;
+
+use crate::run::report::Report;
+use crate::sum::topology_section;
+use axum::Router;
+use axum::routing::get;
+use jetfold::nats::connect;
+use metrics_exporter_prometheus::PrometheusHandle;
+use page::Source;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::net::SocketAddr;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Address and port; empty: nothing is told.
+    pub listen: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WebError {
+    #[error("nobody can be listened to at {address} ({cause}): name another address and port with --http")]
+    Listen { address: String, cause: io::Error },
+    #[error("what is measured can't be told: {0}")]
+    Recorder(#[from] metrics_exporter_prometheus::BuildError),
+}
+
+/// An address that is listened on, before anything is measured.
+pub struct Web {
+    listener: TcpListener,
+    pub address: SocketAddr,
+    pub handle: PrometheusHandle,
+}
+
+impl Web {
+    /// Listens where it is said; `None` where it is not.
+    ///
+    /// # Errors
+    /// If that can't be, or the process has told its metrics to somebody else before.
+    pub async fn listen(config: &Config) -> Result<Option<Self>, WebError> {
+        let address = &config.listen;
+        if address.is_empty() {
+            return Ok(None);
+        }
+        let refuse = |cause| WebError::Listen { address: address.clone(), cause };
+        let listener = TcpListener::bind(address).await.map_err(refuse)?;
+        let address = listener.local_addr().map_err(refuse)?;
+        let handle = jetfold::http::recorder(ledger::ALL, &[])?;
+        Ok(Some(Self { listener, address, handle }))
+    }
+
+    /// Answers for a run: its ledger, and the page with it. There is nothing that it is not ready for.
+    pub fn serve_run(
+        self,
+        nats: watch::Receiver<Option<connect::Config>>,
+        topology: &topology_section::Config,
+        report: watch::Receiver<Report>,
+    ) -> AbortOnDropHandle<()> {
+        let page = page::routes(Source { nats, topology: topology.clone(), report: Some(report.clone()) });
+        let handle = self.handle.clone();
+        let metrics = async move || {
+            ledger::measure(&report.borrow());
+            handle.run_upkeep();
+            handle.render()
+        };
+        let own = Router::new().route("/metrics", get(metrics)).route("/healthz", get(async || "alive\n"));
+        self.serve(own.route("/readyz", get(async || "ready\n")).merge(page))
+    }
+
+    /// Answers until what is returned is dropped: whoever watches the page never hangs up.
+    pub fn serve(self, routes: Router) -> AbortOnDropHandle<()> {
+        let Self { listener, address, .. } = self;
+        tracing::info!(%address, "answering by HTTP");
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, routes).await {
+                tracing::error!(%error, "nobody is answered by HTTP any more");
+            }
+        }))
+    }
+}
