@@ -75,6 +75,11 @@ planted *FLAGS:
 torture:
     cargo test --locked -p jetfold --lib -- --ignored --nocapture torture
 
+# The live page in a headless Chromium: figures move, a killed summer shows, a lost connection is said
+page *FLAGS:
+    cargo build --release --locked
+    tests/page "$@"
+
 # The README's commands, as they stand, in an empty clone
 newcomer:
     tests/newcomer

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROGRAM = ROOT / "target/release/stream-sum"
+PROGRAM = pathlib.Path(os.environ.get("STREAM_SUM_PROGRAM", ROOT / "target/release/stream-sum"))
 LEDGER = ("verified", "missing", "mismatched", "duplicate", "unexpected", "late", "unfinished")
 
 

@@ -73,6 +73,7 @@ impl ChunkerArgs {
         let written = Written::start(self.report, config, &reports, &stop).await?;
         let web = Web::listen(&config.http).await?;
         let _answering = web.map(|web| {
+            tracing::info!(address = %web.address, "answering by HTTP");
             let nats = watch::Sender::new(Some(config.nats.clone())).subscribe();
             web.serve_run(nats, &config.topology, reports.subscribe())
         });

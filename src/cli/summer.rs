@@ -46,6 +46,7 @@ impl SummerArgs {
         let worker = summing::worker(&summer, &config.nats, &config.topology);
         let web = Web::listen(&config.http).await?;
         let _answering = web.map(|web| {
+            tracing::info!(address = %web.address, "answering by HTTP");
             let nats = watch::Sender::new(Some(config.nats.clone())).subscribe();
             let page = page::routes(Source { nats, topology: config.topology.clone(), report: None });
             let routes = http::routes(web.handle.clone(), &worker.health(), || async {});

@@ -81,8 +81,7 @@ impl Web {
 
     /// Answers until what is returned is dropped: whoever watches the page never hangs up.
     pub fn serve(self, routes: Router) -> AbortOnDropHandle<()> {
-        let Self { listener, address, .. } = self;
-        tracing::info!(%address, "answering by HTTP");
+        let Self { listener, .. } = self;
         AbortOnDropHandle::new(tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, routes).await {
                 tracing::error!(%error, "nobody is answered by HTTP any more");
