@@ -39,5 +39,6 @@ mod topology;
 mod up;
 mod verdicts;
 mod watch;
+mod web;
 mod wire;
 mod word_count;
