@@ -8,7 +8,6 @@ use stream_sum::StreamId;
 use stream_sum::cli::config::{Config, Sources};
 use stream_sum::roles::get;
 use stream_sum::roles::summing;
-use stream_sum::sum::names::names;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -38,12 +37,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Answers each line, which is the ID of a stream.
 async fn serve(connection: TcpStream, config: Config) {
-    let names = names(&config.topology.prefix);
     let (read, mut write) = connection.into_split();
     let mut lines = BufReader::new(read).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let answer = match line.trim().parse::<StreamId>() {
-            Ok(id) => get::run(id, &config.nats, &names).await.unwrap_or_else(|error| error.to_string()),
+            Ok(id) => {
+                get::run(id, false, &config.nats, &config.topology).await.unwrap_or_else(|error| error.to_string())
+            }
             Err(error) => error.to_string(),
         };
         if write.write_all(format!("{answer}\n").as_bytes()).await.is_err() {

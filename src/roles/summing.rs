@@ -1,6 +1,7 @@
 //! The summer's role: a worker that folds chunks to sums, and says at its end what it has done.
 
 use crate::sum::Summer;
+use crate::sum::answer::answer;
 use crate::sum::topology_section;
 use jetfold::Acceptance;
 use jetfold::Counters;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A worker that sums.
 pub fn worker(config: &WorkerConfig, nats: &connect::Config, topology: &topology_section::Config) -> Worker<Summer> {
-    Worker::new(topology.summer(), config.clone(), nats.clone(), topology.machine())
+    Worker::new(topology.summer(), config.clone(), nats.clone(), topology.machine()).answering(answer)
 }
 
 /// Sums until `stop`, or until it can't go on: see [`Worker::run`].

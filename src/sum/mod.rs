@@ -14,6 +14,7 @@
 //! An expired row is no row but for the word in a reject, and a forgotten one is none at all. This is all that is special
 //! about summing: the [machine](jetfold) around it would do the same for any other deterministic fold.
 
+pub mod answer;
 pub mod chunk;
 pub mod codec;
 pub mod held;

@@ -3,6 +3,7 @@
 mod absence;
 mod access;
 mod accounts;
+mod ask;
 mod backup;
 mod bad_input;
 mod bad_link;

@@ -219,6 +219,6 @@ pub use throttle::{Throttle, ThrottleByCause};
 pub use time::{LogTime, UnixNanos, age};
 pub use transaction::{Batch, Folded, Tally as FoldTally, Transaction};
 pub use words::Words;
-pub use worker::ask::Told;
+pub use worker::ask::{AskError, Told, ask};
 pub use worker::health::Health;
 pub use worker::{Config as WorkerConfig, PartitionSet, Worker, WorkerError};

@@ -12,15 +12,15 @@ use crate::nats::connect::Connection;
 use crate::producer::Producer;
 use crate::stamp::Stamp;
 use crate::store::{Store, StoreError, View};
-use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
+use async_nats::service::{self, Service, ServiceExt};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// The header of an answer that says why there is none.
-const FAILED: &str = "Jetfold-Failed";
+/// The header of an answer that says why there is none, as NATS services have it.
+const FAILED: &str = "Nats-Service-Error";
 
 /// What answers a question, in bytes, from a store at one moment.
 pub type Answer<A> = dyn Fn(&View<A>, &[u8]) -> Result<Vec<u8>, StoreError> + Send + Sync;
@@ -38,40 +38,47 @@ pub enum AskError {
     NoAnswer(String),
 }
 
+/// The NATS service of a worker: `nats micro` lists it, and counts what it is asked. `None` if it can't be: folding does not depend on it.
+pub async fn service<A: Application>(connection: &Connection, worker: &str) -> Option<Arc<Service>> {
+    let what = format!("what {} {worker} has committed, by partition", A::WORDS.worker);
+    let builder = connection.client.service_builder().description(what);
+    match builder.start(A::NAME, env!("CARGO_PKG_VERSION")).await {
+        Ok(service) => Some(Arc::new(service)),
+        Err(error) => {
+            tracing::warn!(%error, "nobody can ask this worker for what it has committed");
+            None
+        }
+    }
+}
+
 /// Answers what is asked on `subject`, one question after the other, until the connection is closed for good. `stores` has the
 /// store of the partition, and the one that takes its place if it is damaged.
 pub async fn answer<A: Application>(
-    connection: Connection,
+    service: Arc<Service>,
+    name: String,
     subject: String,
     stores: watch::Receiver<Arc<Store<A>>>,
     answer: Arc<Answer<A>>,
 ) {
-    let client = &connection.client;
-    let mut questions = match client.subscribe(subject).await {
+    let mut questions = match service.endpoint_builder().name(name).add(subject).await {
         Ok(questions) => questions,
-        // Folding does not depend on it.
         Err(error) => return tracing::warn!(%error, "nobody can ask this worker for what it has committed"),
     };
     while let Some(question) = questions.next().await {
-        let Some(inbox) = question.reply else { continue };
         let (store, answer) = (stores.borrow().clone(), answer.clone());
+        let asked = question.message.payload.clone();
         // A store reads from a disk. A panic of an application's answer costs that answer, and nothing else.
-        let answering = move || caught(|| answer(&store.view()?, &question.payload));
+        let answering = move || caught(|| answer(&store.view()?, &asked));
         let answered = match joined(tokio::task::spawn_blocking(answering).await) {
             Ok(answered) => answered.map_err(|error| error.to_string()),
             Err(said) => Err(format!("it panicked: {said}")),
         };
-        let published = match answered {
-            Ok(answer) => client.publish(inbox, answer.into()).await,
-            Err(error) => {
-                tracing::error!("a question could not be answered: {error}");
-                let mut headers = HeaderMap::new();
-                headers.insert(FAILED, error.replace(['\r', '\n'], " "));
-                client.publish_with_headers(inbox, headers, Bytes::new()).await
-            }
-        };
+        let answered = answered.map(Bytes::from).map_err(|error| {
+            tracing::error!("a question could not be answered: {error}");
+            service::error::Error { status: error.replace(['\r', '\n'], " "), code: 500 }
+        });
         // Whoever has asked asks again.
-        published.ok();
+        question.respond(answered).await.ok();
     }
 }
 

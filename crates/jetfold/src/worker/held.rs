@@ -13,6 +13,7 @@ use crate::partition::{Duty, Orders, Partition, PartitionError, Shared};
 use crate::standing::{Phase, Standing};
 use crate::store::{Store, StoreError};
 use crate::worker::board::{Board, Shown};
+use async_nats::service::Service;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use std::sync::{Arc, Weak};
@@ -42,6 +43,8 @@ pub struct Holder<A: Application> {
     /// What the operator accepts, until its partition is held.
     pub accepts: Vec<Acceptance>,
     pub answer: Option<Arc<Answer<A>>>,
+    /// What answers are given by.
+    pub service: Option<Arc<Service>>,
     pub board: Board,
 }
 
@@ -173,15 +176,18 @@ impl<A: Application> Holder<A> {
             held.followed.subscribe(),
         );
         held.beside.push(tokio::spawn(told).abort_handle());
-        let mut answer = |subject, answer| {
-            let answering = ask::answer(connection.clone(), subject, held.stores.clone(), answer);
-            held.beside.push(tokio::spawn(answering).abort_handle());
+        let mut answer = |what: &str, subject, answer| {
+            if let Some(service) = self.service.clone() {
+                let name = format!("{what}-{partition}");
+                let answering = ask::answer(service, name, subject, held.stores.clone(), answer);
+                held.beside.push(tokio::spawn(answering).abort_handle());
+            }
         };
         if let Some(own) = &self.answer {
-            answer(names.ask_subject(partition), own.clone());
+            answer("ask", names.ask_subject(partition), own.clone());
         }
         if A::INPUT == Input::Stamped {
-            answer(names.producers_subject(partition), Arc::new(ask::last_stamp));
+            answer("producers", names.producers_subject(partition), Arc::new(ask::last_stamp));
         }
     }
 

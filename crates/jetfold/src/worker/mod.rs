@@ -12,7 +12,7 @@ use ask::Answer;
 pub use name::WorkerName;
 pub use set::{OnViolation, PartitionSet};
 
-use crate::application::Application;
+use crate::application::{Application, Input};
 use crate::archive::bucket::Snapshots;
 use crate::group::roster::BEAT;
 use crate::identity::accept::Acceptance;
@@ -229,6 +229,8 @@ impl<A: Application> Worker<A> {
         health.is_of(board.clone(), connection.clone(), topology.names.clone());
         let life = Arc::new(Life::default());
         let presence = Presence::new(connection.clone(), &topology.names, &worker);
+        let answers = answer.is_some() || A::INPUT == Input::Stamped;
+        let service = if answers { ask::service::<A>(&connection, &worker).await } else { None };
         let holder = Holder {
             shared,
             connections,
@@ -237,6 +239,7 @@ impl<A: Application> Worker<A> {
             life,
             accepts: accept.clone(),
             answer: answer.clone(),
+            service,
             board: board.clone(),
         };
         let risen = holder.rise().await;
