@@ -2,10 +2,11 @@
 
 use crate::cli::config::ConfigError;
 use crate::cli::server::ServeError;
-use crate::cli::{chunker, get, server, sum, summer, up};
+use crate::cli::{chunker, get, rejects, server, sum, summer, up};
 use crate::local::up::UpError;
 use crate::roles::chunker::ChunkerError;
 use crate::roles::get::GetError;
+use crate::roles::rejects::RejectsError;
 use crate::roles::status::StatusError;
 use crate::roles::sum_files::SumError;
 use crate::telemetry;
@@ -46,6 +47,8 @@ pub enum CliError {
     #[error(transparent)]
     Get(#[from] GetError),
     #[error(transparent)]
+    Rejects(#[from] RejectsError),
+    #[error(transparent)]
     Status(#[from] StatusError),
     #[error(transparent)]
     Up(#[from] UpError),
@@ -77,6 +80,7 @@ impl CliError {
             Self::Chunker(error) => chunker::exit(error),
             Self::Sum(error) => sum::exit(error),
             Self::Get(error) => get::exit(error),
+            Self::Rejects(error) => rejects::exit(error),
             Self::Up(error) => up::exit(error),
             Self::Server(error) => server::exit(error),
             Self::Status(_)

@@ -10,6 +10,7 @@ pub mod ending;
 mod get;
 pub mod heap;
 pub mod progress;
+mod rejects;
 mod report_file;
 mod server;
 mod status;
@@ -23,6 +24,7 @@ pub use ending::{CliError, Exit, complain};
 use crate::cli::chunker::ChunkerArgs;
 use crate::cli::config::{Config, Override, Sources};
 use crate::cli::get::GetArgs;
+use crate::cli::rejects::RejectsCommand;
 use crate::cli::server::ServerArgs;
 use crate::cli::status::StatusArgs;
 use crate::cli::sum::SumArgs;
@@ -90,6 +92,9 @@ enum Command {
     Get(GetArgs),
     /// Show how far each partition is, and who works on it
     Status(StatusArgs),
+    /// List, explain and retry what could not be folded
+    #[command(subcommand)]
+    Rejects(RejectsCommand),
     /// Print the resolved configuration as TOML, secrets redacted
     Config,
     /// Run the local stack: a nats-server of its own, summers and a chunker
@@ -122,7 +127,12 @@ impl Command {
         match self {
             Self::Summer(_) | Self::Chunker(_) | Self::Sum(_) | Self::Status(_) | Self::Up(_) => true,
             // The keeper has its own way with signals, and a server becomes another program.
-            Self::Topology(_) | Self::Get(_) | Self::Config | Self::Server(_) | Self::Keeper { .. } => false,
+            Self::Topology(_)
+            | Self::Get(_)
+            | Self::Rejects(_)
+            | Self::Config
+            | Self::Server(_)
+            | Self::Keeper { .. } => false,
         }
     }
 
@@ -131,7 +141,13 @@ impl Command {
         match self {
             Self::Summer(_) | Self::Server(_) | Self::Keeper { .. } => false,
             Self::Sum(args) => args.prints(),
-            Self::Topology(_) | Self::Chunker(_) | Self::Get(_) | Self::Status(_) | Self::Config | Self::Up(_) => true,
+            Self::Topology(_)
+            | Self::Chunker(_)
+            | Self::Get(_)
+            | Self::Rejects(_)
+            | Self::Status(_)
+            | Self::Config
+            | Self::Up(_) => true,
         }
     }
 
@@ -143,7 +159,9 @@ impl Command {
             Self::Chunker(args) => args.settings(),
             Self::Up(args) => args.settings(),
             Self::Server(args) => args.settings(),
-            Self::Sum(_) | Self::Get(_) | Self::Status(_) | Self::Config | Self::Keeper { .. } => Vec::new(),
+            Self::Sum(_) | Self::Get(_) | Self::Rejects(_) | Self::Status(_) | Self::Config | Self::Keeper { .. } => {
+                Vec::new()
+            }
         }
     }
 }
@@ -201,6 +219,7 @@ impl Cli {
             Command::Sum(args) => args.run(&config, standard.input_closed, stop).await,
             Command::Get(args) => args.run(&config).await,
             Command::Status(args) => args.run(&config, stop).await,
+            Command::Rejects(command) => command.run(&config).await,
             Command::Config => print(config.to_toml()).map(|()| Exit::Done),
             Command::Up(args) => args.run(&config, self.common.arguments(), &flags, stop).await,
             Command::Server(args) => args.run(&config),

@@ -3,6 +3,7 @@
 pub mod chunker;
 pub mod generator;
 pub mod get;
+pub mod rejects;
 pub mod status;
 pub mod sum_files;
 pub mod summing;

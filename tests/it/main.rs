@@ -25,6 +25,7 @@ mod outage;
 mod progress;
 mod properties;
 mod publisher;
+mod rejects;
 mod restored;
 mod retention;
 mod run_name;

@@ -200,6 +200,7 @@ mod worker;
 pub use application::{Application, Cx, Facts, Input, Never, Output, Place, Row, Slot, Tally, Undecodable};
 pub use caught::caught;
 pub use checkpoint::{Checkpoint, Mark, Position};
+pub use effects::{REJECT_CHUNKS, REJECT_COUNT, REJECT_PAYLOAD, REJECT_REASON};
 pub use identity::accept::{Acceptance, Accepted};
 pub use identity::{LogState, MessageMark, Verdict, judge, rfc3339};
 pub use joined::joined;

@@ -1,0 +1,291 @@
+//! `rejects`: what could not be folded, why, what would have been right, and what of it can be folded by now.
+//!
+//! A reject is a batch of which something was rejected, named by its sequence in the stream of rejects. Nothing is taken out of that
+//! stream: it forgets what is older than `rejects_retention`.
+
+use crate::roles::status;
+use crate::sum::answer::{Answered, Found};
+use crate::sum::chunk::Chunk;
+use crate::sum::codec;
+use crate::sum::names::names;
+use crate::sum::topology_section;
+use jetfold::nats::connect::{self, ConnectError, Connection};
+use jetfold::nats::names::Names;
+use jetfold::nats::publish::{self, Refusal};
+use jetfold::nats::read::{self, NoAnswer, StoredMessage, Which};
+use jetfold::{AskError, Position, REJECT_CHUNKS, REJECT_COUNT, REJECT_PAYLOAD, REJECT_REASON, ask, rfc3339};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RejectsError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("rejects gives no answer ({0}): see that NATS is up and `stream-sum topology apply` was run")]
+    NoAnswer(#[from] NoAnswer),
+    #[error("no log of this system answers: see that NATS is up and `stream-sum topology apply` was run")]
+    NoTopology,
+    #[error("there is no reject {0}: see `stream-sum rejects list`; it may be older than rejects are kept")]
+    None(Position),
+    #[error(
+        "of reject {0} only length and digest were kept, because the batch was too large: there are no chunks to show"
+    )]
+    Omitted(Position),
+    #[error("what stands in a stream can't be asked: {0}")]
+    Ask(#[from] AskError),
+    #[error("partition {partition} takes nothing ({cause}): try again")]
+    NotTaken { partition: u32, cause: String },
+}
+
+/// One reject.
+struct Reject {
+    message: StoredMessage,
+    partition: String,
+    position: String,
+}
+
+/// A chunk of a reject, and why it was rejected, if it was.
+struct Shown<'a> {
+    index: usize,
+    chunk: Chunk<'a>,
+    reason: Option<String>,
+}
+
+pub struct Rejects {
+    connection: Connection,
+    names: Names,
+    topology: topology_section::Config,
+}
+
+impl Rejects {
+    pub async fn connect(nats: &connect::Config, topology: &topology_section::Config) -> Result<Self, RejectsError> {
+        let connection = connect::connect(nats, "stream-sum rejects").await?;
+        Ok(Self { connection, names: names(&topology.prefix), topology: topology.clone() })
+    }
+
+    /// Does what this user must be allowed to do.
+    pub async fn unless_denied<T>(
+        &self,
+        work: impl Future<Output = Result<T, RejectsError>>,
+    ) -> Result<T, RejectsError> {
+        self.connection.unless_denied(work).await?
+    }
+
+    /// A line each, the oldest first, at most so many.
+    pub async fn list(
+        &self,
+        partition: Option<u32>,
+        reason: Option<&str>,
+        limit: usize,
+    ) -> Result<String, RejectsError> {
+        let filter =
+            partition.map_or_else(|| self.names.rejects_subjects(), |partition| self.names.rejects_of(partition));
+        let (mut next, mut lines) = (1, Vec::new());
+        while lines.len() < limit
+            && let Some(message) = self.read(Which::NextOf(next, &filter)).await?
+        {
+            next = message.sequence + 1;
+            let reject = self.reject(message);
+            if reason.is_none_or(|reason| reject.header(REJECT_REASON).split(',').any(|found| found == reason)) {
+                lines.push(reject.line());
+            }
+        }
+        Ok(lines.concat())
+    }
+
+    /// Every chunk of a reject, rejected or not.
+    pub async fn show(&self, sequence: Position) -> Result<String, RejectsError> {
+        let reject = self.one(sequence).await?;
+        let mut text = reject.line();
+        match reject.chunks(sequence)? {
+            Ok(chunks) => {
+                for Shown { index, chunk, reason } in chunks {
+                    let (id, seq_no, bytes) = (chunk.id, chunk.seq_no, chunk.data.len());
+                    let reason = reason.as_deref().unwrap_or("-");
+                    writeln!(text, "{index}  stream {id}  chunk {seq_no}  {bytes} bytes  {reason}")
+                        .expect("a String takes it");
+                }
+            }
+            Err(what) => writeln!(text, "it is no list of chunks: {what}").expect("a String takes it"),
+        }
+        Ok(text)
+    }
+
+    /// Of each rejected chunk: how its stream stands now, and what would have been right.
+    pub async fn explain(&self, sequence: Position) -> Result<String, RejectsError> {
+        let reject = self.one(sequence).await?;
+        let mut text = reject.line();
+        let chunks = match reject.chunks(sequence)? {
+            Ok(chunks) => chunks,
+            Err(what) => {
+                writeln!(text, "{what}: a batch is one chunk or more, each an array of 16 bytes, a number from 1 and its data; see the README").expect("a String takes it");
+                return Ok(text);
+            }
+        };
+        let partitions = self.partitions().await?;
+        for Shown { index, chunk, reason } in chunks {
+            let Some(reason) = reason else { continue };
+            let partition = chunk.id.partition(partitions);
+            let Answered { stream, position } = self.asked(&chunk, partition).await?;
+            let (id, seq_no) = (chunk.id, chunk.seq_no);
+            let right = right(&reason, partition, &stream);
+            let now = stands(&stream);
+            writeln!(
+                text,
+                "{index}  chunk {seq_no} of stream {id} was {reason}: {right}. By position {position} {now}"
+            )
+            .expect("a String takes it");
+        }
+        Ok(text)
+    }
+
+    /// Sends what can be folded by now once more, to the log that it belongs to. Chunks number themselves, so it is folded once, whoever
+    /// retries it as well, or dies meanwhile.
+    pub async fn retry(&self, sequence: Position) -> Result<String, RejectsError> {
+        let reject = self.one(sequence).await?;
+        let Ok(chunks) = reject.chunks(sequence)? else {
+            return Ok("nothing of it can be folded: it is no list of chunks\n".to_owned());
+        };
+        let partitions = self.partitions().await?;
+        let mut next: BTreeMap<_, Option<u64>> = BTreeMap::new();
+        let mut batches: BTreeMap<u32, (u64, Vec<u8>)> = BTreeMap::new();
+        let mut text = String::new();
+        for Shown { index, chunk, reason } in chunks {
+            let Some(reason) = reason else { continue };
+            let (id, seq_no, partition) = (chunk.id, chunk.seq_no.get(), chunk.id.partition(partitions));
+            if let std::collections::btree_map::Entry::Vacant(place) = next.entry(id) {
+                place.insert(match self.asked(&chunk, partition).await?.stream {
+                    Found::Live { seq_no, .. } => Some(seq_no + 1),
+                    Found::Unknown => Some(1),
+                    Found::Broken { .. } | Found::Completed { .. } | Found::Refused => None,
+                });
+            }
+            let expected = next.get_mut(&id).expect("it was just looked up");
+            if *expected == Some(seq_no) && reason != "oversized" {
+                *expected = Some(seq_no + 1);
+                let (count, batch) = batches.entry(partition).or_default();
+                *count += 1;
+                codec::encode_chunk(batch, &chunk);
+            } else {
+                writeln!(text, "{index}  chunk {seq_no} of stream {id} can't be folded: it is {reason} still")
+                    .expect("a String takes it");
+            }
+        }
+        for (partition, (count, batch)) in batches {
+            let (log, subject) = (self.names.log(partition), self.names.log_subject(partition));
+            let published = publish::publish(&self.connection, &log, &subject, None, batch.into()).await;
+            let position = published
+                .map_err(|refusal: Refusal| RejectsError::NotTaken { partition, cause: format!("{refusal:?}") })?;
+            writeln!(text, "{count} chunks are in the log of partition {partition} again, at position {position}")
+                .expect("a String takes it");
+        }
+        Ok(text)
+    }
+
+    async fn read(&self, which: Which<'_>) -> Result<Option<StoredMessage>, RejectsError> {
+        Ok(read::message(&self.connection.jetstream, &self.names.rejects(), which).await?)
+    }
+
+    async fn one(&self, sequence: Position) -> Result<Reject, RejectsError> {
+        let found = self.read(Which::At(sequence)).await?;
+        Ok(self.reject(found.ok_or(RejectsError::None(sequence))?))
+    }
+
+    /// The subject says where it comes from.
+    fn reject(&self, message: StoredMessage) -> Reject {
+        let all = self.names.rejects_subjects();
+        let rest = message.subject.strip_prefix(all.trim_end_matches('>')).unwrap_or_default().to_owned();
+        let mut parts = rest.split('.');
+        let (partition, position) = (parts.next().unwrap_or("-"), parts.nth(1).unwrap_or("-"));
+        Reject { partition: partition.to_owned(), position: position.to_owned(), message }
+    }
+
+    async fn partitions(&self) -> Result<u32, RejectsError> {
+        status::partitions(&self.connection, &self.topology).await.ok_or(RejectsError::NoTopology)
+    }
+
+    /// How a chunk's stream stands, by whoever folds it.
+    async fn asked(&self, chunk: &Chunk<'_>, partition: u32) -> Result<Answered, RejectsError> {
+        let question = chunk.id.to_string().into();
+        let answer = ask(&self.connection, self.names.ask_subject(partition), partition, question).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|_| AskError::Failed(format!("it said {:?}", String::from_utf8_lossy(&answer))).into())
+    }
+}
+
+impl Reject {
+    fn header(&self, name: &str) -> &str {
+        self.message.header(name).unwrap_or("-")
+    }
+
+    fn line(&self) -> String {
+        let Self { message, partition, position } = self;
+        let (sequence, time) = (message.sequence, rfc3339(message.time));
+        let (count, chunks) = (self.header(REJECT_COUNT), self.header(REJECT_CHUNKS));
+        format!("{sequence}  {time}  partition {partition}  position {position}  {count} rejected: {chunks}\n")
+    }
+
+    /// Its chunks; the inner error says what is wrong with the batch.
+    fn chunks(&self, sequence: Position) -> Result<Result<Vec<Shown<'_>>, String>, RejectsError> {
+        if self.message.header(REJECT_PAYLOAD).is_some() {
+            return Err(RejectsError::Omitted(sequence));
+        }
+        let ranges = self.header(REJECT_CHUNKS).split("; ").filter_map(range).collect::<Vec<_>>();
+        let chunks = codec::chunks(&self.message.payload).enumerate().map(|(index, chunk)| {
+            let reason = ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&index));
+            let reason = reason.map(|(_, _, reason)| reason.clone());
+            chunk.map(|chunk| Shown { index, chunk, reason }).map_err(|error| error.to_string())
+        });
+        Ok(chunks.collect())
+    }
+}
+
+/// `3 gap` or `0-2 gap`.
+fn range(text: &str) -> Option<(usize, usize, String)> {
+    let (indexes, reason) = text.split_once(' ')?;
+    let (first, last) = indexes.split_once('-').unwrap_or((indexes, indexes));
+    Some((first.parse().ok()?, last.parse().ok()?, reason.to_owned()))
+}
+
+/// What would have been right.
+fn right(reason: &str, partition: u32, stream: &Found) -> String {
+    match reason {
+        "misrouted" => format!("its stream is of partition {partition}, and its batch was in the log of another"),
+        "oversized" => "it holds more than max_chunk_bytes of the topology: its data goes into more chunks".to_owned(),
+        "unknown" => {
+            "nothing was known of its stream, which chunk 1 opens: that was lost, or this came again long after the end"
+                .to_owned()
+        }
+        "expired" => "its stream was forgotten before it came: chunks follow each other within idle_expiry".to_owned(),
+        "after-end" => {
+            "its stream had ended: nothing comes after the closing chunk, which is the first without data".to_owned()
+        }
+        "gap" => match stream {
+            Found::Broken { seq_no } => format!("a chunk before it is missing: chunk {} was to come", seq_no + 1),
+            _ => "a chunk before it is missing".to_owned(),
+        },
+        "broken" => "its stream had lost a chunk before, and gets no final: all of it goes under another ID".to_owned(),
+        other => format!("{other} is no reason that this version knows"),
+    }
+}
+
+fn stands(stream: &Found) -> String {
+    match stream {
+        Found::Unknown => "nothing is known of the stream".to_owned(),
+        Found::Live { seq_no, .. } => format!("the stream is under way, and chunk {} is next", seq_no + 1),
+        Found::Broken { seq_no } => format!("the stream is broken after chunk {seq_no}"),
+        Found::Completed { seq_no, .. } => format!("the stream has ended with chunk {seq_no}"),
+        Found::Refused => "the question was not understood".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_a_header_is_read_and_what_was_cut_off_is_not() {
+        let found: Vec<_> = "0-2 gap; 3 broken; and 12 more".split("; ").filter_map(range).collect();
+        assert_eq!(found, [(0, 2, "gap".to_owned()), (3, 3, "broken".to_owned())]);
+    }
+}
