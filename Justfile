@@ -26,6 +26,10 @@ sum *ARGS:
 server *FLAGS:
     cargo run --release --locked -- server "$@"
 
+# Keys, certificates and configuration files for nats/secure.conf, in data/keys: just keys FOLDER NAME… for a server of other names
+keys *ARGS:
+    cargo run --release --locked --example keys -- "$@"
+
 # What it costs to be right: ratios to loops that promise nothing, in one run
 bench *FLAGS:
     cargo bench --locked --bench pipeline -- "$@"

@@ -105,7 +105,8 @@ pub struct Sources {
 }
 
 /// The keys by which a server knows this client, one of which a flag may set.
-const CREDENTIALS: [&str; 5] = ["nats.creds", "nats.nkey", "nats.user", "nats.password", "nats.token"];
+const CREDENTIALS: [&str; 7] =
+    ["nats.creds", "nats.nkey", "nats.user", "nats.password", "nats.password_file", "nats.token", "nats.token_file"];
 
 impl Config {
     /// Reads all sources, and what names the user again at every connect.
@@ -229,20 +230,7 @@ impl Config {
             );
             return Err(ConfigError::OutOfRange { key: "nats.servers".to_owned(), expected });
         }
-        let creds = [!self.nats.creds.is_empty(), !self.nats.nkey.is_empty(), !self.nats.user.is_empty()];
-        let ways = creds.iter().filter(|set| **set).count() + usize::from(!self.nats.token.is_empty());
-        // What stands in the URL that every client is told of is for those who have nothing else.
-        let in_urls = !self.nats.of_every_client && self.nats.servers.iter().any(|url| connect::names_user(url));
-        let ways = ways + usize::from(in_urls);
-        must(ways <= 1, "nats", "given one way to authenticate: creds, nkey, user and password, token, or the URL")?;
-        let inbox = &self.nats.inbox_prefix;
-        let is_prefix = inbox.is_empty() || inbox.split('.').all(connect::is_token);
-        must(is_prefix, "nats.inbox_prefix", "a subject without wildcards, such as _INBOX_me")?;
-        must(
-            self.nats.tls_cert.is_empty() == self.nats.tls_key.is_empty(),
-            "nats.tls_key",
-            "given together with nats.tls_cert",
-        )?;
+        self.nats.check()?;
         for (key, span) in [
             ("nats.request_timeout", self.nats.request_timeout),
             ("nats.startup_timeout", self.nats.startup_timeout),

@@ -91,9 +91,11 @@ impl Context {
         let mut settings = vec![
             ("nats.user", user),
             ("nats.password", password),
+            ("nats.password_file", String::new()),
             ("nats.creds", creds),
             ("nats.nkey", nkey),
             ("nats.token", token),
+            ("nats.token_file", String::new()),
         ];
         let others = [
             ("nats.servers", self.url),

@@ -194,7 +194,9 @@ impl Run {
             biased;
             error = self.lanes.failed() => return Err(error.into()),
             // What is not allowed is not answered, now or later.
-            denied = self.connection.denied() => return Err(RunError::Denied(denied)),
+            denied = self.connection.denied_where(|denied| !self.finals.goes_on_without(denied)) => {
+                return Err(RunError::Denied(denied));
+            }
             Some(arrival) = self.watching.arrivals.recv(), if self.computing < MOST_COMPUTING => Event::Arrived(arrival),
             Some(answer) = self.asking.next(), if !self.asking.is_empty() => Event::Answered(answer),
             _ = self.ticks.tick() => Event::Tick,

@@ -5,10 +5,12 @@ use crate::sum::codec;
 use crate::sum::names::FinalNames;
 use crate::sum::stream_id::{RunPrefix, StreamId};
 use jetfold::MessageMark;
-use jetfold::UnixNanos;
-use jetfold::nats::connect::Connection;
+use jetfold::nats::connect::{Connection, Denied};
 use jetfold::nats::names::Names;
 use jetfold::nats::read::{self, NoAnswer, StoredMessage, Which};
+use jetfold::{Throttle, UnixNanos};
+
+static COMPLAINTS: Throttle = Throttle::new();
 
 /// The finals of one run, in `sums`.
 #[derive(Clone)]
@@ -60,11 +62,28 @@ impl RunFinals {
         self.message(Which::NextOf(sequence + 1, &self.filter)).await
     }
 
-    /// When a chunk batch was stored; `None` where its log has it no more.
+    /// When a chunk batch was stored; `None` where its log has it no more, or where this user may not read the log.
     pub async fn stored_at(&self, batch: BatchPlace) -> Result<Option<UnixNanos>, NoAnswer> {
         let log = self.names.log(batch.partition);
-        let found = read::message(&self.connection.jetstream, &log, Which::At(batch.position)).await?;
-        Ok(found.map(|message| message.time))
+        let question = read::message_question(&log);
+        tokio::select! {
+            found = read::message(&self.connection.jetstream, &log, Which::At(batch.position)) => {
+                Ok(found?.map(|message| message.time))
+            }
+            _ = self.connection.denied_where(|denied| denied.publish_to() == Some(&question)) => {
+                if COMPLAINTS.is_due() {
+                    tracing::warn!("this user may not read the logs: which finals are late is told by this machine's clock");
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether a run goes on without what this user may not do: logs are read by whoever may, for the time of a message.
+    pub(super) fn goes_on_without(&self, denied: &Denied) -> bool {
+        let logs = read::message_question(self.names.log(0).trim_end_matches('0'));
+        let partition = denied.publish_to().and_then(|subject| subject.strip_prefix(&logs));
+        partition.is_some_and(|partition| partition.parse::<u32>().is_ok())
     }
 
     /// The stream that a message of `sums` belongs to by its subject, and what it says: a payload that names another is no

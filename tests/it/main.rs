@@ -30,6 +30,7 @@ mod restored;
 mod retention;
 mod run_name;
 mod second_topology;
+mod secure;
 mod sharing;
 mod snapshots;
 mod stamps;

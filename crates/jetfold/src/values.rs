@@ -245,6 +245,38 @@ impl fmt::Display for SecretPath {
 
 serde_as_text!(SecretPath);
 
+/// The path of a file that holds a secret and nothing else. Should the secret itself stand here, it looks like a path as little as
+/// any other word: so only what begins as a path does is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecretFile(SecretPath);
+
+impl SecretFile {
+    pub fn reveal(&self) -> &str {
+        self.0.reveal()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromStr for SecretFile {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for SecretFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let begins_as_a_path = ["/", "./", "../"].iter().any(|start| self.reveal().starts_with(start));
+        if begins_as_a_path { self.0.fmt(f) } else { self.0.0.fmt(f) }
+    }
+}
+
+serde_as_text!(SecretFile);
+
 /// A server's URL as it may be shown: without the user, password or token in it.
 pub fn redact_url(url: &str) -> String {
     // By hand rather than through a URL parser: what does not parse may hold a password too.
@@ -288,6 +320,17 @@ mod tests {
         assert_eq!(shown("/run/secrets/user.nk"), "/run/secrets/user.nk");
         assert_eq!(shown(&format!("SU{}", "A".repeat(56))), "[redacted]");
         assert_eq!(shown("-----BEGIN USER NKEY SEED-----"), "[redacted]");
+    }
+
+    #[test]
+    fn a_password_in_place_of_its_file_is_never_shown() {
+        let shown = |text: &str| text.parse::<SecretFile>().unwrap().to_string();
+        for path in ["/run/secrets/nats", "./nats", "../nats", ""] {
+            assert_eq!(shown(path), path);
+        }
+        for other in ["s3cret", "s3/cret", ".s3cret", "data/nats"] {
+            assert_eq!(shown(other), "[redacted]", "{other}");
+        }
     }
 
     #[test]

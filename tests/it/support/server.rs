@@ -36,6 +36,23 @@ impl Server {
         server
     }
 
+    /// With a configuration in the place of the usual one, as the file `nats/…` of a folder that `beside` puts more into.
+    pub fn of(config: &str, beside: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let nats = folder.path().join("nats");
+        let local = LocalServer::new(nats_server_program().to_owned(), &nats, None, None, "").unwrap();
+        fs::write(nats.join("local.conf"), config).unwrap();
+        beside(folder.path());
+        let mut server = Self { folder, local, child: None };
+        server.launch();
+        server
+    }
+
+    /// Where its files are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn launch(&mut self) {
         let mut child = self.local.logged_command().unwrap().spawn().unwrap();
         wait_for("nats-server to listen", || {

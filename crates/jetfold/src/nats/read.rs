@@ -143,6 +143,11 @@ impl StoredMessage {
     }
 }
 
+/// The subject on which the leader of a stream is asked for a message.
+pub fn message_question(stream: &str) -> String {
+    format!("$JS.API.STREAM.MSG.GET.{stream}")
+}
+
 #[derive(Default, Serialize)]
 struct Request<'a> {
     #[serde(rename = "seq", skip_serializing_if = "Option::is_none")]

@@ -2,9 +2,10 @@
 //!
 //! Passwords are rotated and credentials renewed while processes run, so all of it is read again at every connect.
 
-use super::{Config, ConnectError};
+use super::{Config, ConnectError, is_token};
+use crate::nats::topology::OutOfRange;
 use crate::throttle::Throttle;
-use crate::values::{Secret, SecretPath, redact_url};
+use crate::values::{Secret, SecretFile, SecretPath, redact_url};
 use async_nats::{Auth, AuthError, ServerAddr};
 use nkeys::KeyPair;
 use percent_encoding::percent_decode_str;
@@ -35,6 +36,28 @@ impl Reread {
 impl fmt::Debug for Reread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Reread" } else { "Once" })
+    }
+}
+
+impl Config {
+    /// Whether who connects, and with which certificate, is named in one way that can be.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        let must = |holds: bool, key, expected| if holds { Ok(()) } else { Err(OutOfRange { key, expected }) };
+        let twice = |itself: &Secret, file: &SecretFile| !itself.is_empty() && !file.is_empty();
+        must(!twice(&self.password, &self.password_file), "nats.password_file", "given instead of nats.password")?;
+        must(!twice(&self.token, &self.token_file), "nats.token_file", "given instead of nats.token")?;
+        let nobody_s = self.user.is_empty() && !self.password_file.is_empty();
+        must(!nobody_s, "nats.password_file", "given together with nats.user")?;
+        let token = !self.token.is_empty() || !self.token_file.is_empty();
+        // What stands in the URL that every client is told of is for those who have nothing else.
+        let in_urls = !self.of_every_client && self.servers.iter().any(|url| names_user(url));
+        let ways = [!self.creds.is_empty(), !self.nkey.is_empty(), !self.user.is_empty(), token, in_urls];
+        let one = "given one way to authenticate: creds, nkey, user and password, token, or the URL";
+        must(ways.iter().filter(|set| **set).count() <= 1, "nats", one)?;
+        let is_prefix = self.inbox_prefix.is_empty() || self.inbox_prefix.split('.').all(is_token);
+        must(is_prefix, "nats.inbox_prefix", "a subject without wildcards, such as _INBOX_me")?;
+        let has_both = self.tls_cert.is_empty() == self.tls_key.is_empty();
+        must(has_both, "nats.tls_key", "given together with nats.tls_cert")
     }
 }
 
@@ -98,15 +121,16 @@ impl Keys {
             return read_creds(&config.creds);
         }
         if !config.nkey.is_empty() {
-            let seed = read("nats.nkey", &config.nkey)?;
+            let seed = read("nats.nkey", config.nkey.reveal(), &config.nkey)?;
             let key = KeyPair::from_seed(seed.trim());
             return key.map(Self::Nkey).map_err(|_| bad("nats.nkey", &config.nkey, "it holds no nkey seed"));
         }
         if !config.user.is_empty() {
-            return Ok(Self::User { user: config.user.clone(), password: config.password.reveal().to_owned() });
+            let password = secret(&config.password, "nats.password_file", &config.password_file)?;
+            return Ok(Self::User { user: config.user.clone(), password });
         }
-        if !config.token.is_empty() {
-            return Ok(Self::Token(config.token.reveal().to_owned()));
+        if !config.token.is_empty() || !config.token_file.is_empty() {
+            return secret(&config.token, "nats.token_file", &config.token_file).map(Self::Token);
         }
         let in_urls = of_servers(&config.servers)?;
         Ok(match in_urls {
@@ -182,13 +206,13 @@ fn of_servers(urls: &[String]) -> Result<Option<UserInfo>, ConnectError> {
 }
 
 /// Whether the URL of a server names who connects.
-pub fn names_user(url: &str) -> bool {
+fn names_user(url: &str) -> bool {
     parts(url).is_ok_and(|(_, user)| user.is_some())
 }
 
 /// A credentials file holds a JWT and a seed, each between lines of dashes.
 fn read_creds(path: &SecretPath) -> Result<Keys, ConnectError> {
-    let text = read("nats.creds", path)?;
+    let text = read("nats.creds", path.reveal(), path)?;
     let inside = |what: &str| {
         let mut lines =
             text.lines().map(str::trim).skip_while(|line| !(line.starts_with("---") && line.contains(what)));
@@ -200,15 +224,31 @@ fn read_creds(path: &SecretPath) -> Result<Keys, ConnectError> {
     Ok(Keys::Jwt { jwt, key })
 }
 
-fn read(key: &'static str, path: &SecretPath) -> Result<String, ConnectError> {
-    if !is_renewable(Path::new(path.reveal())) {
-        return Err(bad(key, path, "it is a pipe, and is to be read again at every connect: name a file"));
+/// A secret itself, or the one that a file holds. The newline behind it is none of it.
+fn secret(itself: &Secret, key: &'static str, file: &SecretFile) -> Result<String, ConnectError> {
+    if file.is_empty() {
+        return Ok(itself.reveal().to_owned());
     }
-    fs::read_to_string(path.reveal()).map_err(|cause: io::Error| bad(key, path, &cause.to_string()))
+    let text = read(key, file.reveal(), file)?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    match line {
+        "" => Err(bad(key, file, "it is empty")),
+        _ if line.contains(['\n', '\r']) => Err(bad(key, file, "it holds more than one line")),
+        _ => Ok(line.to_owned()),
+    }
 }
 
-fn bad(key: &'static str, path: &SecretPath, cause: &str) -> ConnectError {
-    ConnectError::BadFile { key, path: path.to_string(), cause: cause.to_owned() }
+/// `shown`: the path as it may be shown.
+fn read(key: &'static str, path: &str, shown: &impl fmt::Display) -> Result<String, ConnectError> {
+    if !is_renewable(Path::new(path)) {
+        return Err(bad(key, shown, "it is a pipe, and is to be read again at every connect: name a file"));
+    }
+    fs::read_to_string(path).map_err(|cause: io::Error| bad(key, shown, &cause.to_string()))
+}
+
+fn bad(key: &'static str, shown: &impl fmt::Display, cause: &str) -> ConnectError {
+    ConnectError::BadFile { key, path: shown.to_string(), cause: cause.to_owned() }
 }
 
 #[cfg(test)]

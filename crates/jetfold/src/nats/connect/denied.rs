@@ -32,6 +32,11 @@ impl Denied {
         Some(Self { action, subject: subject.to_owned() })
     }
 
+    /// The subject that this user may not publish to, if it is that.
+    pub fn publish_to(&self) -> Option<&str> {
+        (self.action == Action::Publish).then_some(self.subject.as_str())
+    }
+
     /// Whether it is a subject for answers to requests.
     fn is_inbox(&self) -> bool {
         self.subject.split('.').any(|token| token.starts_with("_INBOX"))

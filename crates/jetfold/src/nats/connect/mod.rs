@@ -4,11 +4,11 @@ mod credentials;
 mod denied;
 mod events;
 
-pub use credentials::{Reread, is_renewable, names_user};
+pub use credentials::{Reread, is_renewable};
 pub use denied::Denied;
 
 use crate::nats::retry::Pauses;
-use crate::values::{Secret, SecretPath, Span, list, parsed, redact_url, redacted_urls};
+use crate::values::{Secret, SecretFile, SecretPath, Span, list, parsed, redact_url, redacted_urls};
 use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerError, rustls};
@@ -40,13 +40,17 @@ pub struct Config {
     pub creds: SecretPath,
     /// nkey seed file.
     pub nkey: SecretPath,
-    /// User, with `password`.
+    /// User, with `password` or `password_file`.
     #[serde(deserialize_with = "parsed")]
     pub user: String,
     /// Of `user`.
     pub password: Secret,
+    /// File that holds the password, and nothing else.
+    pub password_file: SecretFile,
     /// Token.
     pub token: Secret,
+    /// File that holds the token, and nothing else.
+    pub token_file: SecretFile,
     /// PEM file of the authority that signed the server's certificate.
     #[serde(deserialize_with = "parsed")]
     pub tls_ca: String,
@@ -78,7 +82,9 @@ impl Default for Config {
             nkey: SecretPath::default(),
             user: String::new(),
             password: Secret::default(),
+            password_file: SecretFile::default(),
             token: Secret::default(),
+            token_file: SecretFile::default(),
             tls_ca: String::new(),
             tls_cert: String::new(),
             tls_key: String::new(),
@@ -106,7 +112,7 @@ pub enum ConnectError {
     )]
     NoServer { servers: String, waited: Span, cause: String },
     #[error(
-        "the NATS server at {servers} refuses these credentials ({cause}): check what names the user: nats.user and nats.password, nats.token, --creds, --nkey, --context or the URL"
+        "the NATS server at {servers} refuses these credentials ({cause}): check what names the user: nats.user with nats.password or nats.password_file, nats.token, nats.token_file, --creds, --nkey, --context or the URL"
     )]
     Refused { servers: String, cause: String },
     #[error("the NATS server at {servers} takes no more connections ({cause}): raise its limit, or end who holds some")]
@@ -166,8 +172,13 @@ impl Connection {
 
     /// Waits until the server has said of something that this user may not do it.
     pub async fn denied(&self) -> Denied {
+        self.denied_where(|_| true).await
+    }
+
+    /// The same of what `matters` alone. Of refusals that come together the last one may be all that is seen.
+    pub async fn denied_where(&self, matters: impl Fn(&Denied) -> bool) -> Denied {
         let mut trouble = self.trouble.clone();
-        let denied = match trouble.wait_for(|trouble| trouble.denied().is_some()).await {
+        let denied = match trouble.wait_for(|trouble| trouble.denied().is_some_and(&matters)).await {
             Ok(trouble) => trouble.denied().cloned(),
             Err(_) => None,
         };
@@ -210,7 +221,7 @@ pub fn is_address(url: &str) -> bool {
 }
 
 /// Whether this may stand between the dots of a subject.
-pub fn is_token(text: &str) -> bool {
+fn is_token(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | '>' | '.'))
 }
 
