@@ -57,6 +57,8 @@ call jetstream '$JS.API.>' Stream
 call chunks 'chunks.*' Singleton
 call all-summers summers.standing Stream
 call one-summer 'summers.standing.*' Singleton
+call streams-under-way 'summers.ask.*' Singleton
+call services '$SRV.>' Stream
 
 all=(sums rejects OBJ_stream-sum-state KV_stream-sum-members)
 
@@ -97,6 +99,8 @@ user "$inside" summer "$(
   echo 'summers.committed.*'
   echo 'summers.standing'
   echo 'summers.standing.*'
+  echo 'summers.ask.*'
+  echo '$SRV.>'
 )"
 
 user "$outside" chunker "$(
@@ -113,9 +117,11 @@ user "$outside" chunker "$(
 user "$outside" reader "$(
   logs STREAM.INFO
   api STREAM.INFO sums rejects OBJ_stream-sum-state
-  api STREAM.MSG.GET sums OBJ_stream-sum-state
+  api STREAM.MSG.GET sums rejects OBJ_stream-sum-state
   logs CONSUMER.NAMES
   logs STREAM.MSG.GET
   echo summers.standing
   echo 'summers.standing.*'
+  echo 'summers.ask.*'
+  echo '$SRV.>'
 )" '_INBOX_reader.>'
