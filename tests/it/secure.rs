@@ -103,8 +103,14 @@ fn opened(summer: &Process) -> usize {
     summer.log().iter().filter(|entry| entry["message"] == "opened the log").count()
 }
 
-#[test]
-fn the_whole_system_works_with_the_least_rights_and_nothing_that_it_does_is_refused() {
+/// Whether a line of `topology show` is that of `rejects`, with one message.
+fn has_one_reject(line: &str) -> bool {
+    let words: Vec<_> = line.split_whitespace().collect();
+    words.first() == Some(&"rejects") && words.get(2) == Some(&"1")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_whole_system_works_with_the_least_rights_and_nothing_that_it_does_is_refused() {
     // Small logs: they have to be purged.
     let secure = Secure::with_streams("2MiB");
     secure.run_as("admin", "topology apply").run().expect(0);
@@ -118,6 +124,11 @@ fn the_whole_system_works_with_the_least_rights_and_nothing_that_it_does_is_refu
     wait_for("a purge", || {
         a.stderr_so_far().contains("purged the log") || b.stderr_so_far().contains("purged the log")
     });
+    // What can't be folded is put aside.
+    let chunker = secure.user("chunker").await;
+    let stored = chunker.client.request("chunks.3", "no chunk".into()).await.unwrap();
+    assert!(String::from_utf8_lossy(&stored.payload).contains("chunks-3"), "{stored:?}");
+    wait_for("a reject", || secure.run_as("admin", "topology show").run().stdout().lines().any(has_one_reject));
     // One hands over, and the other dies: its successor has nothing but snapshots.
     a.stop().expect(0);
     b.kill();
