@@ -125,16 +125,15 @@ async fn the_whole_system_works_with_the_least_rights_and_nothing_that_it_does_i
         a.stderr_so_far().contains("purged the log") || b.stderr_so_far().contains("purged the log")
     });
     // What can't be folded is put aside.
-    let chunks = secure.user("chunker").await.client;
-    chunks.publish("chunks.3", "no chunk".into()).await.unwrap();
-    chunks.flush().await.unwrap();
+    let chunker = secure.user("chunker").await;
+    let stored = chunker.client.request("chunks.3", "no chunk".into()).await.unwrap();
+    assert!(String::from_utf8_lossy(&stored.payload).contains("chunks-3"), "{stored:?}");
     wait_for("a reject", || secure.run_as("admin", "topology show").run().stdout().lines().any(has_one_reject));
     assert!(secure.run_as("reader", "rejects list").run().expect(0).stdout().contains("undecodable"));
     // A stream under way is told to whoever reads.
     let id = crate::support::id_in(3, PARTITIONS, 9, 0);
     let begun = crate::support::batch(&[(id, 1, b"a")]);
-    chunks.publish("chunks.3", begun.into()).await.unwrap();
-    chunks.flush().await.unwrap();
+    chunker.client.request("chunks.3", begun.into()).await.unwrap();
     wait_for("a stream under way", || {
         secure.run_as("reader", "get").arg(id.to_string()).run().stdout().contains("  under way at position ")
     });
