@@ -79,6 +79,10 @@ planted *FLAGS:
 torture:
     cargo test --locked -p jetfold --lib -- --ignored --nocapture torture
 
+# Licences, sources and advisories of all that is linked; needs cargo-deny: cargo install --locked cargo-deny
+deny:
+    cargo deny check
+
 # The live page in a headless Chromium: figures move, a killed summer shows, a lost connection is said
 page *FLAGS:
     cargo build --release --locked

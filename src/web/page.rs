@@ -1,6 +1,6 @@
 //! The live page of a system: one file of HTML, and what it shows, sent once a second for as long as somebody looks.
 //!
-//! What it shows is what [`status`](crate::roles::status) asks of the server and the workers, and the report of this process, if it is a
+//! What it shows is what [`status`] asks of the server and the workers, and the report of this process, if it is a
 //! chunker. Several viewers are told the same: the system is asked once.
 
 use crate::roles::status::{self, Status};
