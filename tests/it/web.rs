@@ -97,6 +97,10 @@ fn alerts_and_dashboard_use_the_names_that_are_measured_and_no_others() {
         "stream_sum_bytes_total",
     ];
     assert_eq!(unused, elsewhere);
+    let runbook = fs::read_to_string(config.join("../docs/runbook.md")).unwrap();
+    for (alert, _) in alerts() {
+        assert!(runbook.contains(&format!("\n## {alert}\n")), "the runbook says nothing of {alert}");
+    }
     assert!(alerts().len() >= 9 && alerts().iter().all(|(_, expression)| !expression.is_empty()), "{:?}", alerts());
 }
 
