@@ -66,6 +66,8 @@ pub enum CliError {
     OutputClosed,
     #[error("{0}\nTry 'stream-sum sum --help' for more information.")]
     SumOptions(&'static str),
+    #[error("there is no command {0}: `stream-sum help` lists them")]
+    NoCommand(String),
     #[error("signals can't be watched: {0}")]
     Signals(io::Error),
 }
@@ -73,7 +75,7 @@ pub enum CliError {
 impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::SumOptions(_) => Exit::Usage,
+            Self::Config(_) | Self::SumOptions(_) | Self::NoCommand(_) => Exit::Usage,
             Self::Connect(error) => of_connect(error),
             Self::Topology(error) => of_topology(error),
             Self::Worker(error) => summer::exit(error),

@@ -9,6 +9,7 @@ mod document;
 pub mod ending;
 mod get;
 pub mod heap;
+mod manual;
 pub mod progress;
 mod rejects;
 mod report_file;
@@ -34,6 +35,7 @@ use crate::cli::up::UpArgs;
 use crate::local::up::keeper;
 use crate::telemetry::{self, Format};
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use jetfold::signals;
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -101,6 +103,10 @@ enum Command {
     Up(UpArgs),
     /// Run a nats-server for this machine alone, until Ctrl-C
     Server(ServerArgs),
+    /// Print what a shell completes words by
+    Completions { shell: Shell },
+    /// Print the manual page of the program, or of one of its commands
+    Man { command: Option<String> },
     /// Clean up behind a process that may die
     #[command(name = keeper::COMMAND, hide = true)]
     Keeper { folder: Option<PathBuf> },
@@ -131,6 +137,8 @@ impl Command {
             | Self::Get(_)
             | Self::Rejects(_)
             | Self::Config
+            | Self::Completions { .. }
+            | Self::Man { .. }
             | Self::Server(_)
             | Self::Keeper { .. } => false,
         }
@@ -147,6 +155,8 @@ impl Command {
             | Self::Rejects(_)
             | Self::Status(_)
             | Self::Config
+            | Self::Completions { .. }
+            | Self::Man { .. }
             | Self::Up(_) => true,
         }
     }
@@ -159,9 +169,14 @@ impl Command {
             Self::Chunker(args) => args.settings(),
             Self::Up(args) => args.settings(),
             Self::Server(args) => args.settings(),
-            Self::Sum(_) | Self::Get(_) | Self::Rejects(_) | Self::Status(_) | Self::Config | Self::Keeper { .. } => {
-                Vec::new()
-            }
+            Self::Sum(_)
+            | Self::Get(_)
+            | Self::Rejects(_)
+            | Self::Status(_)
+            | Self::Config
+            | Self::Completions { .. }
+            | Self::Man { .. }
+            | Self::Keeper { .. } => Vec::new(),
         }
     }
 }
@@ -197,6 +212,12 @@ impl Cli {
             drop(ignored);
             return Ok(Exit::Done);
         }
+        // These need no configuration, and must not fail for one.
+        match &self.command {
+            Command::Completions { shell } => return manual::completions(*shell),
+            Command::Man { command } => return manual::man(command.as_deref()),
+            _ => {}
+        }
         // Before anything that takes its time: until then, a signal ends the process without a word.
         let stop = match self.command.drains() {
             true => signals().map_err(CliError::Signals)?,
@@ -223,7 +244,9 @@ impl Cli {
             Command::Config => print(config.to_toml()).map(|()| Exit::Done),
             Command::Up(args) => args.run(&config, self.common.arguments(), &flags, stop).await,
             Command::Server(args) => args.run(&config),
-            Command::Keeper { .. } => unreachable!("it needs no configuration"),
+            Command::Keeper { .. } | Command::Completions { .. } | Command::Man { .. } => {
+                unreachable!("it needs no configuration")
+            }
         }
     }
 }
@@ -259,8 +282,11 @@ mod tests {
         commands(&cli, &[], &mut found);
         let mut seen = 0;
         for (mut words, command) in found.into_iter().filter(|(words, _)| !words.contains(&"help".to_owned())) {
-            if command.get_name() == "get" {
-                words.push("0".repeat(32));
+            match command.get_name() {
+                "get" => words.push("0".repeat(32)),
+                "show" | "explain" | "retry" if words.contains(&"rejects".to_owned()) => words.push("7".to_owned()),
+                "completions" => words.push("bash".to_owned()),
+                _ => {}
             }
             for flag in command.get_arguments() {
                 let help = flag.get_help().map(ToString::to_string).unwrap_or_default();

@@ -254,6 +254,21 @@ fn a_final_that_contradicts_one_already_there_is_a_violation() {
 }
 
 #[test]
+fn completions_and_manual_pages_are_made_whatever_the_configuration_and_name_every_command() {
+    let bad = |arguments: &str| Program::new(arguments).env("STREAM_SUM_CHUNKER__STREAMS", "many").run();
+    for shell in ["bash", "zsh", "fish"] {
+        let made = bad(&format!("completions {shell}")).expect(0).stdout();
+        for word in ["summer", "chunker", "rejects", "partitions"] {
+            assert!(made.contains(word), "{shell}: {word}");
+        }
+    }
+    let page = bad("man").expect(0).stdout();
+    assert!(page.contains(".TH stream") && page.contains("rejects") && !page.contains("keeper"), "{page}");
+    assert!(bad("man summer").expect(0).stdout().contains("\\-\\-partitions"));
+    check(bad("man nothing"), 2, &["there is no command nothing", "`stream-sum help`"]);
+}
+
+#[test]
 fn a_full_sums_is_named_and_waited_for() {
     let server = Server::start();
     let apply = |sums: &str| {
