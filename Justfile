@@ -83,6 +83,11 @@ torture:
 deny:
     cargo deny check
 
+# What deploy/ says, each process started as it stands there
+deploy:
+    cargo build --release --locked
+    tests/deploy
+
 # The live page in a headless Chromium: figures move, a killed summer shows, a lost connection is said
 page *FLAGS:
     cargo build --release --locked
