@@ -8,7 +8,7 @@
 #   nsc generate config --mem-resolver         what another takes into its configuration, beside `tls` and `jetstream`
 #   stream-sum --creds data/nsc/chunker.creds chunker
 #
-# Each role names its inbox with nats.inbox_prefix: _INBOX_admin, _INBOX_summer, _INBOX_chunker, _INBOX_reader.
+# Each role names its inbox with nats.inbox_prefix: _INBOX_admin, _INBOX_summer, _INBOX_chunker or _INBOX_reader.
 # PARTITIONS=16 nats/nsc.sh: as many logs as `topology apply --partitions` makes.
 set -euo pipefail
 

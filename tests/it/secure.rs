@@ -162,8 +162,9 @@ fn a_chunker_that_may_read_no_log_tells_by_its_own_clock_which_finals_are_late()
     let secure = Secure::with_streams("64MiB");
     let folder = tempfile::tempdir().unwrap();
     let chunker = secure.run_as("chunker", "chunker --streams 20 --chunks 1");
-    let chunker = chunker.env("STREAM_SUM_CHUNKER__DEADLINE", "2s").spawn();
-    wait_for("the deadline to pass", || chunker.stderr_so_far().contains("\"by_s\":2.0"));
+    let chunker = chunker.env("STREAM_SUM_CHUNKER__DEADLINE", "10s").spawn();
+    // Twice as late, they would be missing.
+    wait_for("the deadline to pass", || chunker.stderr_so_far().contains("\"by_s\":10.0"));
     let _summer = secure.summer(folder.path(), "a");
     let ended = chunker.wait().expect(3);
     assert!(ended.stdout().contains("late                    20"), "{}", ended.stdout());

@@ -48,6 +48,9 @@ const READS: [&str; 8] = [
     "CONSUMER.MSG.NEXT.%.mine",
 ];
 
+/// No summer is called so.
+const MEMBER: &str = "$KV.stream-sum-members.mine";
+
 /// Subjects that streams store.
 const STORED: [&str; 8] = [
     "chunks.0",
@@ -55,7 +58,7 @@ const STORED: [&str; 8] = [
     "sums.0badcafe.0badcafe",
     "sums.other",
     "rejects.0.1.1",
-    "$KV.stream-sum-members.mine",
+    MEMBER,
     "$O.stream-sum-state.M.bWluZQ==",
     "$O.stream-sum-state.C.mine",
 ];
@@ -102,8 +105,8 @@ impl User {
     }
 }
 
-/// Each stream: its configuration, how many messages it has of each subject, and the consumers of a log. One of `sums` is gone some
-/// time after its chunker.
+/// Each stream: its configuration, where it ends, where it begins, and how many messages it has of each subject; and the consumers of
+/// a log. A consumer of `sums` is gone some time after its chunker, and what summers say of themselves within seconds.
 async fn everything(admin: &User) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     for stream in streams() {
@@ -111,8 +114,12 @@ async fn everything(admin: &User) -> BTreeMap<String, Value> {
         let info = admin.ask(&subject, &json!({ "subjects_filter": ">" })).await;
         let (config, state) = (&info["config"], &info["state"]);
         assert!(config.is_object(), "{info}");
+        let kept = match stream.starts_with("KV_") {
+            true => json!([null, { MEMBER: state["subjects"][MEMBER] }]),
+            false => json!([state["first_seq"], state["subjects"]]),
+        };
         let consumers = state["consumer_count"].as_u64().filter(|_| stream.starts_with("chunks-"));
-        all.insert(stream, json!([config, state["first_seq"], state["subjects"], consumers]));
+        all.insert(stream, json!([config, state["last_seq"], kept, consumers]));
     }
     all
 }
@@ -205,10 +212,12 @@ async fn an_answer_that_whoever_calls_has_sent_to_a_stream_is_stored_nowhere() {
         let said = user.said.lock().unwrap().join("\n");
         assert!(!said.contains("Violation"), "{said}");
     }
-    // The summer goes on beside: what it stores has other subjects.
+    // The summer goes on beside: it puts nothing more into logs, which it may purge, and nothing at these subjects.
     let of_subjects = |all: &BTreeMap<String, Value>| {
-        let count = |subject: &str| all.values().filter_map(|stream| stream[2][subject].as_u64()).sum::<u64>();
-        STORED.map(count)
+        let count = |subject: &&str| all.values().filter_map(|stream| stream[2][1][subject].as_u64()).sum::<u64>();
+        let ends: Vec<_> = logs().iter().map(|log| all[log][1].clone()).collect();
+        let counts: Vec<_> = STORED[2..].iter().map(count).collect();
+        (ends, counts)
     };
     let after = everything(&admin).await;
     assert_eq!(of_subjects(&after), of_subjects(&before));
@@ -216,13 +225,24 @@ async fn an_answer_that_whoever_calls_has_sent_to_a_stream_is_stored_nowhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_of_a_chunker_can_deliver_no_final_as_another() {
-    let (secure, _, _) = summed().await;
+    let (secure, admin, before) = summed().await;
     let chunker = secure.user("chunker").await;
-    let consumer =
-        json!({ "deliver_policy": "all", "ack_policy": "none", "deliver_subject": "sums.0badcafe.0badcafe" });
-    let question = json!({ "stream_name": "sums", "config": consumer, "action": "create" });
-    let answer = chunker.ask("$JS.API.CONSUMER.CREATE.sums", &question).await;
-    assert!(answer["error"]["description"].as_str().is_some_and(|said| said.contains("cycle")), "{answer}");
+    let consume = async |deliver_subject: Option<&str>| {
+        let consumer = json!({ "deliver_policy": "all", "ack_policy": "none", "deliver_subject": deliver_subject });
+        let question = json!({ "stream_name": "sums", "config": consumer, "action": "create" });
+        chunker.ask("$JS.API.CONSUMER.CREATE.sums", &question).await
+    };
+    let pushed = consume(Some("sums.0badcafe.0badcafe")).await;
+    assert!(pushed["error"]["description"].as_str().is_some_and(|said| said.contains("cycle")), "{pushed}");
+    let pulled = consume(None).await["name"].as_str().unwrap().to_owned();
+    for stored in STORED {
+        let asked =
+            chunker.client.publish_with_reply(format!("$JS.API.CONSUMER.MSG.NEXT.sums.{pulled}"), stored, "1".into());
+        asked.await.unwrap();
+    }
+    // Whatever it delivers comes before this answer.
+    chunker.ask(&format!("$JS.API.CONSUMER.INFO.sums.{pulled}"), &json!({})).await;
+    assert_eq!(everything(&admin).await, before);
 }
 
 #[test]
