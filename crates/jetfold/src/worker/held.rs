@@ -29,6 +29,9 @@ const REPEATED: Duration = Duration::from_secs(1);
 /// How long a store of this process may stay open after its partition was let go of: whoever answers a question reads it.
 const CLOSING: Duration = Duration::from_secs(10);
 
+/// How soon that is looked at again.
+const CLOSED_SOON: Duration = Duration::from_millis(5);
+
 /// The end of a partition's task.
 pub type Ended = (u32, Result<(), PartitionError>);
 
@@ -97,9 +100,18 @@ impl<A: Application> Holder<A> {
         async move {
             let until = Instant::now() + CLOSING;
             while before.as_ref().is_some_and(|before| before.strong_count() > 0) && Instant::now() < until {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(CLOSED_SOON).await;
             }
-            joined(tokio::task::spawn_blocking(move || stores.open(partition)).await)
+            loop {
+                let stores = stores.clone();
+                match joined(tokio::task::spawn_blocking(move || stores.open(partition)).await) {
+                    // Nobody has it any more, and whoever was the last is closing it: that is this process itself.
+                    Err(StoreError::InUse { .. }) if before.is_some() && Instant::now() < until => {
+                        tokio::time::sleep(CLOSED_SOON).await;
+                    }
+                    opened => return opened,
+                }
+            }
         }
     }
 
