@@ -137,10 +137,12 @@ async fn who_comes_gets_its_share_and_who_is_told_to_stop_hands_it_over() {
     all_verified(chunker, &report);
     // What was handed over was folded where it was left: nothing had to be published again.
     let stopped = b.stop().expect(0);
-    // Where a log was opened again since, as on a machine that does many things at once, what was not committed is published again.
+    // A stop takes seconds at the most: where a machine that does many things at once was too slow for that, a log was opened by the
+    // store, and what its owner had not committed is published again. Nothing of what went on as it was left.
     let log = parse_log(&stopped.stderr);
-    let is_undisturbed = !log.iter().any(|entry| entry["message"] == "opening the log again");
-    assert!(!is_undisturbed || total(&log, "stopped", "finals_already_there") == 0, "{}", stopped.stderr);
+    let said = |message: &str| log.iter().filter(|entry| entry["message"] == message).count();
+    let went_on = said("going on as the owner of the log") == 4 && said("opening the log again") == 0;
+    assert!(!went_on || total(&log, "stopped", "finals_already_there") == 0, "{}", stopped.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
