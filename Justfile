@@ -83,10 +83,10 @@ torture:
 deny:
     cargo deny check
 
-# What deploy/ says, each process started as it stands there
-deploy:
+# What deploy/ says, each process started as it stands there; --schemas validates the manifests as well
+deploy *FLAGS:
     cargo build --release --locked
-    tests/deploy
+    tests/deploy "$@"
 
 # The live page in a headless Chromium: figures move, a killed summer shows, a lost connection is said
 page *FLAGS:
