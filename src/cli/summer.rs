@@ -5,14 +5,11 @@ use crate::cli::ending::{self, CliError, Exit};
 use crate::cli::given;
 use crate::roles::summing;
 use crate::web::Web;
-use crate::web::page::{self, Source};
 use clap::Args;
 use jetfold::Acceptance;
 use jetfold::WorkerError;
-use jetfold::http;
 use jetfold::store::StoreError;
 use std::path::PathBuf;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Args)]
@@ -47,10 +44,7 @@ impl SummerArgs {
         let web = Web::listen(&config.http).await?;
         let _answering = web.map(|web| {
             tracing::info!(address = %web.address, "answering by HTTP");
-            let nats = watch::Sender::new(Some(config.nats.clone())).subscribe();
-            let page = page::routes(Source { nats, topology: config.topology.clone(), report: None });
-            let routes = http::routes(web.handle.clone(), &worker.health(), || async {});
-            web.serve(routes.merge(page))
+            web.serve_worker(&config.nats, &config.topology, worker.health())
         });
         summing::run(worker, &self.accept, stop).await?;
         Ok(Exit::Done)

@@ -1,6 +1,6 @@
 //! `get`: the final of one stream; or how far it is, by whoever folds it.
 
-use crate::roles::status;
+use crate::roles::{asking, status};
 use crate::sum::answer::{Answered, Found};
 use crate::sum::codec::{self, Undecodable};
 use crate::sum::names::{FinalNames, names};
@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use jetfold::nats::connect::{self, ConnectError, Connection};
 use jetfold::nats::names::Names;
 use jetfold::nats::read::{self, NoAnswer, Which};
-use jetfold::{AskError, Position, ask, rfc3339};
+use jetfold::{AskError, Position, rfc3339};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -97,13 +97,8 @@ async fn how_far(
     names: &Names,
 ) -> Result<String, GetError> {
     let partitions = status::partitions(connection, topology).await.ok_or(GetError::None(id))?;
-    let partition = id.partition(partitions);
-    let answer = ask(connection, names.ask_subject(partition), partition, id.to_string().into()).await;
-    let answer = answer.map_err(|cause| GetError::NotAsked { id, cause })?;
-    let Ok(Answered { position, stream }) = serde_json::from_slice(&answer) else {
-        let cause = AskError::Failed(format!("it said {:?}", String::from_utf8_lossy(&answer)));
-        return Err(GetError::NotAsked { id, cause });
-    };
+    let asked = asking::how_far(connection, names, id, partitions).await;
+    let Answered { position, stream } = asked.map_err(|cause| GetError::NotAsked { id, cause })?;
     match stream {
         Found::Live { seq_no, sum } => Ok(format!("{sum}  {id}  seq_no={seq_no}  under way at position {position}")),
         Found::Completed { seq_no, sum } => {

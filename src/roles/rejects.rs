@@ -3,18 +3,20 @@
 //! A reject is a batch of which something was rejected, named by its sequence in the stream of rejects. Nothing is taken out of that
 //! stream: it forgets what is older than `rejects_retention`.
 
-use crate::roles::status;
+use crate::roles::{asking, status};
 use crate::sum::answer::{Answered, Found};
 use crate::sum::chunk::Chunk;
 use crate::sum::codec;
 use crate::sum::names::names;
+use crate::sum::stream_id::StreamId;
 use crate::sum::topology_section;
 use jetfold::nats::connect::{self, ConnectError, Connection};
 use jetfold::nats::names::Names;
 use jetfold::nats::publish::{self, Refusal};
 use jetfold::nats::read::{self, NoAnswer, StoredMessage, Which};
-use jetfold::{AskError, Position, REJECT_CHUNKS, REJECT_COUNT, REJECT_PAYLOAD, REJECT_REASON, ask, rfc3339};
+use jetfold::{AskError, Position, REJECT_CHUNKS, REJECT_COUNT, REJECT_PAYLOAD, REJECT_REASON, rfc3339};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write;
 
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +128,7 @@ impl Rejects {
         for Shown { index, chunk, reason } in chunks {
             let Some(reason) = reason else { continue };
             let partition = chunk.id.partition(partitions);
-            let Answered { stream, position } = self.asked(&chunk, partition).await?;
+            let Answered { stream, position } = self.asked(chunk.id, partitions).await?;
             let (id, seq_no) = (chunk.id, chunk.seq_no);
             let right = right(&reason, partition, &stream);
             let now = stands(&stream);
@@ -153,8 +155,8 @@ impl Rejects {
         for Shown { index, chunk, reason } in chunks {
             let Some(reason) = reason else { continue };
             let (id, seq_no, partition) = (chunk.id, chunk.seq_no.get(), chunk.id.partition(partitions));
-            if let std::collections::btree_map::Entry::Vacant(place) = next.entry(id) {
-                place.insert(match self.asked(&chunk, partition).await?.stream {
+            if let Entry::Vacant(place) = next.entry(id) {
+                place.insert(match self.asked(id, partitions).await?.stream {
                     Found::Live { seq_no, .. } => Some(seq_no + 1),
                     Found::Unknown => Some(1),
                     Found::Broken { .. } | Found::Completed { .. } | Found::Refused => None,
@@ -204,12 +206,9 @@ impl Rejects {
         status::partitions(&self.connection, &self.topology).await.ok_or(RejectsError::NoTopology)
     }
 
-    /// How a chunk's stream stands, by whoever folds it.
-    async fn asked(&self, chunk: &Chunk<'_>, partition: u32) -> Result<Answered, RejectsError> {
-        let question = chunk.id.to_string().into();
-        let answer = ask(&self.connection, self.names.ask_subject(partition), partition, question).await?;
-        serde_json::from_slice(&answer)
-            .map_err(|_| AskError::Failed(format!("it said {:?}", String::from_utf8_lossy(&answer))).into())
+    /// How a stream stands, by whoever folds it.
+    async fn asked(&self, id: StreamId, partitions: u32) -> Result<Answered, RejectsError> {
+        Ok(asking::how_far(&self.connection, &self.names, id, partitions).await?)
     }
 }
 
@@ -282,10 +281,20 @@ fn stands(stream: &Found) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sum::Reason;
+    use jetfold::MISROUTED;
 
     #[test]
     fn what_stands_in_a_header_is_read_and_what_was_cut_off_is_not() {
         let found: Vec<_> = "0-2 gap; 3 broken; and 12 more".split("; ").filter_map(range).collect();
         assert_eq!(found, [(0, 2, "gap".to_owned()), (3, 3, "broken".to_owned())]);
+    }
+
+    #[test]
+    fn of_every_reason_it_is_said_what_would_have_been_right() {
+        for reason in Reason::ALL.map(<&str>::from).into_iter().chain([MISROUTED]) {
+            let said = right(reason, 3, &Found::Unknown);
+            assert!(!said.contains("no reason that this version knows"), "{reason}");
+        }
     }
 }

@@ -133,6 +133,11 @@ pub enum Reason {
     Oversized,
 }
 
+impl Reason {
+    /// Each of them.
+    pub const ALL: [Self; 6] = [Self::Unknown, Self::Expired, Self::Gap, Self::Broken, Self::AfterEnd, Self::Oversized];
+}
+
 impl From<Reason> for &'static str {
     fn from(reason: Reason) -> Self {
         match reason {

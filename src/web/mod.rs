@@ -11,7 +11,8 @@ pub mod page;
 use crate::run::report::Report;
 use crate::sum::topology_section;
 use axum::Router;
-use axum::routing::get;
+use jetfold::Health;
+use jetfold::http;
 use jetfold::nats::connect;
 use metrics_exporter_prometheus::PrometheusHandle;
 use page::Source;
@@ -41,7 +42,7 @@ pub enum WebError {
 pub struct Web {
     listener: TcpListener,
     pub address: SocketAddr,
-    pub handle: PrometheusHandle,
+    handle: PrometheusHandle,
 }
 
 impl Web {
@@ -57,7 +58,7 @@ impl Web {
         let refuse = |cause| WebError::Listen { address: address.clone(), cause };
         let listener = TcpListener::bind(address).await.map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;
-        let handle = jetfold::http::recorder(ledger::ALL, &[])?;
+        let handle = http::recorder(ledger::ALL, &[])?;
         Ok(Some(Self { listener, address, handle }))
     }
 
@@ -69,18 +70,34 @@ impl Web {
         report: watch::Receiver<Report>,
     ) -> AbortOnDropHandle<()> {
         let page = page::routes(Source { nats, topology: topology.clone(), report: Some(report.clone()) });
-        let handle = self.handle.clone();
-        let metrics = async move || {
+        let measure = move || {
             ledger::measure(&report.borrow());
-            handle.run_upkeep();
-            handle.render()
+            std::future::ready(())
         };
-        let own = Router::new().route("/metrics", get(metrics)).route("/healthz", get(async || "alive\n"));
-        self.serve(own.route("/readyz", get(async || "ready\n")).merge(page))
+        let own = http::routes(self.handle.clone(), || Ok(()), measure);
+        self.serve(own.merge(page))
+    }
+
+    /// Answers for a worker: whether it is ready, what it does, and the page of its system.
+    pub fn serve_worker(
+        self,
+        nats: &connect::Config,
+        topology: &topology_section::Config,
+        health: Health,
+    ) -> AbortOnDropHandle<()> {
+        let nats = watch::Sender::new(Some(nats.clone())).subscribe();
+        let page = page::routes(Source { nats, topology: topology.clone(), report: None });
+        let of_ready = health.clone();
+        let measure = move || {
+            let health = health.clone();
+            async move { health.measure().await }
+        };
+        let own = http::routes(self.handle.clone(), move || of_ready.ready(), measure);
+        self.serve(own.merge(page))
     }
 
     /// Answers until what is returned is dropped: whoever watches the page never hangs up.
-    pub fn serve(self, routes: Router) -> AbortOnDropHandle<()> {
+    fn serve(self, routes: Router) -> AbortOnDropHandle<()> {
         let Self { listener, .. } = self;
         AbortOnDropHandle::new(tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, routes).await {

@@ -1,6 +1,7 @@
 //! Streams that are under way: what whoever folds them answers, and how a final is waited for.
 
-use crate::support::{PATIENCE, Program, Server, apply, batch, id_in, summer, wait_for};
+use crate::support::{PATIENCE, Program, Server, apply, batch, id_in, summer, wait_for, wait_until};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use sha1::{Digest, Sha1};
 use std::time::Duration;
@@ -81,4 +82,29 @@ async fn a_summer_is_a_service_that_nats_micro_lists_and_counts() {
     let asked = stats["endpoints"].as_array().unwrap().iter().find(|endpoint| endpoint["name"] == "ask-1").unwrap();
     assert_eq!((&asked["num_requests"], &asked["num_errors"]), (&1.into(), &0.into()), "{stats}");
     summing.stop().expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_paused_is_not_asked_in_the_place_of_whoever_answers() {
+    let server = Server::start();
+    apply(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let start =
+        |name: &str| summer(&server, &folder.path().join(name), &format!("--worker {name} --partitions all")).spawn();
+    let (paused, other) = (start("a"), start("b"));
+    for summing in [&paused, &other] {
+        summing.wait_for_log("opened the log", 1);
+    }
+    let client = server.client().await;
+    let ask = async || client.request("summers.ask.0", "no ID".into()).await;
+    // Both listen.
+    wait_until("an answer", async || ask().await.ok()).await;
+    paused.signal(Signal::SIGSTOP);
+    for asked in 0..20 {
+        let answer = tokio::time::timeout(Duration::from_secs(8), ask()).await;
+        assert!(matches!(answer, Ok(Ok(_))), "question {asked}: {answer:?}");
+    }
+    paused.signal(Signal::SIGCONT);
+    paused.stop().expect(0);
+    other.stop().expect(0);
 }

@@ -156,6 +156,31 @@ async fn a_summer_measures_what_it_does_and_says_whether_it_is_ready() {
     summing.stop().expect(0);
 }
 
+#[test]
+fn a_summer_is_not_ready_before_it_folds_what_it_is_to_fold() {
+    let server = Server::start();
+    apply(&server, 4);
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c"] {
+        // The first takes all; another one follows at first.
+        let summing =
+            summer(&server, &folder.path().join(name), &format!("--worker {name} --http 127.0.0.1:0")).spawn();
+        let address = address(&summing);
+        let mut before = Vec::new();
+        wait_for("ready", || {
+            before.push(get(&address, "/readyz"));
+            before.last().unwrap().0 == 200
+        });
+        let held =
+            scrape(&address).samples.into_iter().filter(|(name, _, n)| name == "jetfold_partition_state" && *n == 1.0);
+        assert!(held.count() > 0, "{name} is ready and holds nothing: {before:?}");
+        for _ in 0..100 {
+            assert_eq!(get(&address, "/readyz").0, 200, "{name} was ready before, after {before:?}");
+        }
+        summing.stop().expect(0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_alert_about_a_worker_fires_at_its_fault_and_not_before() {
     let server = Server::start();

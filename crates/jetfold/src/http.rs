@@ -9,7 +9,6 @@
 //! Whoever is not ready is not to be restarted for it: what it waits for is elsewhere, as a rule. So `/healthz` is of the process alone.
 
 use crate::metrics::{self, COMMIT_SECONDS, Metric};
-use crate::worker::health::Health;
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -17,15 +16,24 @@ use axum::routing::get;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A store syncs within milliseconds, or its disk is what everybody waits for.
 const COMMIT_BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
+/// How often what was recorded is summed up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// The recorder of this process, to which every metric goes from now on: to be made before what is measured. `more` are metrics of the
 /// application's own, and `buckets` the upper ends of those that are histograms.
 ///
+/// What is recorded is summed up now and then, whether or not anybody asks: so it takes a bounded place.
+///
 /// # Errors
 /// If the process has a recorder already.
+///
+/// # Panics
+/// Outside a tokio runtime.
 pub fn recorder(more: &[Metric], buckets: &[(&str, &[f64])]) -> Result<PrometheusHandle, BuildError> {
     let mut builder = PrometheusBuilder::new();
     for (name, ends) in buckets.iter().copied().chain([(COMMIT_SECONDS, &COMMIT_BUCKETS[..])]) {
@@ -34,23 +42,29 @@ pub fn recorder(more: &[Metric], buckets: &[(&str, &[f64])]) -> Result<Prometheu
     let handle = builder.install_recorder()?;
     metrics::describe(metrics::ALL);
     metrics::describe(more);
+    let summed_up = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            summed_up.run_upkeep();
+        }
+    });
     Ok(handle)
 }
 
-/// The routes of a worker. `measure` is called before each answer with metrics, for what is looked at only then.
+/// The routes of a process: those of a worker with its [`Health`](crate::Health), as `ready` and `measure`. What is looked at only when it
+/// is asked for is measured by `measure`, before each answer with metrics.
 pub fn routes<F: Future<Output = ()> + Send>(
     handle: PrometheusHandle,
-    health: &Health,
+    ready: impl Fn() -> Result<(), String> + Clone + Send + Sync + 'static,
     measure: impl Fn() -> F + Send + Sync + 'static,
 ) -> Router {
-    let (of_metrics, of_ready, measure) = (health.clone(), health.clone(), Arc::new(measure));
+    let measure = Arc::new(measure);
     let metrics = async move || {
-        of_metrics.measure().await;
         measure().await;
-        handle.run_upkeep();
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render())
     };
-    let ready = async move || match of_ready.ready() {
+    let ready = async move || match ready() {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()).into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     };

@@ -79,14 +79,38 @@ pub struct PartitionStanding {
     pub follows: bool,
 }
 
+/// What a worker does with a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    Folding,
+    /// It folds behind another worker, and publishes nothing.
+    Following,
+    /// It can't fold at the moment.
+    Waiting,
+    /// It refuses the log.
+    Refused,
+}
+
+impl Doing {
+    pub const ALL: [Self; 4] = [Self::Folding, Self::Following, Self::Waiting, Self::Refused];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Folding => "folding",
+            Self::Following => "following",
+            Self::Waiting => "waiting",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 impl PartitionStanding {
-    /// What the worker does with the partition, in a word.
-    pub fn state(&self) -> &'static str {
+    pub fn doing(&self) -> Doing {
         match (&self.trouble, self.refused_since) {
-            (_, Some(_)) => "refused",
-            (Some(_), None) => "waiting",
-            (None, None) if self.follows => "following",
-            (None, None) => "folding",
+            (_, Some(_)) => Doing::Refused,
+            (Some(_), None) => Doing::Waiting,
+            (None, None) if self.follows => Doing::Following,
+            (None, None) => Doing::Folding,
         }
     }
 }

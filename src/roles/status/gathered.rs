@@ -9,7 +9,7 @@ use jetfold::log::reader::LogReader;
 use jetfold::nats::connect::Connection;
 use jetfold::nats::names::Names;
 use jetfold::nats::read::NoAnswer;
-use jetfold::{PartitionStanding, WorkerStanding};
+use jetfold::{Doing, PartitionStanding, WorkerStanding};
 use jetfold::{Verdict, judge, rfc3339};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -137,11 +137,11 @@ impl WorkerStatus {
     }
 
     fn told(worker: String, standing: &PartitionStanding, log: Option<&LogNow>) -> Self {
-        let state = match (&standing.trouble, standing.refused_since) {
-            (_, Some(_)) => State::Refused,
-            (Some(_), None) => State::Waiting,
-            (None, None) if standing.follows => State::Following,
-            (None, None) => State::Folding,
+        let state = match standing.doing() {
+            Doing::Folding => State::Folding,
+            Doing::Following => State::Following,
+            Doing::Waiting => State::Waiting,
+            Doing::Refused => State::Refused,
         };
         Self {
             worker,

@@ -41,7 +41,8 @@ pub enum AskError {
 /// The NATS service of a worker: `nats micro` lists it, and counts what it is asked. `None` if it can't be: folding does not depend on it.
 pub async fn service<A: Application>(connection: &Connection, worker: &str) -> Option<Arc<Service>> {
     let what = format!("what {} {worker} has committed, by partition", A::WORDS.worker);
-    let builder = connection.client.service_builder().description(what);
+    // A group of its own: were it one of several, whoever is paused would be asked in the place of those who answer.
+    let builder = connection.client.service_builder().description(what).queue_group(worker);
     match builder.start(A::NAME, env!("CARGO_PKG_VERSION")).await {
         Ok(service) => Some(Arc::new(service)),
         Err(error) => {

@@ -36,12 +36,15 @@ struct Entries {
     partitions: BTreeMap<u32, Shown>,
     moves: VecDeque<(Instant, Taken)>,
     trouble: Option<String>,
+    /// Whether it has taken what it was to take first.
+    has_begun: bool,
 }
 
 impl Board {
     pub fn new(worker: String, publishing: Connection) -> Self {
         let (partitions, moves, trouble) = (BTreeMap::new(), VecDeque::new(), None);
-        Self(Arc::new(Mutex::new(Entries { worker, publishing, partitions, moves, trouble })))
+        let has_begun = false;
+        Self(Arc::new(Mutex::new(Entries { worker, publishing, partitions, moves, trouble, has_begun })))
     }
 
     pub fn show(&self, partition: u32, shown: Shown) {
@@ -63,6 +66,15 @@ impl Board {
     /// What keeps the worker from sharing partitions; `None`: nothing.
     pub fn trouble(&self, trouble: Option<String>) {
         self.lock().trouble = trouble;
+    }
+
+    /// It knows who else is there, and has opened what it is to hold.
+    pub fn begun(&self) {
+        self.lock().has_begun = true;
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.lock().has_begun
     }
 
     /// By which verdict each partition's log is refused that is.

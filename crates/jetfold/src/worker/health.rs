@@ -7,7 +7,7 @@ use crate::metrics::{
 };
 use crate::nats::connect::Connection;
 use crate::nats::names::Names;
-use crate::standing::{PartitionStanding, WorkerStanding};
+use crate::standing::{Doing, PartitionStanding, WorkerStanding};
 use futures_util::future::join_all;
 use metrics::{counter, gauge};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +17,6 @@ use tokio::time::timeout;
 
 /// How long the ends of all logs may take to be read. What has not answered by then has no lag to tell.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-const STATES: [&str; 4] = ["folding", "following", "waiting", "refused"];
 
 #[derive(Clone, Default)]
 pub struct Health(Arc<Watched>);
@@ -57,6 +55,9 @@ impl Health {
         if !connection.stands() {
             return Err("the connection to NATS is lost".to_owned());
         }
+        if !board.has_begun() {
+            return Err("it is starting".to_owned());
+        }
         let WorkerStanding { partitions, trouble, .. } = board.told();
         let waiting = partitions.into_iter().filter_map(|PartitionStanding { partition, trouble, .. }| {
             Some(format!("partition {partition}: {}", trouble?))
@@ -92,7 +93,7 @@ impl Health {
             for name in [POSITION, LAG_BATCHES, LAG_SECONDS, COMMIT_AGE, LIVE_ROWS, ROWS, STORE_BYTES] {
                 set(name, &worker, *gone, f64::NAN);
             }
-            states(&worker, *gone, "");
+            does(&worker, *gone, None);
             blocked(&worker, *gone, *verdict, None);
         }
         told.retain(|partition, _| held.contains(partition));
@@ -108,7 +109,7 @@ impl Health {
             let behind = behind.get(&held.partition);
             set(LAG_BATCHES, behind.map_or(f64::NAN, |behind| behind.batches as f64));
             set(LAG_SECONDS, behind.map_or(f64::NAN, |behind| behind.oldest.as_secs_f64()));
-            states(&worker, held.partition, held.state());
+            does(&worker, held.partition, Some(held.doing()));
             let verdict = verdicts.get(&held.partition).copied();
             let before = told.insert(held.partition, verdict).flatten();
             blocked(&worker, held.partition, before, verdict);
@@ -126,9 +127,9 @@ fn set_word(name: &'static str, worker: &str, partition: u32, label: &'static st
     gauge!(name, &labels).set(f64::from(u8::from(is_so)));
 }
 
-fn states(worker: &str, partition: u32, state: &str) {
-    for known in STATES {
-        set_word(STATE, worker, partition, "state", known, known == state);
+fn does(worker: &str, partition: u32, doing: Option<Doing>) {
+    for known in Doing::ALL {
+        set_word(STATE, worker, partition, "state", known.name(), doing == Some(known));
     }
 }
 

@@ -97,22 +97,7 @@ impl<A: Application> Holder<A> {
         before: Option<Weak<Store<A>>>,
     ) -> impl Future<Output = Result<Store<A>, StoreError>> + Send + use<A> {
         let stores = self.shared.stores.clone();
-        async move {
-            let until = Instant::now() + CLOSING;
-            while before.as_ref().is_some_and(|before| before.strong_count() > 0) && Instant::now() < until {
-                tokio::time::sleep(CLOSED_SOON).await;
-            }
-            loop {
-                let stores = stores.clone();
-                match joined(tokio::task::spawn_blocking(move || stores.open(partition)).await) {
-                    // Nobody has it any more, and whoever was the last is closing it: that is this process itself.
-                    Err(StoreError::InUse { .. }) if before.is_some() && Instant::now() < until => {
-                        tokio::time::sleep(CLOSED_SOON).await;
-                    }
-                    opened => return opened,
-                }
-            }
-        }
+        reopened(before, move || stores.open(partition))
     }
 
     /// Begins to fold or follow a partition whose store is open.
@@ -259,6 +244,30 @@ impl<A: Application> Drop for Held<A> {
     }
 }
 
+/// Opens a store; one that was open before once nobody has it any more, and whoever was the last has closed it: until then it is in use,
+/// by this process itself.
+async fn reopened<S>(
+    before: Option<Weak<S>>,
+    open: impl Fn() -> Result<S, StoreError> + Clone + Send + 'static,
+) -> Result<S, StoreError>
+where
+    S: Send + 'static,
+{
+    let until = Instant::now() + CLOSING;
+    while before.as_ref().is_some_and(|before| before.strong_count() > 0) && Instant::now() < until {
+        tokio::time::sleep(CLOSED_SOON).await;
+    }
+    loop {
+        match joined(tokio::task::spawn_blocking(open.clone()).await) {
+            // The count is 0 before the store is closed.
+            Err(StoreError::InUse { .. }) if before.is_some() && Instant::now() < until => {
+                tokio::time::sleep(CLOSED_SOON).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 fn encoded(checkpoint: &Checkpoint) -> Vec<u8> {
     rmp_serde::to_vec_named(checkpoint).expect("a checkpoint has a MessagePack form")
 }
@@ -299,5 +308,51 @@ async fn listen(connection: Connection, subject: String, told: watch::Sender<Opt
         if let Ok(checkpoint) = rmp_serde::from_slice::<Checkpoint>(&message.payload) {
             told.send_replace(Some(checkpoint));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::Words;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn in_use() -> StoreError {
+        StoreError::InUse { path: "chunks-0.redb".into(), words: &Words::DEFAULT }
+    }
+
+    /// A store that is in use at the first two tries, and how often it was tried.
+    fn closing() -> (Arc<AtomicU32>, impl Fn() -> Result<u32, StoreError> + Clone + Send + 'static) {
+        let tries = Arc::new(AtomicU32::new(0));
+        let counted = tries.clone();
+        (tries, move || match counted.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => Err(in_use()),
+            tries => Ok(tries),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_store_that_this_process_is_closing_still_is_opened_once_it_has() {
+        let (_, open) = closing();
+        // Nobody has it any more.
+        assert_eq!(reopened(Some(Weak::new()), open).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_another_process_has_is_not_waited_for() {
+        let (tries, open) = closing();
+        assert!(matches!(reopened(None, open).await, Err(StoreError::InUse { .. })));
+        assert_eq!(tries.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_read_still_is_not_tried_before_that_is_over() {
+        let (tries, open) = closing();
+        let held = Arc::new(0);
+        let opening = tokio::spawn(reopened(Some(Arc::downgrade(&held)), open));
+        tokio::time::sleep(CLOSED_SOON * 4).await;
+        assert_eq!(tries.load(Ordering::Relaxed), 0);
+        drop(held);
+        assert_eq!(opening.await.unwrap().unwrap(), 2);
     }
 }

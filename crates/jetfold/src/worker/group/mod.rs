@@ -221,12 +221,15 @@ impl<A: Application> Group<A> {
                 self.stop_all();
             }
         }
-        if self.course == Course::Stops || !self.is_heard() {
-            return;
+        if self.course != Course::Stops && self.is_heard() {
+            let busy: BTreeSet<u32> = self.wanted.keys().copied().chain(self.endings.all()).collect();
+            for deed in self.roster.decide(&self.member(), &busy) {
+                self.carry_out(deed);
+            }
         }
-        let busy: BTreeSet<u32> = self.wanted.keys().copied().chain(self.endings.all()).collect();
-        for deed in self.roster.decide(&self.member(), &busy) {
-            self.carry_out(deed);
+        // Whether by what the group decides or, where it is not heard, by itself.
+        if self.wanted.is_empty() {
+            self.holder.board.begun();
         }
     }
 
