@@ -6,7 +6,7 @@
 
 use crate::application::Application;
 use crate::checkpoint::Checkpoint;
-use crate::commit::effect::{Answer, Confirmed, Conflict, Effect, Outcome};
+use crate::commit::effect::{Answer, Conflict, Effect, Outcome};
 use crate::commit::inspection::{Inspection, Sound, Unsound};
 use crate::commit::line::{Action, Failed, Line};
 use crate::crash_point;
@@ -14,11 +14,10 @@ use crate::effects::Effects;
 use crate::effects::acks::Acks;
 use crate::joined::joined;
 use crate::log::reader::LogReader;
-use crate::metrics::Meters;
 use crate::nats::connect::Connection;
 use crate::partition::check::{self, Check};
 use crate::partition::committed::{Committed, Written, written};
-use crate::partition::counters::Counters;
+use crate::partition::counted::Counted;
 use crate::refused::RejectedBatch;
 use crate::store::{Store, StoreError};
 use crate::throttle::Throttle;
@@ -65,8 +64,7 @@ pub struct Committer<A: Application> {
     pub store: Arc<Store<A>>,
     /// Whether a conflicting output ends the session.
     pub halt: bool,
-    pub counters: Arc<Counters<A>>,
-    pub meters: Arc<Meters>,
+    pub counted: Counted<A>,
     pub committed: watch::Sender<Committed<A>>,
     /// What is confirmed, and on its way to disk: whoever follows needs no more.
     pub confirmed: Arc<watch::Sender<Option<Checkpoint>>>,
@@ -138,13 +136,12 @@ impl<A: Application> Committer<A> {
                 }
                 ((number, output), answer) = acks.next(), if acks.unanswered() > 0 => {
                     if let Answer::Stored(_) = answer {
-                        self.counters.outputs_published.add(1);
-                        self.meters.published.increment(1);
+                        self.counted.published();
                     }
                     line.acknowledged(number, output, answer, began.elapsed());
                 }
                 Some((number, outcome, unknown)) = publishing.next(), if !publishing.is_empty() => {
-                    self.count(&outcome);
+                    self.counted.confirmed(&outcome);
                     line.confirmed(number, outcome, unknown, began.elapsed());
                 }
                 received = work.recv(), if line.has_room() => match received {
@@ -165,8 +162,7 @@ impl<A: Application> Committer<A> {
             }
             Action::Publish(number, effect) => under_way.publishing.push(self.publish(number, effect)),
             Action::LetPass(conflict) => {
-                self.counters.conflicting_outputs.add(1);
-                self.meters.conflicting.increment(1);
+                self.counted.conflicting(1);
                 tracing::error!(log = self.log.name(), "{conflict}");
             }
             Action::Inspect(inspection) => {
@@ -203,29 +199,6 @@ impl<A: Application> Committer<A> {
         .boxed()
     }
 
-    fn count(&self, outcome: &Outcome<A::Output>) {
-        let (counters, meters) = (&self.counters, &self.meters);
-        match outcome {
-            Outcome::Output(Ok(Confirmed { already_there: true, .. })) => {
-                counters.outputs_already_there.add(1);
-                meters.already_there.increment(1);
-            }
-            Outcome::Output(Ok(_)) => {
-                counters.outputs_published.add(1);
-                meters.published.increment(1);
-            }
-            Outcome::Reject(Confirmed { already_there, differs, .. }) => {
-                counters.rejects_differing.add(u64::from(*differs));
-                match already_there {
-                    true => counters.rejects_already_there.add(1),
-                    false => counters.rejects_published.add(1),
-                }
-            }
-            // Counted where it is let pass.
-            Outcome::Output(Err(_)) => {}
-        }
-    }
-
     fn inspect(&self, inspection: Box<Inspection<A>>) -> Inspecting<A> {
         let (log, effects) = (self.log.clone(), self.effects.clone());
         let check = Check { connection: self.connection.clone(), log, effects };
@@ -233,15 +206,14 @@ impl<A: Application> Committer<A> {
     }
 
     fn write(&self, transaction: Box<Transaction<A>>) -> JoinHandle<Written<A>> {
-        let (store, counters, meters) = (self.store.clone(), self.counters.clone(), self.meters.clone());
+        let (store, counted) = (self.store.clone(), self.counted.clone());
         let (after, application) = (self.looked_at.clone(), self.application.clone());
         tokio::task::spawn_blocking(move || {
             crash_point::reached("before-commit");
             let began = Instant::now();
             store.commit(&transaction)?;
             crash_point::reached("after-commit");
-            counters.folded(&transaction.tally);
-            meters.committed(&transaction.tally, began.elapsed());
+            counted.committed(&transaction.tally, began.elapsed());
             written(&store, &*application, &transaction, after)
         })
     }

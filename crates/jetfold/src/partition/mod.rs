@@ -10,6 +10,7 @@
 pub mod check;
 pub mod committed;
 pub mod committer;
+pub mod counted;
 pub mod counters;
 mod damage;
 mod error;
@@ -30,7 +31,6 @@ use crate::identity::rfc3339;
 use crate::joined::joined;
 use crate::log::reader::LogReader;
 use crate::log::source::Log;
-use crate::metrics::Meters;
 use crate::nats::connect::Connection;
 use crate::nats::names::Names;
 use crate::nats::retry::Pauses;
@@ -39,6 +39,7 @@ use crate::store::{Owner, Size, Store, StoreError};
 use crate::table::Share;
 use crate::throttle::ThrottleByCause;
 use crate::time::UnixNanos;
+use counted::Counted;
 use counters::Counters;
 pub use error::PartitionError;
 use follow::Following;
@@ -127,8 +128,7 @@ pub struct Partition<A: Application> {
     /// On a connection for pulling: what is pulled must not hold up what is published.
     log: Log,
     connection: Connection,
-    counters: Arc<Counters<A>>,
-    meters: Arc<Meters>,
+    counted: Counted<A>,
     standing: watch::Sender<Standing>,
     owner: Owner,
     snapshots: Snapshots,
@@ -190,8 +190,7 @@ impl<A: Application> Partition<A> {
             accepts,
             log,
             connection: shared.connection.clone(),
-            counters: shared.counters.clone(),
-            meters: Arc::new(Meters::new(&shared.worker, partition)),
+            counted: Counted::new(shared.counters.clone(), &shared.worker, partition),
             standing: watch::Sender::new(standing),
             doubt: Doubt::new(checkpoint.map_or(0, |checkpoint| checkpoint.position)),
             began: Instant::now(),
@@ -328,7 +327,7 @@ impl<A: Application> Partition<A> {
             self.snapshots.clone(),
             self.turns.clone(),
             self.config.purge_delay,
-            self.meters.clone(),
+            self.counted.meters.clone(),
         );
         let archive = Arc::new(archive);
         let over = CancellationToken::new();

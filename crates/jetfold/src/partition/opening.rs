@@ -127,8 +127,7 @@ impl<A: Application> Partition<A> {
 
     /// Begins a session behind what is committed.
     fn begin(&mut self, at: Committed<A>, parts: Parts<A>) -> Session<A> {
-        self.counters.opened.add(1);
-        self.meters.opened.increment(1);
+        self.counted.opened();
         self.show(Phase::Owns, &at.checkpoint, at.size);
         self.changed.notify_one();
         let (work, queue) = mpsc::channel(QUEUED_BATCHES);
@@ -142,8 +141,7 @@ impl<A: Application> Partition<A> {
             effects: Arc::new(effects),
             store: self.store.clone(),
             halt: self.config.halt,
-            counters: self.counters.clone(),
-            meters: self.meters.clone(),
+            counted: self.counted.clone(),
             committed: committed_tx,
             confirmed: self.confirmed.clone(),
             application: self.application.clone(),
@@ -236,7 +234,7 @@ impl<A: Application> Partition<A> {
             }
         }
         let (store, owner, log, snapshots) = (&self.store, &self.owner, self.log.reader(), &self.snapshots);
-        match restore::furthest(store, owner, log, snapshots, beyond, &trust, &self.meters).await {
+        match restore::furthest(store, owner, log, snapshots, beyond, &trust, &self.counted.meters).await {
             Ok(Furthest::Restored) => {
                 self.doubt.restored();
                 Ok(Ok(()))
@@ -315,8 +313,7 @@ impl<A: Application> Partition<A> {
         let effects = self.effects(checkpoint);
         let words = &A::WORDS;
         let again = republish::remembered(&*self.application, &self.store, &effects).await?;
-        self.counters.conflicting_outputs.add(again.conflicting);
-        self.meters.conflicting.increment(again.conflicting);
+        self.counted.conflicting(again.conflicting);
         if let Some(conflict) = again.conflict.filter(|_| self.config.halt) {
             return Err(PartitionError::Conflict { partition: self.partition, conflict, words });
         }

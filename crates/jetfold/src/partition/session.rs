@@ -289,8 +289,7 @@ impl<A: Application> Partition<A> {
     /// Folds a batch, and says what is wrong with it.
     async fn fold(&self, table: &mut Table<A>, batch: &Batch) -> Result<Folded<A>, PartitionError> {
         let folded = table.consume(&self.store, batch).await?;
-        self.counters.batches.add(1);
-        self.meters.batches.increment(1);
+        self.counted.folded(folded.rejected.as_ref().map(|rejected| &rejected.rejections));
         let partition = self.partition;
         if let Some(loss) = &folded.loss {
             let (position, loss) = (batch.position, loss.clone());
@@ -302,7 +301,6 @@ impl<A: Application> Partition<A> {
             }
         }
         if let Some(rejected) = &folded.rejected {
-            self.meters.rejected(&rejected.rejections);
             let reasons = rejected.rejections.reasons();
             if let Some(chunks) = REJECTED.add(&reasons, folded.tally.rejected) {
                 tracing::warn!(partition, position = batch.position, chunks, reasons, "rejected {}", A::WORDS.records);
