@@ -17,6 +17,7 @@ lint:
     cargo fmt --all --check
     cargo clippy --locked --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+    @if cargo deny --version >/dev/null 2>&1; then {{just_executable()}} deny; else echo "not checked, because cargo-deny is not here: licences, duplicates, advisories"; fi
 
 # SHA-1 of files, through the system that NATS_URL names: just sum FILE, just sum --check LIST
 sum *ARGS:
@@ -79,9 +80,19 @@ planted *FLAGS:
 torture:
     cargo test --locked -p jetfold --lib -- --ignored --nocapture torture
 
-# Licences, sources and advisories of all that is linked; needs cargo-deny: cargo install --locked cargo-deny
+# Licences, sources, duplicates and advisories of all that is linked; needs cargo-deny: cargo install --locked cargo-deny
 deny:
-    cargo deny check
+    cargo deny check licenses bans sources
+    @if cargo deny fetch db; then cargo deny check advisories; else echo "not checked, because their list can't be fetched: advisories"; fi
+
+# Metrics pushed to a collector: the feature `otlp`, which is no part of the other recipes
+otlp:
+    cargo clippy --locked --all-targets --features otlp -- -D warnings
+    cargo test --locked --features otlp --test it otlp::
+
+# A release for this machine's processor: one static binary, packed as `cargo binstall` looks for it, and its checksum, in dist/
+release *FLAGS:
+    tests/release "$@"
 
 # What deploy/ says, each process started as it stands there; --schemas validates the manifests as well
 deploy *FLAGS:

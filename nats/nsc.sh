@@ -70,7 +70,11 @@ user "$inside" admin "$(
   api STREAM.CREATE "${all[@]}"
   logs STREAM.UPDATE
   api STREAM.UPDATE "${all[@]}"
-)" '_INBOX_admin.>'
+  echo 'summers.accept.*'
+)" "$(
+  echo '_INBOX_admin.>'
+  echo 'summers.accepted.*'
+)"
 
 user "$inside" summer "$(
   echo 'sums.*.*'
@@ -92,11 +96,13 @@ user "$inside" summer "$(
   api STREAM.PURGE OBJ_stream-sum-state
   echo '$KV.stream-sum-members.*'
   echo 'summers.committed.*'
+  echo 'summers.accepted.*'
   echo '_R_.>'
 )" "$(
   echo '_INBOX_summer.>'
   echo '$KV.stream-sum-members.>'
   echo 'summers.committed.*'
+  echo 'summers.accept.*'
   echo 'summers.standing'
   echo 'summers.standing.*'
   echo 'summers.ask.*'

@@ -41,6 +41,9 @@ pub mod sum;
 pub mod telemetry;
 pub mod web;
 
+/// Of this program, and of a release the commit that it is built from.
+pub const VERSION: &str = env!("STREAM_SUM_VERSION");
+
 pub use crate::roles::chunker::{ChunkerConfig, generate_and_verify_streams};
 pub use crate::sum::Summer;
 pub use crate::sum::chunk::Chunk;

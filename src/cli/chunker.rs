@@ -71,9 +71,11 @@ impl ChunkerArgs {
         let choices = self.choices();
         let (reports, watched) = watch::channel(Report::default());
         let written = Written::start(self.report, config, &reports, &stop).await?;
-        let web = Web::listen(&config.http).await?;
+        let web = Web::open(&config.http, &config.otlp).await?;
         let _answering = web.map(|web| {
-            tracing::info!(address = %web.address, "answering by HTTP");
+            if let Some(address) = web.address {
+                tracing::info!(%address, "answering by HTTP");
+            }
             let nats = watch::Sender::new(Some(config.nats.clone())).subscribe();
             web.serve_run(nats, &config.topology, reports.subscribe())
         });

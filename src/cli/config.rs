@@ -44,6 +44,7 @@ pub struct Config {
     pub chunker: ChunkerConfig,
     pub summer: WorkerConfig,
     pub http: web::Config,
+    pub otlp: web::OtlpConfig,
     pub log: telemetry::Config,
 }
 

@@ -39,7 +39,7 @@ impl Head {
     /// Of a run that starts now.
     pub fn new(config: &Config) -> Self {
         let config = Settings { chunker: config.chunker.clone(), topology: config.topology.clone() };
-        Self { version: env!("CARGO_PKG_VERSION"), started: now(), config }
+        Self { version: crate::VERSION, started: now(), config }
     }
 
     /// The whole text. `failure` is why the run ended before its time.

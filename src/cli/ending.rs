@@ -2,8 +2,9 @@
 
 use crate::cli::config::ConfigError;
 use crate::cli::server::ServeError;
-use crate::cli::{chunker, get, rejects, server, sum, summer, up};
+use crate::cli::{accept, chunker, get, rejects, server, sum, summer, up};
 use crate::local::up::UpError;
+use crate::roles::accept::AcceptError;
 use crate::roles::chunker::ChunkerError;
 use crate::roles::get::GetError;
 use crate::roles::rejects::RejectsError;
@@ -49,6 +50,8 @@ pub enum CliError {
     #[error(transparent)]
     Rejects(#[from] RejectsError),
     #[error(transparent)]
+    Accept(#[from] AcceptError),
+    #[error(transparent)]
     Status(#[from] StatusError),
     #[error(transparent)]
     Up(#[from] UpError),
@@ -83,8 +86,10 @@ impl CliError {
             Self::Sum(error) => sum::exit(error),
             Self::Get(error) => get::exit(error),
             Self::Rejects(error) => rejects::exit(error),
+            Self::Accept(error) => accept::exit(error),
             Self::Up(error) => up::exit(error),
             Self::Server(error) => server::exit(error),
+            Self::Web(error) if error.is_usage() => Exit::Usage,
             Self::Status(_)
             | Self::Web(_)
             | Self::Report { .. }

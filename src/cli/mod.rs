@@ -1,6 +1,7 @@
 //! The command line: the list of commands, and what is common to them. Each has a file for its arguments, the
 //! configuration keys that its flags stand for, its run and its exit codes; [`ending`] has what all may end with.
 
+mod accept;
 mod chunker;
 mod conclusion;
 pub mod config;
@@ -22,6 +23,7 @@ mod up;
 
 pub use ending::{CliError, Exit, complain};
 
+use crate::cli::accept::AcceptArgs;
 use crate::cli::chunker::ChunkerArgs;
 use crate::cli::config::{Config, Override, Sources};
 use crate::cli::get::GetArgs;
@@ -45,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Stateful, exactly-once stream processing on NATS JetStream: generate, sum and verify content streams.
 #[derive(Debug, Parser)]
-#[command(name = "stream-sum", version, propagate_version = true, subcommand_required = true)]
+#[command(name = "stream-sum", version = crate::VERSION, propagate_version = true, subcommand_required = true)]
 pub struct Cli {
     #[command(flatten)]
     common: Common,
@@ -94,9 +96,11 @@ enum Command {
     Get(GetArgs),
     /// Show how far each partition is, and who works on it
     Status(StatusArgs),
-    /// List, explain and retry what could not be folded
+    /// List, explain, retry and drop what could not be folded
     #[command(subcommand)]
     Rejects(RejectsCommand),
+    /// Have the summers that run go on without what a log has lost, which is recorded
+    Accept(AcceptArgs),
     /// Print the resolved configuration as TOML, secrets redacted
     Config,
     /// Run the local stack: a nats-server of its own, summers and a chunker
@@ -136,6 +140,7 @@ impl Command {
             Self::Topology(_)
             | Self::Get(_)
             | Self::Rejects(_)
+            | Self::Accept(_)
             | Self::Config
             | Self::Completions { .. }
             | Self::Man { .. }
@@ -153,6 +158,7 @@ impl Command {
             | Self::Chunker(_)
             | Self::Get(_)
             | Self::Rejects(_)
+            | Self::Accept(_)
             | Self::Status(_)
             | Self::Config
             | Self::Completions { .. }
@@ -172,6 +178,7 @@ impl Command {
             Self::Sum(_)
             | Self::Get(_)
             | Self::Rejects(_)
+            | Self::Accept(_)
             | Self::Status(_)
             | Self::Config
             | Self::Completions { .. }
@@ -241,6 +248,7 @@ impl Cli {
             Command::Get(args) => args.run(&config).await,
             Command::Status(args) => args.run(&config, stop).await,
             Command::Rejects(command) => command.run(&config).await,
+            Command::Accept(args) => args.run(&config).await,
             Command::Config => print(config.to_toml()).map(|()| Exit::Done),
             Command::Up(args) => args.run(&config, self.common.arguments(), &flags, stop).await,
             Command::Server(args) => args.run(&config),
@@ -284,7 +292,10 @@ mod tests {
         for (mut words, command) in found.into_iter().filter(|(words, _)| !words.contains(&"help".to_owned())) {
             match command.get_name() {
                 "get" => words.push("0".repeat(32)),
-                "show" | "explain" | "retry" if words.contains(&"rejects".to_owned()) => words.push("7".to_owned()),
+                "show" | "explain" | "retry" | "drop" if words.contains(&"rejects".to_owned()) => {
+                    words.push("7".to_owned())
+                }
+                "accept" => words.push("hole:0".to_owned()),
                 "completions" => words.push("bash".to_owned()),
                 _ => {}
             }

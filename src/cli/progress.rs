@@ -3,9 +3,11 @@
 use crate::run::report::{Report, Waiting};
 use crate::telemetry;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use jetfold::{Doing, Health, WorkerStanding};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 /// How often a line is printed where nothing can be rewritten.
 const LINES: Duration = Duration::from_secs(1);
@@ -47,6 +49,52 @@ pub async fn bar(mut reports: watch::Receiver<Report>, streams: u64) {
         bar.set_position(reports.borrow().counts.verified);
     }
     bar.finish_and_clear();
+}
+
+/// Shows what a worker does, on a terminal alone, until this is dropped: what it folds; what it waits for, restores or tries again; and, once
+/// it is told to stop, what is not committed yet.
+pub async fn worker(health: Health, stop: CancellationToken) {
+    let bars = telemetry::bars();
+    if bars.is_hidden() {
+        return;
+    }
+    let bar = bars.add(ProgressBar::no_length().with_style(style("{elapsed_precise} {wide_msg}")));
+    let _cleared = Cleared(bar.clone());
+    let mut ticks = ticks(FRAMES);
+    loop {
+        ticks.tick().await;
+        bar.set_message(standing(&health.standing(), stop.is_cancelled()));
+        bar.tick();
+    }
+}
+
+/// A bar that goes with whoever shows it.
+struct Cleared(ProgressBar);
+
+impl Drop for Cleared {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn standing(told: &WorkerStanding, is_stopping: bool) -> String {
+    let partitions = &told.partitions;
+    let count = |doing| partitions.iter().filter(|partition| partition.doing() == doing).count();
+    let counted = Doing::ALL.into_iter().filter_map(|doing| match count(doing) {
+        0 => None,
+        count => Some(format!("{count} {}", doing.name())),
+    });
+    let counted = counted.collect::<Vec<_>>().join(", ");
+    let live = HumanCount(partitions.iter().map(|partition| partition.live_streams).sum());
+    let troubled = partitions.iter().find_map(|partition| Some((partition.partition, partition.trouble.as_ref()?)));
+    match (is_stopping, partitions.len()) {
+        (true, left) => format!("stopping: {left} partitions are to be committed or handed over"),
+        (false, 0) => "starting".to_owned(),
+        (false, _) => match troubled {
+            None => format!("partitions: {counted}; {live} streams live"),
+            Some((partition, trouble)) => format!("partitions: {counted}; partition {partition}: {trouble}"),
+        },
+    }
 }
 
 /// A bar of bytes, for whoever reads files; what comes from elsewhere has no length.
@@ -132,6 +180,25 @@ async fn next(ticks: &mut Interval, reports: &mut watch::Receiver<Report>) -> bo
 mod tests {
     use super::*;
     use crate::run::report::{Counts, Interval, Latency, Reason};
+    use jetfold::PartitionStanding;
+
+    #[test]
+    fn a_worker_s_line_tells_what_it_does_and_what_keeps_it() {
+        let held = |partition, live_streams, trouble: Option<&str>| PartitionStanding {
+            partition,
+            live_streams,
+            trouble: trouble.map(str::to_owned),
+            ..PartitionStanding::default()
+        };
+        let of = |partitions| WorkerStanding { partitions, ..WorkerStanding::default() };
+        assert_eq!(standing(&of(vec![]), false), "starting");
+        let sound = of(vec![held(0, 1200, None), held(3, 34, None)]);
+        assert_eq!(standing(&sound, false), "partitions: 2 folding; 1,234 streams live");
+        let restoring = of(vec![held(0, 0, None), held(3, 0, Some("restoring a snapshot: 5 of 9 rows"))]);
+        let line = "partitions: 1 folding, 1 waiting; partition 3: restoring a snapshot: 5 of 9 rows";
+        assert_eq!(standing(&restoring, false), line);
+        assert_eq!(standing(&sound, true), "stopping: 2 partitions are to be committed or handed over");
+    }
 
     #[test]
     fn a_line_tells_rates_since_the_last_and_totals_and_what_waits() {

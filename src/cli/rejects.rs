@@ -1,4 +1,4 @@
-//! `rejects`: what could not be folded, listed, shown, explained, and sent once more.
+//! `rejects`: what could not be folded, listed, shown, explained, sent once more, and dropped.
 
 use crate::cli::config::Config;
 use crate::cli::ending::{self, CliError, Exit};
@@ -19,6 +19,9 @@ pub enum RejectsCommand {
         /// At most so many
         #[arg(long, value_name = "N", default_value_t = 1000)]
         limit: usize,
+        /// Those that were dropped, with the reason, instead of those that are to be worked off
+        #[arg(long)]
+        dropped: bool,
     },
     /// The chunks of one reject, each with its reason
     Show {
@@ -35,18 +38,38 @@ pub enum RejectsCommand {
         /// The number at the beginning of its line
         reject: u64,
     },
+    /// Take one reject out of the list for good; the batch and the reason are kept for as long as rejects are
+    Drop {
+        /// The number at the beginning of its line
+        reject: u64,
+        /// Why: whoever asks later is told
+        #[arg(long, value_name = "WHY", value_parser = reason)]
+        reason: String,
+    },
+}
+
+/// The most bytes of a reason: it is one line of a list.
+const LONGEST_REASON: usize = 1000;
+
+fn reason(text: &str) -> Result<String, &'static str> {
+    match text.trim() {
+        "" => Err("say why it is dropped"),
+        text if text.len() > LONGEST_REASON => Err("at most 1000 bytes"),
+        text => Ok(text.to_owned()),
+    }
 }
 
 impl RejectsCommand {
     pub async fn run(self, config: &Config) -> Result<Exit, CliError> {
         let rejects = Rejects::connect(&config.nats, &config.topology).await?;
         let text = match self {
-            Self::List { partition, reason, limit } => {
-                rejects.unless_denied(rejects.list(partition, reason.as_deref(), limit)).await?
+            Self::List { partition, reason, limit, dropped } => {
+                rejects.unless_denied(rejects.list(partition, reason.as_deref(), limit, dropped)).await?
             }
             Self::Show { reject } => rejects.unless_denied(rejects.show(reject)).await?,
             Self::Explain { reject } => rejects.unless_denied(rejects.explain(reject)).await?,
             Self::Retry { reject } => rejects.unless_denied(rejects.retry(reject)).await?,
+            Self::Drop { reject, reason } => rejects.unless_denied(rejects.drop(reject, &reason)).await?,
         };
         print(text)?;
         Ok(Exit::Done)

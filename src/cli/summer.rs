@@ -2,7 +2,7 @@
 
 use crate::cli::config::{Config, Override};
 use crate::cli::ending::{self, CliError, Exit};
-use crate::cli::given;
+use crate::cli::{given, progress};
 use crate::roles::summing;
 use crate::web::Web;
 use clap::Args;
@@ -11,6 +11,7 @@ use jetfold::WorkerError;
 use jetfold::store::StoreError;
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 #[derive(Debug, Args)]
 pub struct SummerArgs {
@@ -41,11 +42,14 @@ impl SummerArgs {
         // The name of a folder need not be text, as values of the configuration are.
         summer.data_dir = self.data_dir.unwrap_or(summer.data_dir);
         let worker = summing::worker(&summer, &config.nats, &config.topology);
-        let web = Web::listen(&config.http).await?;
+        let web = Web::open(&config.http, &config.otlp).await?;
         let _answering = web.map(|web| {
-            tracing::info!(address = %web.address, "answering by HTTP");
+            if let Some(address) = web.address {
+                tracing::info!(%address, "answering by HTTP");
+            }
             web.serve_worker(&config.nats, &config.topology, worker.health())
         });
+        let _shown = AbortOnDropHandle::new(tokio::spawn(progress::worker(worker.health(), stop.clone())));
         summing::run(worker, &self.accept, stop).await?;
         Ok(Exit::Done)
     }

@@ -60,9 +60,13 @@ impl UpArgs {
         environment.push((variable("http.listen"), String::new()));
         let listen = if config.http.listen.is_empty() { "127.0.0.1:0" } else { &config.http.listen };
         let (known, nats) = watch::channel(None);
-        let web = Web::listen(&web::Config { listen: listen.to_owned() }).await?.expect("it is told where to");
-        telemetry::say(&format!("{:<12} http://{}/", "page", web.address));
-        let _answering = web.serve_run(nats, &config.topology, reports.subscribe());
+        let web = Web::open(&web::Config { listen: listen.to_owned() }, &config.otlp).await?;
+        let _answering = web.map(|web| {
+            if let Some(address) = web.address {
+                telemetry::say(&format!("{:<12} http://{address}/", "page"));
+            }
+            web.serve_run(nats, &config.topology, reports.subscribe())
+        });
         let mut nats = config.nats.clone();
         if nats.of_every_client {
             // A local stack starts a server of its own unless somebody names one for it.

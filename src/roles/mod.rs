@@ -1,5 +1,6 @@
 //! The roles: what a process does for as long as it runs.
 
+pub mod accept;
 pub mod asking;
 pub mod chunker;
 pub mod generator;

@@ -13,11 +13,17 @@ use crate::sum::topology_section;
 use jetfold::nats::connect::{self, ConnectError, Connection};
 use jetfold::nats::names::Names;
 use jetfold::nats::publish::{self, Refusal};
-use jetfold::nats::read::{self, NoAnswer, StoredMessage, Which};
-use jetfold::{AskError, Position, REJECT_CHUNKS, REJECT_COUNT, REJECT_PAYLOAD, REJECT_REASON, rfc3339};
+use jetfold::nats::read::NoAnswer;
+use jetfold::rejects::{Dropped, Reject};
+use jetfold::{AskError, Position, rfc3339};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt::Write;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long dropping may take.
+const DROPPING: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RejectsError {
@@ -33,17 +39,14 @@ pub enum RejectsError {
         "of reject {0} only length and digest were kept, because the batch was too large: there are no chunks to show"
     )]
     Omitted(Position),
+    #[error("reject {sequence} was {said}: that stays")]
+    DroppedBefore { sequence: Position, said: String },
+    #[error("it is not known whether reject {0} is dropped, because rejects gives no answer: say it again")]
+    NotDropped(Position),
     #[error("what stands in a stream can't be asked: {0}")]
     Ask(#[from] AskError),
     #[error("partition {partition} takes nothing ({cause}): try again")]
     NotTaken { partition: u32, cause: String },
-}
-
-/// One reject.
-struct Reject {
-    message: StoredMessage,
-    partition: String,
-    position: String,
 }
 
 /// A chunk of a reject, and why it was rejected, if it was.
@@ -57,12 +60,15 @@ pub struct Rejects {
     connection: Connection,
     names: Names,
     topology: topology_section::Config,
+    stored: jetfold::rejects::Rejects,
 }
 
 impl Rejects {
     pub async fn connect(nats: &connect::Config, topology: &topology_section::Config) -> Result<Self, RejectsError> {
         let connection = connect::connect(nats, "stream-sum rejects").await?;
-        Ok(Self { connection, names: names(&topology.prefix), topology: topology.clone() })
+        let names = names(&topology.prefix);
+        let stored = jetfold::rejects::Rejects::new(connection.clone(), names.clone());
+        Ok(Self { connection, names, topology: topology.clone(), stored })
     }
 
     /// Does what this user must be allowed to do.
@@ -73,33 +79,37 @@ impl Rejects {
         self.connection.unless_denied(work).await?
     }
 
-    /// A line each, the oldest first, at most so many.
+    /// A line each, the oldest first, at most so many. `dropped`: of those that were dropped, with why.
     pub async fn list(
         &self,
         partition: Option<u32>,
         reason: Option<&str>,
         limit: usize,
+        dropped: bool,
     ) -> Result<String, RejectsError> {
-        let filter =
-            partition.map_or_else(|| self.names.rejects_subjects(), |partition| self.names.rejects_of(partition));
-        let (mut next, mut lines) = (1, Vec::new());
-        while lines.len() < limit
-            && let Some(message) = self.read(Which::NextOf(next, &filter)).await?
-        {
-            next = message.sequence + 1;
-            let reject = self.reject(message);
-            if reason.is_none_or(|reason| reject.header(REJECT_REASON).split(',').any(|found| found == reason)) {
-                lines.push(reject.line());
-            }
+        let found = self.stored.list(partition, reason, limit, dropped).await?;
+        let line = |(reject, why): (Reject, Option<Dropped>)| match why {
+            None => format!("{reject}\n"),
+            Some(why) => format!("{reject}; {}\n", said(&why)),
+        };
+        Ok(found.into_iter().map(line).collect())
+    }
+
+    /// Takes a reject out of what is to be worked off, and keeps why: once, whoever says it again.
+    pub async fn drop(&self, sequence: Position, why: &str) -> Result<String, RejectsError> {
+        let reject = self.one(sequence).await?;
+        match timeout(DROPPING, self.stored.drop(&reject, why)).await {
+            Ok(None) => Ok(format!("reject {sequence} is dropped; the batch is kept for as long as rejects are\n")),
+            Ok(Some(before)) => Err(RejectsError::DroppedBefore { sequence, said: said(&before) }),
+            Err(_) => Err(RejectsError::NotDropped(sequence)),
         }
-        Ok(lines.concat())
     }
 
     /// Every chunk of a reject, rejected or not.
     pub async fn show(&self, sequence: Position) -> Result<String, RejectsError> {
         let reject = self.one(sequence).await?;
-        let mut text = reject.line();
-        match reject.chunks(sequence)? {
+        let mut text = self.headed(&reject).await?;
+        match chunks(&reject)? {
             Ok(chunks) => {
                 for Shown { index, chunk, reason } in chunks {
                     let (id, seq_no, bytes) = (chunk.id, chunk.seq_no, chunk.data.len());
@@ -116,8 +126,8 @@ impl Rejects {
     /// Of each rejected chunk: how its stream stands now, and what would have been right.
     pub async fn explain(&self, sequence: Position) -> Result<String, RejectsError> {
         let reject = self.one(sequence).await?;
-        let mut text = reject.line();
-        let chunks = match reject.chunks(sequence)? {
+        let mut text = self.headed(&reject).await?;
+        let chunks = match chunks(&reject)? {
             Ok(chunks) => chunks,
             Err(what) => {
                 writeln!(text, "{what}: a batch is one chunk or more, each an array of 16 bytes, a number from 1 and its data; see the README").expect("a String takes it");
@@ -145,7 +155,7 @@ impl Rejects {
     /// retries it as well, or dies meanwhile.
     pub async fn retry(&self, sequence: Position) -> Result<String, RejectsError> {
         let reject = self.one(sequence).await?;
-        let Ok(chunks) = reject.chunks(sequence)? else {
+        let Ok(chunks) = chunks(&reject)? else {
             return Ok("nothing of it can be folded: it is no list of chunks\n".to_owned());
         };
         let partitions = self.partitions().await?;
@@ -184,22 +194,14 @@ impl Rejects {
         Ok(text)
     }
 
-    async fn read(&self, which: Which<'_>) -> Result<Option<StoredMessage>, RejectsError> {
-        Ok(read::message(&self.connection.jetstream, &self.names.rejects(), which).await?)
-    }
-
     async fn one(&self, sequence: Position) -> Result<Reject, RejectsError> {
-        let found = self.read(Which::At(sequence)).await?;
-        Ok(self.reject(found.ok_or(RejectsError::None(sequence))?))
+        self.stored.one(sequence).await?.ok_or(RejectsError::None(sequence))
     }
 
-    /// The subject says where it comes from.
-    fn reject(&self, message: StoredMessage) -> Reject {
-        let all = self.names.rejects_subjects();
-        let rest = message.subject.strip_prefix(all.trim_end_matches('>')).unwrap_or_default().to_owned();
-        let mut parts = rest.split('.');
-        let (partition, position) = (parts.next().unwrap_or("-"), parts.nth(1).unwrap_or("-"));
-        Reject { partition: partition.to_owned(), position: position.to_owned(), message }
+    /// Its line, and why it was dropped, if it was.
+    async fn headed(&self, reject: &Reject) -> Result<String, RejectsError> {
+        let why = self.stored.why_dropped(reject).await?;
+        Ok(format!("{reject}\n{}", why.map(|why| format!("it was {}\n", said(&why))).unwrap_or_default()))
     }
 
     async fn partitions(&self) -> Result<u32, RejectsError> {
@@ -212,38 +214,18 @@ impl Rejects {
     }
 }
 
-impl Reject {
-    fn header(&self, name: &str) -> &str {
-        self.message.header(name).unwrap_or("-")
-    }
-
-    fn line(&self) -> String {
-        let Self { message, partition, position } = self;
-        let (sequence, time) = (message.sequence, rfc3339(message.time));
-        let (count, chunks) = (self.header(REJECT_COUNT), self.header(REJECT_CHUNKS));
-        format!("{sequence}  {time}  partition {partition}  position {position}  {count} rejected: {chunks}\n")
-    }
-
-    /// Its chunks; the inner error says what is wrong with the batch.
-    fn chunks(&self, sequence: Position) -> Result<Result<Vec<Shown<'_>>, String>, RejectsError> {
-        if self.message.header(REJECT_PAYLOAD).is_some() {
-            return Err(RejectsError::Omitted(sequence));
-        }
-        let ranges = self.header(REJECT_CHUNKS).split("; ").filter_map(range).collect::<Vec<_>>();
-        let chunks = codec::chunks(&self.message.payload).enumerate().map(|(index, chunk)| {
-            let reason = ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&index));
-            let reason = reason.map(|(_, _, reason)| reason.clone());
-            chunk.map(|chunk| Shown { index, chunk, reason }).map_err(|error| error.to_string())
-        });
-        Ok(chunks.collect())
-    }
+fn said(Dropped { why, time }: &Dropped) -> String {
+    format!("dropped {}: {}", rfc3339(*time), why.replace(['\r', '\n'], " "))
 }
 
-/// `3 gap` or `0-2 gap`.
-fn range(text: &str) -> Option<(usize, usize, String)> {
-    let (indexes, reason) = text.split_once(' ')?;
-    let (first, last) = indexes.split_once('-').unwrap_or((indexes, indexes));
-    Some((first.parse().ok()?, last.parse().ok()?, reason.to_owned()))
+/// The chunks of a reject; the inner error says what is wrong with the batch.
+fn chunks(reject: &Reject) -> Result<Result<Vec<Shown<'_>>, String>, RejectsError> {
+    let payload = reject.payload().ok_or(RejectsError::Omitted(reject.sequence))?;
+    let chunks = codec::chunks(payload).enumerate().map(|(index, chunk)| {
+        let reason = reject.reason_at(index);
+        chunk.map(|chunk| Shown { index, chunk, reason }).map_err(|error| error.to_string())
+    });
+    Ok(chunks.collect())
 }
 
 /// What would have been right.
@@ -283,12 +265,6 @@ mod tests {
     use super::*;
     use crate::sum::Reason;
     use jetfold::MISROUTED;
-
-    #[test]
-    fn what_stands_in_a_header_is_read_and_what_was_cut_off_is_not() {
-        let found: Vec<_> = "0-2 gap; 3 broken; and 12 more".split("; ").filter_map(range).collect();
-        assert_eq!(found, [(0, 2, "gap".to_owned()), (3, 3, "broken".to_owned())]);
-    }
 
     #[test]
     fn of_every_reason_it_is_said_what_would_have_been_right() {

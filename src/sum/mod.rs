@@ -90,6 +90,7 @@ pub const WORDS: Words = Words {
     partitions: "summer.partitions",
     folding: "summing",
     accept: "--accept",
+    accept_while_running: "stream-sum accept",
     has_put_out: "completed",
     lost_messages: "that they are lost: later chunks of the streams that they were of become rejects",
     lost: "something was lost, and what it belongs to will get no final",

@@ -117,7 +117,7 @@ impl Asking {
                     Err(trouble) => (None, None, Some(trouble.clone())),
                 };
                 let report = source.report.as_ref().map(|report| report.borrow().clone());
-                let (program, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+                let (program, version) = (env!("CARGO_PKG_NAME"), crate::VERSION);
                 let said = Told { program, version, status, trouble, rejects, report };
                 tell.send_replace(serde_json::to_string(&said).expect("a status and a report have a JSON form"));
                 sleep(EVERY).await;

@@ -1,6 +1,7 @@
 //! Integration tests: the real program against a real nats-server.
 
 mod absence;
+mod accepting;
 mod access;
 mod accounts;
 mod ask;
@@ -21,6 +22,7 @@ mod ledger;
 mod lossy_route;
 mod network;
 mod noise;
+mod otlp;
 mod outage;
 mod progress;
 mod properties;

@@ -1,8 +1,28 @@
 //! Progress: bars at a terminal, and nowhere else.
 
-use crate::support::{Program, Server, Terminal, apply, summer};
+use crate::support::{Program, Server, Terminal, apply, summer, wait_for};
 use std::fs;
 use std::process::Command;
+
+#[test]
+fn a_summer_shows_what_it_does_at_a_terminal_and_nothing_of_it_elsewhere() {
+    let server = Server::start();
+    apply(&server, 2);
+    let folder = tempfile::tempdir().unwrap();
+    let url = server.url();
+    let environment = [("STREAM_SUM_NATS__SERVERS", url.as_str())];
+    let arguments = format!("summer --worker a --data-dir {}", folder.path().display());
+    let mut summing = Terminal::new(&arguments, &environment);
+    wait_for("what it does", || summing.screen().contains("partitions: 2 folding; 0 streams live"));
+    summing.press(b"\x03");
+    let (code, screen) = summing.end();
+    assert_eq!(code, Some(0), "{screen}");
+
+    let elsewhere = summer(&server, folder.path(), "--worker a").spawn();
+    elsewhere.wait_for_log("opened the log", 2);
+    let ended = elsewhere.stop().expect(0);
+    assert!(!ended.stderr.contains('\x1b') && !ended.stderr.contains("2 folding"), "{}", ended.stderr);
+}
 
 #[test]
 fn a_finite_chunker_and_sum_show_bars_that_leave_the_results_whole() {

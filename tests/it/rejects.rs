@@ -94,11 +94,34 @@ async fn a_reject_says_what_was_wrong_how_its_stream_stands_and_is_folded_once_w
     wait_for("the final of what was late", || final_of(late).stdout().contains("seq_no=2  20"));
     assert_eq!(lines(rejects(&server, "retry 4")), ["nothing of it can be folded: it is no list of chunks"]);
     assert_eq!(lines(rejects(&server, "list")), listed, "nothing was rejected again");
+    drops(&server, &listed);
     let none = rejects(&server, "show 99").expect(1);
     assert!(none.sentence().contains("there is no reject 99"), "{}", none.stderr);
     summing.stop().expect(0);
     let nobody = rejects(&server, "explain 1").expect(1);
     assert!(nobody.sentence().contains("no worker answers for partition 0"), "{}", nobody.stderr);
+}
+
+/// One is dropped: once, with a reason that is kept, and nothing else about it changes.
+fn drops(server: &Server, listed: &[String]) {
+    for (arguments, said) in [("", "--reason"), (" --reason  ", "say why it is dropped")] {
+        let unsaid = rejects(server, &format!("drop 4{arguments}")).expect(2);
+        assert!(unsaid.stderr.contains(said), "{}", unsaid.stderr);
+    }
+    let drop = |why: &str| Program::at(server, "rejects drop 4 --reason").arg(why).run();
+    drop("no chunks,\nfrom a test").expect(0);
+    assert_eq!(lines(rejects(server, "list")), listed[..3]);
+    let dropped = lines(rejects(server, "list --dropped"));
+    assert_eq!(dropped.len(), 1, "{dropped:?}");
+    assert!(dropped[0].starts_with(&format!("{}; dropped 20", listed[3])), "{dropped:?}");
+    assert!(dropped[0].ends_with(": no chunks, from a test"), "{dropped:?}");
+    assert!(lines(rejects(server, "show 4"))[1].starts_with("it was dropped 20"));
+    // Whoever says the same again may not have heard that it is done; another reason does not take its place.
+    drop("no chunks,\nfrom a test").expect(0);
+    let another = drop("another reason").expect(1);
+    assert!(another.sentence().contains("reject 4 was dropped 20"), "{}", another.stderr);
+    assert!(another.sentence().ends_with(": no chunks, from a test: that stays"), "{}", another.stderr);
+    assert_eq!(lines(rejects(server, "list --dropped")), dropped);
 }
 
 /// What is committed of it is told: it may be a moment behind.

@@ -130,6 +130,9 @@ async fn the_whole_system_works_with_the_least_rights_and_nothing_that_it_does_i
     assert!(String::from_utf8_lossy(&stored.payload).contains("chunks-3"), "{stored:?}");
     wait_for("a reject", || secure.run_as("admin", "topology show").run().stdout().lines().any(has_one_reject));
     assert!(secure.run_as("reader", "rejects list").run().expect(0).stdout().contains("undecodable"));
+    // The admin is heard by summers, and answered.
+    let accepted = secure.run_as("admin", "accept hole:3").run().expect(1);
+    assert!(accepted.sentence().contains(" says folding at position "), "{}", accepted.stderr);
     // A stream under way is told to whoever reads.
     let id = crate::support::id_in(3, PARTITIONS, 9, 0);
     let begun = crate::support::batch(&[(id, 1, b"a")]);

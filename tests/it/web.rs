@@ -101,6 +101,16 @@ fn alerts_and_dashboard_use_the_names_that_are_measured_and_no_others() {
     for (alert, _) in alerts() {
         assert!(runbook.contains(&format!("\n## {alert}\n")), "the runbook says nothing of {alert}");
     }
+    // What it names as the walk of a section is there.
+    let tests = fs::read_dir(config.join("../tests/it")).unwrap().map(|entry| entry.unwrap().path());
+    let nested = ["verdicts", "publisher", "secure"].map(|folder| config.join("../tests/it").join(folder));
+    let nested = nested.iter().flat_map(|folder| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    let sources: String = tests.chain(nested).filter_map(|path| fs::read_to_string(path).ok()).collect();
+    let named = runbook.split('`').filter(|word| word.contains("::"));
+    for (module, test) in named.filter_map(|word| word.split_once("::")) {
+        let is_there = if test == "*" { format!("mod {module};") } else { format!("fn {test}(") };
+        assert!(sources.contains(&is_there), "the runbook names {module}::{test}");
+    }
     assert!(alerts().len() >= 9 && alerts().iter().all(|(_, expression)| !expression.is_empty()), "{:?}", alerts());
 }
 

@@ -146,9 +146,9 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 5 | `http` |
+//! | 5 | `http`, `otlp` |
 //! | 4 | `environment`, `publisher`, `simulation` (of tests), `system`, `worker` |
-//! | 3 | `archive`, `partition` |
+//! | 3 | `archive`, `partition`, `rejects` |
 //! | 2 | `archive::bucket`, `archive::listed`, `effects`, `log`, `nats::admin`, `nats::connect`, `nats::heard`, `nats::plan`, `nats::presence`, `nats::publish`, `nats::read`, `nats::retry`, `nats::shape`, `nats::standing`, `nats::topology` |
 //! | 1 | `store`, `table`, `testing` |
 //! | 0 | `application`, `checkpoint`, `commit`, `group`, `identity`, `key`, `metrics`, `nats::names`, `packed`, `producer`, `refused`, `stamp`, `standing`, `store::checksum`, `time`, `transaction`, `words` |
@@ -172,6 +172,8 @@ mod key;
 pub mod log;
 pub mod metrics;
 pub mod nats;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 mod packed;
 mod partition;
 #[doc(hidden)]
@@ -179,6 +181,7 @@ pub mod planted;
 mod producer;
 mod publisher;
 mod refused;
+pub mod rejects;
 #[cfg(test)]
 mod sample;
 mod shutdown;
@@ -201,7 +204,7 @@ pub use application::{Application, Cx, Facts, Input, Never, Output, Place, Row, 
 pub use caught::caught;
 pub use checkpoint::{Checkpoint, Mark, Position};
 pub use effects::{REJECT_CHUNKS, REJECT_COUNT, REJECT_PAYLOAD, REJECT_REASON};
-pub use identity::accept::{Acceptance, Accepted};
+pub use identity::accept::{Acceptance, Accepted, Loss};
 pub use identity::{LogState, MessageMark, Verdict, judge, rfc3339};
 pub use joined::joined;
 pub use key::{Key, partition_of_token};
@@ -221,6 +224,7 @@ pub use throttle::{Throttle, ThrottleByCause};
 pub use time::{LogTime, UnixNanos, age};
 pub use transaction::{Batch, Folded, Tally as FoldTally, Transaction};
 pub use words::Words;
+pub use worker::accepting::{Accepting, CannotTell, tell as accept};
 pub use worker::ask::{AskError, Told, ask};
 pub use worker::health::Health;
 pub use worker::{Config as WorkerConfig, PartitionSet, Worker, WorkerError};

@@ -1,6 +1,7 @@
 //! What a worker says of itself when it is asked how far it is. Travels as JSON.
 
 use crate::checkpoint::{Checkpoint, Position};
+use crate::identity::accept::Loss;
 use crate::time::UnixNanos;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -127,6 +128,8 @@ pub struct Standing {
     pub refused_since: Option<UnixNanos>,
     /// By which verdict.
     pub verdict: Option<&'static str>,
+    /// What the log seems to have lost: the operator may accept it.
+    pub in_question: Option<Loss>,
     /// What is committed; `None` until it is known.
     pub checkpoint: Option<Checkpoint>,
     pub phase: Phase,

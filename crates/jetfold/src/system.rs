@@ -2,11 +2,13 @@
 
 use crate::application::Application;
 use crate::environment::{self, ConfigError};
+use crate::identity::accept::Acceptance;
 use crate::key::Key;
 use crate::nats::admin::{Admin, Allowed, Change};
 use crate::nats::connect::{self, ConnectError};
 use crate::nats::topology::{self, Topology, TopologyError};
 use crate::publisher::{NamedError, PublishError, Publisher};
+use crate::worker::accepting::{self, Accepting, CannotTell};
 use crate::worker::ask::{self, AskError};
 use crate::worker::{self, Worker, WorkerError};
 use bytes::Bytes;
@@ -43,6 +45,8 @@ pub enum Error {
     Worker(#[from] WorkerError),
     #[error(transparent)]
     Ask(#[from] AskError),
+    #[error(transparent)]
+    Accept(#[from] CannotTell),
     #[error(transparent)]
     Publish(#[from] PublishError),
     #[error(transparent)]
@@ -122,6 +126,12 @@ impl<A: Application> System<A> {
             async move { ask::ask_for_producer(&asking, subject, partition, &producer).await }.boxed()
         };
         Ok(Publisher::named(&connection, &topology, name, told).await?)
+    }
+
+    /// Accepts what a log has lost, while workers run: see [`Accepting`].
+    pub async fn accept(&self, acceptance: Acceptance) -> Result<Vec<Accepting>, Error> {
+        let (connection, topology) = self.checked("accept").await?;
+        Ok(accepting::tell(&connection, &topology.names, acceptance).await?)
     }
 
     /// Asks the workers of a key's partition what they have committed: see [`Worker::answering`].

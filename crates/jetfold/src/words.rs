@@ -47,8 +47,9 @@ pub struct Words {
     pub partitions: &'static str,
     /// What a worker says when it begins.
     pub folding: &'static str,
-    /// How a loss is accepted, before the loss and its partition.
+    /// How a worker is started that accepts a loss, before the loss and its partition; and how those are told that run.
     pub accept: &'static str,
+    pub accept_while_running: &'static str,
     /// What keys have done whose rows [were put out](crate::application::Application::was_put_out), as in `keys that completed
     /// yesterday`.
     pub has_put_out: &'static str,
@@ -90,6 +91,7 @@ impl Words {
         partitions: "worker.partitions",
         folding: "folding",
         accept: "accept",
+        accept_while_running: "System::accept",
         has_put_out: "put something out",
         lost: "something was lost",
         lost_messages: "that they are lost",

@@ -141,7 +141,16 @@ async fn summed() -> (Secure, User, BTreeMap<String, Value>) {
 async fn a_chunker_can_publish_no_final_and_read_no_log_and_touch_no_stream() {
     let (secure, admin, before) = summed().await;
     let chunker = secure.user("chunker").await;
-    let others = owned(&["summers.committed.0", "_INBOX_summer.a", "_INBOX_reader.a", "_INBOX.a", "_R_.a", "chunk.a"]);
+    let others = owned(&[
+        "summers.committed.0",
+        "summers.accept.0",
+        "summers.accepted.0",
+        "_INBOX_summer.a",
+        "_INBOX_reader.a",
+        "_INBOX.a",
+        "_R_.a",
+        "chunk.a",
+    ]);
     chunker.may_not_publish_to(&[but(&owned(&STORED), &["chunks."]), others].concat()).await;
     chunker.may_not_publish_to(&api(&READS, &logs())).await;
     chunker.may_not_publish_to(&api(&READS, &owned(&["rejects", "OBJ_stream-sum-state"]))).await;
@@ -157,7 +166,16 @@ async fn a_chunker_can_publish_no_final_and_read_no_log_and_touch_no_stream() {
 async fn a_summer_can_publish_no_chunk_and_purge_no_finals_and_delete_no_stream() {
     let (secure, admin, before) = summed().await;
     let summer = secure.user("summer").await;
-    summer.may_not_publish_to(&owned(&["chunks.0", "chunks.7", "sums.a", "sums.a.b.c", "_INBOX_admin.a"])).await;
+    summer
+        .may_not_publish_to(&owned(&[
+            "chunks.0",
+            "chunks.7",
+            "sums.a",
+            "sums.a.b.c",
+            "_INBOX_admin.a",
+            "summers.accept.0",
+        ]))
+        .await;
     let changes = but(&api(&CHANGES, &streams()), &["$JS.API.STREAM.PURGE.chunks-", "$JS.API.STREAM.PURGE.OBJ_"]);
     assert!(changes.contains(&"$JS.API.STREAM.PURGE.sums".to_owned()));
     summer.may_not_publish_to(&changes).await;
@@ -173,7 +191,16 @@ async fn a_reader_can_only_read() {
     let (secure, admin, before) = summed().await;
     let reader = secure.user("reader").await;
     reader.may_not_publish_to(&owned(&STORED)).await;
-    reader.may_not_publish_to(&owned(&["summers.committed.0", "_INBOX_chunker.a", "_INBOX_summer.a", "_R_.a"])).await;
+    reader
+        .may_not_publish_to(&owned(&[
+            "summers.committed.0",
+            "summers.accept.0",
+            "summers.accepted.0",
+            "_INBOX_chunker.a",
+            "_INBOX_summer.a",
+            "_R_.a",
+        ]))
+        .await;
     reader.may_not_publish_to(&api(&CHANGES, &streams())).await;
     let consumers = ["CONSUMER.CREATE.%", "CONSUMER.CREATE.%.a", "CONSUMER.DELETE.%.summer-a", "CONSUMER.MSG.NEXT.%.a"];
     reader.may_not_publish_to(&api(&consumers, &streams())).await;

@@ -6,7 +6,6 @@ use crate::checkpoint::{Checkpoint, Position};
 use crate::identity::accept::Accepted;
 use crate::identity::{Verdict, judge};
 use crate::log::reader::LogReader;
-use crate::metrics::Meters;
 use crate::nats::read::NoAnswer;
 use crate::store::snapshot::{self, SnapshotError};
 use crate::store::{Owner, Store, StoreError};
@@ -52,6 +51,9 @@ pub enum Furthest {
     },
 }
 
+/// Is told how many rows of a snapshot are restored, and how many it has.
+pub type Told = dyn Fn(u64, u64) + Send + Sync;
+
 /// Restores the furthest snapshot that is beyond `beyond` and can be trusted: it is whole, and the log holds what it
 /// was folded from.
 pub async fn furthest<A: Application>(
@@ -61,7 +63,7 @@ pub async fn furthest<A: Application>(
     snapshots: &Snapshots,
     beyond: Position,
     trust: &Trust,
-    meters: &Arc<Meters>,
+    told: &Arc<Told>,
 ) -> Result<Furthest, RestoreError> {
     let listed = snapshots.list(owner.partition).await?;
     let mut verdicts = Vec::new();
@@ -93,10 +95,10 @@ pub async fn furthest<A: Application>(
         tracing::info!(log = log.name(), snapshot = %name, bytes = listed.bytes, "restoring a snapshot");
         let began = Instant::now();
         let (into, owner, log_name, checkpoint) = (store.clone(), owner.clone(), log.name().to_owned(), *checkpoint);
-        let counting = meters.clone();
-        let take = move |input: &mut dyn Read| take(input, &into, &owner, &checkpoint, &log_name, &counting);
+        let counting = told.clone();
+        let take = move |input: &mut dyn Read| take(input, &into, &owner, &checkpoint, &log_name, &*counting);
         let fetched = snapshots.fetch(listed, take).await;
-        meters.restore_left(0);
+        told(0, 0);
         match fetched {
             Ok(rows) => {
                 let position = checkpoint.position;
@@ -123,14 +125,14 @@ fn take<A: Application>(
     owner: &Owner,
     checkpoint: &Checkpoint,
     log: &str,
-    meters: &Meters,
+    restored: &Told,
 ) -> Result<u64, SnapshotError> {
     let mut reading = snapshot::read::<_, A>(input, owner, checkpoint)?;
     let producers = std::mem::take(&mut reading.producers);
     let header = reading.header.clone();
     let mut told_at = Instant::now();
     let told = |rows| {
-        meters.restore_left(header.rows.saturating_sub(rows));
+        restored(rows, header.rows);
         if told_at.elapsed() >= PROGRESS {
             told_at = Instant::now();
             tracing::info!(log, rows, of = header.rows, "restoring");

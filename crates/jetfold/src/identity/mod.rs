@@ -116,7 +116,10 @@ impl Verdict {
             }
             Verdict::OutputsForgot(_) | Verdict::RejectsForgot(_) => return None,
         };
-        Some(format!("{mend}; or accept {accept} ({} {flag}:{partition})", words.accept))
+        let Words { accept: flagged, accept_while_running: told, .. } = words;
+        Some(format!(
+            "{mend}; or accept {accept} (`{told} {flag}:{partition}`, or start with {flagged} {flag}:{partition})"
+        ))
     }
 
     /// Where the store goes on once the operator has accepted it: its rows are kept, and everything that the log still has and

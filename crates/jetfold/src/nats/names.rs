@@ -93,6 +93,11 @@ impl Names {
         self.subject(&format!("{}.{partition}.>", self.words.rejects))
     }
 
+    /// What is said of rejects that were dropped: behind the subject of each.
+    pub fn dropped_rejects(&self) -> String {
+        self.subject(&format!("{}.*.*.*.>", self.words.rejects))
+    }
+
     /// The subject of the reject of one batch. It holds when the log was created: a log made anew counts from 1 again. One that
     /// is brought back from a backup does not, and goes on under the time when it was created first.
     pub fn reject_subject(&self, partition: u32, log_born: UnixNanos, position: Position) -> String {
@@ -142,6 +147,20 @@ impl Names {
     /// Where the owner of a partition tells what it has committed, to whoever follows it.
     pub fn committed_subject(&self, partition: u32) -> String {
         self.subject(&format!("{}s.committed.{partition}", self.words.worker))
+    }
+
+    /// Where workers are told that a loss of one partition's log is accepted.
+    pub fn accept_subject(&self, partition: u32) -> String {
+        self.subject(&format!("{}s.accept.{partition}", self.words.worker))
+    }
+
+    pub fn accept_subject_of_all(&self) -> String {
+        self.subject(&format!("{}s.accept.*", self.words.worker))
+    }
+
+    /// Where workers answer that. It is no inbox: who may say what is lost may be another user, whose answers are not for workers.
+    pub fn accepted_subject(&self, partition: u32) -> String {
+        self.subject(&format!("{}s.accepted.{partition}", self.words.worker))
     }
 
     /// Where workers of one partition are asked what they have committed.

@@ -136,6 +136,8 @@ pub struct Partition<A: Application> {
     turns: Arc<Semaphore>,
     /// What the operator accepts, until it was needed.
     accepts: Vec<Loss>,
+    /// What the operator has accepted of what is in question now.
+    accepted: Option<Loss>,
     /// What is in question about the log. Its time counts from `began`.
     doubt: Doubt,
     began: Instant,
@@ -188,6 +190,7 @@ impl<A: Application> Partition<A> {
             snapshots: shared.snapshots.clone(),
             turns: shared.turns.clone(),
             accepts,
+            accepted: None,
             log,
             connection: shared.connection.clone(),
             counted: Counted::new(shared.counters.clone(), &shared.worker, partition),
@@ -270,6 +273,7 @@ impl<A: Application> Partition<A> {
                     self.refuse(error);
                     tokio::select! {
                         () = stop.cancelled() => break,
+                        Some(loss) = self.orders.accepts.recv() => self.accepted = Some(loss),
                         () = tokio::time::sleep(LOOK_AGAIN) => {}
                     }
                 }
@@ -311,6 +315,22 @@ impl<A: Application> Partition<A> {
         if self.refused.take().is_some() {
             tracing::info!(log = self.log.name(), "the log is what it was again, and is folded on");
             self.is_refused.send_replace(false);
+        }
+    }
+
+    /// Whether the operator accepts a loss: from the start on, or since it is in question.
+    fn accepts(&mut self, loss: Loss) -> bool {
+        while let Ok(told) = self.orders.accepts.try_recv() {
+            self.accepted = Some(told);
+        }
+        self.accepts.contains(&loss) || self.accepted == Some(loss)
+    }
+
+    /// What was accepted while it was in question is accepted, or nothing was lost: either way it is no permission for another loss.
+    fn accepts_no_more(&mut self) {
+        while self.orders.accepts.try_recv().is_ok() {}
+        if !crate::planted!("what-was-accepted-once-is-accepted-for-good") {
+            self.accepted = None;
         }
     }
 

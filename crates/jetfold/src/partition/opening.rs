@@ -128,6 +128,7 @@ impl<A: Application> Partition<A> {
     /// Begins a session behind what is committed.
     fn begin(&mut self, at: Committed<A>, parts: Parts<A>) -> Session<A> {
         self.counted.opened();
+        self.accepts_no_more();
         self.show(Phase::Owns, &at.checkpoint, at.size);
         self.changed.notify_one();
         let (work, queue) = mpsc::channel(QUEUED_BATCHES);
@@ -234,7 +235,19 @@ impl<A: Application> Partition<A> {
             }
         }
         let (store, owner, log, snapshots) = (&self.store, &self.owner, self.log.reader(), &self.snapshots);
-        match restore::furthest(store, owner, log, snapshots, beyond, &trust, &self.counted.meters).await {
+        let (meters, standing) = (self.counted.meters.clone(), self.standing.clone());
+        let told: Arc<restore::Told> = Arc::new(move |rows, of| {
+            meters.restore_left(of.saturating_sub(rows));
+            standing.send_if_modified(|standing| {
+                // Why a log is refused says more.
+                let is_news = of > 0 && standing.refused_since.is_none();
+                if is_news {
+                    standing.trouble = Some(format!("restoring a snapshot: {rows} of {of} rows"));
+                }
+                is_news
+            });
+        });
+        match restore::furthest(store, owner, log, snapshots, beyond, &trust, &told).await {
             Ok(Furthest::Restored) => {
                 self.doubt.restored();
                 Ok(Ok(()))
@@ -282,7 +295,8 @@ impl<A: Application> Partition<A> {
         checkpoint: &Checkpoint,
         state: &LogState,
     ) -> Result<Result<Checkpoint, String>, PartitionError> {
-        let is_accepted = verdict.flag().is_some_and(|loss| self.accepts.contains(&loss));
+        self.standing.send_modify(|standing| standing.in_question = verdict.flag());
+        let is_accepted = verdict.flag().is_some_and(|loss| self.accepts(loss));
         let refused = PartitionError::Refused { partition: self.partition, verdict, words: &A::WORDS };
         match self.doubt.rule(&verdict, checkpoint.position, is_accepted, self.began.elapsed()) {
             Ruling::Search => {

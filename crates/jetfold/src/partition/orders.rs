@@ -1,7 +1,8 @@
 //! What a worker says to one of its partitions.
 
 use crate::checkpoint::{Checkpoint, Position};
-use tokio::sync::watch;
+use crate::identity::accept::Loss;
+use tokio::sync::{mpsc, watch};
 
 /// What a worker is to do with a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,4 +22,6 @@ pub struct Orders {
     pub told: watch::Receiver<Option<Checkpoint>>,
     /// Whether somebody follows.
     pub followed: watch::Receiver<bool>,
+    /// What the operator accepts of what is in question.
+    pub accepts: mpsc::Receiver<Loss>,
 }

@@ -1,12 +1,15 @@
 //! What a worker tells of itself to whoever asks.
 
+use super::accepting::Accepting;
+use crate::identity::accept::{Acceptance, Loss};
 use crate::metrics::MOVES;
 use crate::nats::connect::Connection;
 use crate::standing::{Move, MoveCause, Standing, WorkerStanding};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 
 /// Moves that are remembered.
 const MOST_MOVES: usize = 16;
@@ -14,6 +17,8 @@ const MOST_MOVES: usize = 16;
 /// What is told of one partition.
 pub struct Shown {
     pub standing: watch::Receiver<Standing>,
+    /// Where it is told what the operator accepts.
+    pub accepts: mpsc::Sender<Loss>,
     /// What it is pulled on: the server tells of what it refuses beside all answers.
     pub pulling: Connection,
 }
@@ -82,6 +87,20 @@ impl Board {
         let entries = self.lock();
         let verdict = |shown: &Shown| shown.standing.borrow().verdict;
         entries.partitions.iter().filter_map(|(partition, shown)| Some((*partition, verdict(shown)?))).collect()
+    }
+
+    /// Accepts a loss, if that is in question; `None` if the partition is not held.
+    pub fn accept(&self, Acceptance { loss, partition }: Acceptance) -> Option<Accepting> {
+        let entries = self.lock();
+        let shown = entries.partitions.get(&partition)?;
+        let standing = shown.standing.borrow();
+        let is_in_question = standing.in_question == Some(loss);
+        // It has room for one word, and one is enough.
+        let taken = is_in_question && !matches!(shown.accepts.try_send(loss), Err(TrySendError::Closed(_)));
+        let told = standing.told(partition, Instant::now());
+        let stands =
+            told.trouble.clone().unwrap_or_else(|| format!("{} at position {}", told.doing().name(), told.position));
+        Some(Accepting { worker: entries.worker.clone(), taken, stands })
     }
 
     /// What is told now.

@@ -66,6 +66,11 @@ impl Health {
         if all.is_empty() { Ok(()) } else { Err(all.join("\n")) }
     }
 
+    /// What it tells of itself now; nothing, before it has started.
+    pub fn standing(&self) -> WorkerStanding {
+        self.0.worker.get().map(|running| running.board.told()).unwrap_or_default()
+    }
+
     /// What it holds now. The ends of the logs are asked for.
     pub async fn look(&self) -> Seen {
         let Some(Running { board, connection, names }) = self.0.worker.get() else { return Seen::default() };

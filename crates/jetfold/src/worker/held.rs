@@ -18,7 +18,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -113,7 +113,9 @@ impl<A: Application> Holder<A> {
         let (duty, orders_duty) = watch::channel(duty);
         let (told, orders_told) = watch::channel(None);
         let followed = watch::Sender::new(false);
-        let orders = Orders { duty: orders_duty, told: orders_told, followed: followed.subscribe() };
+        let (accepted, orders_accepts) = mpsc::channel(1);
+        let followed_too = followed.subscribe();
+        let orders = Orders { duty: orders_duty, told: orders_told, followed: followed_too, accepts: orders_accepts };
         let log = self.log(partition);
         let log = if has_risen { log.risen() } else { log };
         let accepts = self.accepts.extract_if(.., |accept| accept.partition == partition).map(|accept| accept.loss);
@@ -121,7 +123,7 @@ impl<A: Application> Holder<A> {
         let weak = Arc::downgrade(&store);
         let folded = Partition::new(partition, &self.shared, store, log, accepts, orders)?;
         let pulling = self.pulling(partition).0.clone();
-        self.board.show(partition, Shown { standing: folded.standing(), pulling });
+        self.board.show(partition, Shown { standing: folded.standing(), accepts: accepted, pulling });
         let stop = CancellationToken::new();
         let mut held = Held {
             term: 0,

@@ -1,5 +1,6 @@
 //! The worker: folds the partitions that it is given until it is told to stop.
 
+pub mod accepting;
 pub mod ask;
 mod board;
 mod group;
@@ -247,13 +248,19 @@ impl<A: Application> Worker<A> {
         let pinned = config.partitions != PartitionSet::Auto;
         let (standby, patience) = (config.standby, config.dead_after.0);
         let group = Group::new(holder, presence, topology.partitions, pinned, standby, patience, risen);
+        let hearing = accepting::hear(connection.clone(), topology.names.clone(), board.clone());
+        let hearing = async move {
+            if let Err(error) = hearing.await {
+                tracing::warn!(%error, "nobody can tell this worker what is accepted");
+            }
+        };
         let answering = async move {
             if let Err(error) = standing::answer(connection, topology.names, &worker, || board.told()).await {
                 // Folding does not depend on it.
                 tracing::warn!(%error, "nobody can ask how far this worker is");
             }
         };
-        let beside = async move { _ = tokio::join!(answering, sweep(&snapshots)) };
+        let beside = async move { _ = tokio::join!(answering, hearing, sweep(&snapshots)) };
         Ok(Started { group, beside: beside.boxed(), name })
     }
 }
