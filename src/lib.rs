@@ -26,17 +26,18 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 6 | [`mod@cli`] |
-//! | 5 | [`local::up`], [`mod@web`] |
+//! | 5 | [`local::up`], [`mod@soak`], [`mod@web`] |
 //! | 4 | [`mod@roles`], [`mod@run`] |
 //! | 2 | [`sum::topology_section`] |
 //! | 1 | [`sum::held`] |
-//! | 0 | [`run::ahead`], [`run::done`], [`run::interleaved`], [`run::ladder`], [`run::latency`], [`run::ledger`], [`run::name`], [`run::presence`], [`run::report`], [`run::schedule`], [`run::unopened`], [`run::workload`], [`mod@sum`] |
+//! | 0 | [`run::ahead`], [`run::done`], [`run::endings`], [`run::interleaved`], [`run::ladder`], [`run::latency`], [`run::ledger`], [`run::name`], [`run::presence`], [`run::report`], [`run::schedule`], [`run::unopened`], [`run::workload`], [`mod@sum`] |
 //! | side | [`cli::heap`], [`local::nats_server`], [`local::server`], [`mod@telemetry`] |
 
 pub mod cli;
 pub mod local;
 pub mod roles;
 pub mod run;
+pub mod soak;
 pub mod sum;
 pub mod telemetry;
 pub mod web;

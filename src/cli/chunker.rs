@@ -64,7 +64,7 @@ impl ChunkerArgs {
     }
 
     pub fn choices(&self) -> Choices {
-        Choices { seed: self.seed, prefix: self.id_prefix }
+        Choices { seed: self.seed, prefix: self.id_prefix, ..Choices::default() }
     }
 
     pub async fn run(self, config: &Config, stop: CancellationToken) -> Result<Exit, CliError> {

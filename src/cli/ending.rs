@@ -2,7 +2,8 @@
 
 use crate::cli::config::ConfigError;
 use crate::cli::server::ServeError;
-use crate::cli::{accept, chunker, get, rejects, server, sum, summer, up};
+use crate::cli::soak::SoakUsage;
+use crate::cli::{accept, chunker, get, rejects, server, soak, sum, summer, up};
 use crate::local::up::UpError;
 use crate::roles::accept::AcceptError;
 use crate::roles::chunker::ChunkerError;
@@ -10,6 +11,7 @@ use crate::roles::get::GetError;
 use crate::roles::rejects::RejectsError;
 use crate::roles::status::StatusError;
 use crate::roles::sum_files::SumError;
+use crate::soak::SoakError;
 use crate::telemetry;
 use crate::web::WebError;
 use jetfold::WorkerError;
@@ -58,6 +60,10 @@ pub enum CliError {
     #[error(transparent)]
     Server(#[from] ServeError),
     #[error(transparent)]
+    Soak(#[from] SoakError),
+    #[error(transparent)]
+    SoakUsage(#[from] SoakUsage),
+    #[error(transparent)]
     Web(#[from] WebError),
     #[error("the report {} can't be written: {cause}", path.display())]
     Report { path: PathBuf, cause: io::Error },
@@ -89,6 +95,8 @@ impl CliError {
             Self::Accept(error) => accept::exit(error),
             Self::Up(error) => up::exit(error),
             Self::Server(error) => server::exit(error),
+            Self::Soak(error) => soak::exit(error),
+            Self::SoakUsage(_) => Exit::Usage,
             Self::Web(error) if error.is_usage() => Exit::Usage,
             Self::Status(_)
             | Self::Web(_)

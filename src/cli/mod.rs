@@ -15,6 +15,7 @@ pub mod progress;
 mod rejects;
 mod report_file;
 mod server;
+mod soak;
 mod status;
 mod sum;
 mod summer;
@@ -29,6 +30,7 @@ use crate::cli::config::{Config, Override, Sources};
 use crate::cli::get::GetArgs;
 use crate::cli::rejects::RejectsCommand;
 use crate::cli::server::ServerArgs;
+use crate::cli::soak::SoakArgs;
 use crate::cli::status::StatusArgs;
 use crate::cli::sum::SumArgs;
 use crate::cli::summer::SummerArgs;
@@ -105,6 +107,8 @@ enum Command {
     Config,
     /// Run the local stack: a nats-server of its own, summers and a chunker
     Up(UpArgs),
+    /// Run a system under faults, and say whether it kept what it promises
+    Soak(Box<SoakArgs>),
     /// Run a nats-server for this machine alone, until Ctrl-C
     Server(ServerArgs),
     /// Print what a shell completes words by
@@ -135,7 +139,7 @@ impl Command {
     /// Whether it has something to end in order when it is asked to stop. A signal just ends the others.
     fn drains(&self) -> bool {
         match self {
-            Self::Summer(_) | Self::Chunker(_) | Self::Sum(_) | Self::Status(_) | Self::Up(_) => true,
+            Self::Summer(_) | Self::Chunker(_) | Self::Sum(_) | Self::Status(_) | Self::Up(_) | Self::Soak(_) => true,
             // The keeper has its own way with signals, and a server becomes another program.
             Self::Topology(_)
             | Self::Get(_)
@@ -163,7 +167,8 @@ impl Command {
             | Self::Config
             | Self::Completions { .. }
             | Self::Man { .. }
-            | Self::Up(_) => true,
+            | Self::Up(_)
+            | Self::Soak(_) => true,
         }
     }
 
@@ -175,6 +180,7 @@ impl Command {
             Self::Chunker(args) => args.settings(),
             Self::Up(args) => args.settings(),
             Self::Server(args) => args.settings(),
+            Self::Soak(args) => args.settings(),
             Self::Sum(_)
             | Self::Get(_)
             | Self::Rejects(_)
@@ -238,7 +244,7 @@ impl Cli {
             flags: flags.clone(),
         })?;
         // The stack is watched by somebody, and its lines are among its summers'.
-        let text = matches!(self.command, Command::Up(_));
+        let text = matches!(self.command, Command::Up(_) | Command::Soak(_));
         telemetry::start(&config.log, if text { Format::Text } else { Format::Json });
         match self.command {
             Command::Topology(command) => command.run(&config).await,
@@ -252,6 +258,7 @@ impl Cli {
             Command::Config => print(config.to_toml()).map(|()| Exit::Done),
             Command::Up(args) => args.run(&config, self.common.arguments(), &flags, stop).await,
             Command::Server(args) => args.run(&config),
+            Command::Soak(args) => args.run(&config, self.common.arguments(), &flags, stop).await,
             Command::Keeper { .. } | Command::Completions { .. } | Command::Man { .. } => {
                 unreachable!("it needs no configuration")
             }

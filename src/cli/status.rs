@@ -9,10 +9,15 @@ use jetfold::nats::connect;
 use jetfold::nats::topology::TopologyError;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How often a watched status is asked for again.
 const WATCH: Duration = Duration::from_secs(1);
+
+/// What changes hands as it is asked for is asked for again: so soon, and for so long.
+const SOON: Duration = Duration::from_millis(50);
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// To the top of a terminal, and all below it cleared.
 const CLEAR: &str = "\x1b[H\x1b[2J";
@@ -50,6 +55,7 @@ impl StatusArgs {
             }
             Err(error) => return Err(error.into()),
         };
+        let mut settles_by = Instant::now() + SETTLING;
         let mut out = io::stdout();
         let rewritten = watch && !json && out.is_terminal();
         loop {
@@ -57,6 +63,14 @@ impl StatusArgs {
                 () = stop.cancelled() => return Ok(Exit::Done),
                 asked = connection.unless_denied(status::ask(&connection, &names, partitions)) => asked?,
             };
+            if let Ok(status) = &asked
+                && status.is_changing_hands()
+                && Instant::now() < settles_by
+            {
+                tokio::time::sleep(SOON).await;
+                continue;
+            }
+            settles_by = Instant::now() + SETTLING;
             let is_well = !missing && asked.as_ref().is_ok_and(|status| status.is_well());
             let text = match asked {
                 Ok(status) if json => serde_json::to_string(&status).expect("a status has a JSON form") + "\n",

@@ -1,6 +1,7 @@
 //! The chunker: generates streams, publishes them interleaved, and verifies that each comes back as one right final.
 
 use crate::roles::generator::Generation;
+use crate::run::endings::Endings;
 use crate::run::name::{RunName, Shape};
 use crate::run::report::{Facts, Report};
 use crate::run::schedule::Schedule;
@@ -72,10 +73,10 @@ impl ChunkerConfig {
         }
     }
 
-    fn content(&self, choices: Choices) -> Result<(Workload, Ids), ChunkerError> {
+    fn content(&self, choices: &Choices) -> Result<(Workload, Ids), ChunkerError> {
         let name = &self.run;
         let (seed, ids) = match (choices, self.wanted()) {
-            (Choices { seed, prefix }, _) if name.is_empty() => {
+            (Choices { seed, prefix, .. }, _) if name.is_empty() => {
                 (seed.unwrap_or_else(draw_seed), prefix.map_or(Ids::Drawn, Ids::Given))
             }
             (Choices { seed: Some(_), .. }, _) => return Err(ChunkerError::NotChosen { what: "--seed" }),
@@ -91,12 +92,16 @@ impl ChunkerConfig {
 }
 
 /// What one run takes beside the configuration.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Choices {
     /// Drawn where it is not given. A run with a name has its own.
     pub seed: Option<u64>,
     /// Of the stream IDs; the same.
     pub prefix: Option<RunPrefix>,
+    /// Where each ending is told.
+    pub endings: Endings,
+    /// How long an interrupted run waits for the finals of what it has sent; for a few seconds where it is not given.
+    pub last_finals: Option<Duration>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +151,7 @@ pub async fn generate_and_verify_streams(
     stop: CancellationToken,
 ) -> Result<Outcome, ChunkerError> {
     let stop = stop.child_token();
-    let (workload, ids) = config.content(choices)?;
+    let (workload, ids) = config.content(&choices)?;
     let seed = workload.seed;
     let starting = async {
         let connection = connect::connect(nats, "stream-sum chunker").await?;
@@ -170,6 +175,7 @@ pub async fn generate_and_verify_streams(
             batch_bytes: config.batch_bytes.bytes(),
             patience: None,
             workload: Some(workload),
+            endings: choices.endings,
         };
         let run = connection.unless_denied(Run::start(&connection, &topology, options)).await??;
         let facts = Facts {
@@ -212,7 +218,8 @@ pub async fn generate_and_verify_streams(
         let generation = generation.clone();
         generators.spawn_blocking(move || generation.generate(worker.into()));
     }
-    let outcome = drive(&mut run, &mut generators, &facts, reports, &stop).await;
+    let last_finals = choices.last_finals.unwrap_or(LAST_FINALS);
+    let outcome = drive(&mut run, &mut generators, &facts, reports, &stop, last_finals).await;
     // Whatever the outcome, no thread stays behind in a full lane.
     stop.cancel();
     generation.entries.close();
@@ -235,6 +242,7 @@ async fn drive(
     facts: &Facts,
     reports: &watch::Sender<Report>,
     stop: &CancellationToken,
+    last_finals: Duration,
 ) -> Result<(), ChunkerError> {
     let mut ticks = tokio::time::interval(REPORTS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -258,7 +266,7 @@ async fn drive(
                     run.no_more_chunks();
                 }
             }
-            () = stop.cancelled(), if !interrupted => give_up_at = Some(Instant::now() + LAST_FINALS),
+            () = stop.cancelled(), if !interrupted => give_up_at = Some(Instant::now() + last_finals),
             () = tokio::time::sleep_until(give_up_at.unwrap_or_else(Instant::now)), if interrupted => return Ok(()),
             _ = ticks.tick() => { reports.send_replace(report(run, facts)); }
         }

@@ -23,6 +23,7 @@
 mod elsewhere;
 
 use crate::run::ahead::Ahead;
+use crate::run::endings::{Endings, Told};
 use crate::run::ladder::{Ladder, Tick};
 use crate::run::latency::Latencies;
 use crate::run::presence::{Contact, Moment, Presence};
@@ -135,6 +136,7 @@ pub struct Ledger {
     unopened: Unopened,
     ladder: Ladder,
     latencies: Latencies,
+    endings: Endings,
 }
 
 impl Ledger {
@@ -153,7 +155,13 @@ impl Ledger {
             unopened,
             ladder: Ladder::new(deadline),
             latencies: Latencies::default(),
+            endings: Endings::default(),
         }
+    }
+
+    /// The same, and each ending is told.
+    pub fn telling(self, endings: Endings) -> Self {
+        Self { endings, ..self }
     }
 
     pub fn counts(&self) -> &Counts {
@@ -287,7 +295,9 @@ impl Ledger {
         if found.sum != Some(awaited.expected) && !jetfold::planted!("a-wrong-final-is-verified") {
             return self.ended(id, Ending::Mismatched);
         }
-        self.latencies.record(at, at.saturating_sub(awaited.scheduled));
+        let took = at.saturating_sub(awaited.scheduled);
+        self.latencies.record(at, took);
+        self.endings.tell(Told::Came { at, took });
         let first_sent = awaited.first_sent.unwrap_or(at);
         if self.presence.connected(first_sent, at) <= self.deadline || jetfold::planted!("no-final-is-ever-late") {
             return self.ended(id, Ending::Verified);
@@ -401,6 +411,7 @@ impl Ledger {
             counts: Counts { unfinished, ..self.counts },
             elapsed_s: elapsed.as_secs_f64(),
             away_s: self.presence.away().as_secs_f64(),
+            awaited: self.awaited.len() as u64,
             latency_ms: self.latencies.whole(),
             interval: self.latencies.interval(elapsed),
             ..Report::default()
@@ -426,6 +437,9 @@ impl Ledger {
 
     fn end(&mut self, id: StreamId, ending: Ending) {
         *self.counter(ending) += 1;
+        if ending != Ending::Verified {
+            self.endings.tell(Told::Badly(ending));
+        }
         if ending != Ending::Verified && self.badly.len() < MOST_REMEMBERED {
             self.badly.insert(id, ending);
         }

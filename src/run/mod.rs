@@ -4,6 +4,7 @@ pub mod ahead;
 mod bad_endings;
 mod claimed;
 pub mod done;
+pub mod endings;
 pub mod interleaved;
 pub mod ladder;
 mod lane;

@@ -120,6 +120,8 @@ pub struct Report {
     pub elapsed_s: f64,
     /// How many of them the run itself was away: cut off from NATS, or paused. No deadline runs meanwhile.
     pub away_s: f64,
+    /// Streams that are closed and wait for their finals; of those at the end, nobody knows how they have ended.
+    pub awaited: u64,
     /// Of all right finals.
     pub latency_ms: Latency,
     pub interval: Interval,

@@ -3,6 +3,7 @@
 use crate::run::Run;
 use crate::run::bad_endings::BadEndings;
 use crate::run::claimed::{self, Claimed};
+use crate::run::endings::Endings;
 use crate::run::lanes::Lanes;
 use crate::run::ledger::Ledger;
 use crate::run::name::{RunName, Shape};
@@ -47,6 +48,8 @@ pub struct Options {
     pub patience: Option<Duration>,
     /// What can be recomputed to judge a final that came again.
     pub workload: Option<Workload>,
+    /// Where each ending is told.
+    pub endings: Endings,
 }
 
 impl Run {
@@ -62,7 +65,7 @@ impl Run {
         let watching = connection.ask_at_start(|| watch::watch(finals.clone(), from), may_pass).await?;
         let began = Instant::now();
         let unopened = Unopened::new(prefix, topology.partitions, options.streams);
-        let mut ledger = Ledger::new(unopened, options.deadline);
+        let mut ledger = Ledger::new(unopened, options.deadline).telling(options.endings);
         if claimed.is_some() {
             ledger = ledger.with_other_lives();
         }

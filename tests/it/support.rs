@@ -1,11 +1,9 @@
 //! A real nats-server, the real program, and waiting for conditions.
 
-mod clock;
 mod program;
 mod server;
 mod terminal;
 
-pub use clock::Clock;
 pub use program::{Ended, Process, Program};
 pub use server::{Server, cluster};
 pub use terminal::Terminal;

@@ -10,6 +10,7 @@ use std::io::{self, PipeWriter, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{self, Child};
@@ -71,7 +72,12 @@ enum State {
     },
     /// To be started again.
     Resting { until: Instant },
+    /// Ended as it was told to, and not started again until somebody says so.
+    Held,
 }
+
+/// Told what each child says, by its name.
+pub type Hear = Arc<dyn Fn(&str, &str) + Send + Sync>;
 
 enum Event {
     /// The child at this place has ended.
@@ -88,6 +94,7 @@ pub struct Children {
     keeper: Option<Keeper>,
     /// A child of this program has given up: whatever is waited for, this is not forgotten.
     given_up: Option<ChildError>,
+    hear: Hear,
 }
 
 struct Keeper {
@@ -129,7 +136,13 @@ impl Children {
     /// Starts the keeper. `folder` is removed at the end, whatever the end is.
     pub fn new(folder: Option<&Path>) -> Result<Self, ChildError> {
         let keeper = Some(Keeper::start(folder, std::iter::empty())?);
-        Ok(Self { kept: Vec::new(), folder: folder.map(Path::to_owned), keeper, given_up: None })
+        let hear: Hear = Arc::new(|name, line| telemetry::say(&format!("{name} | {line}")));
+        Ok(Self { kept: Vec::new(), folder: folder.map(Path::to_owned), keeper, given_up: None, hear })
+    }
+
+    /// The same, and what children say goes to `hear`.
+    pub fn heard_by(self, hear: Hear) -> Self {
+        Self { hear, ..self }
     }
 
     /// Starts a process of this program, in a process group of its own: a Ctrl-C is this process's alone. What it says
@@ -166,7 +179,8 @@ impl Children {
         let mut process = command.process_group(0).spawn().map_err(refuse)?;
         let pid = process.id().expect("it was not waited for");
         note(&mut self.keeper, Note::Started(pid));
-        let words = process.stderr.take().map(|stderr| tokio::spawn(pass_on(kept.name.clone(), stderr)));
+        let words =
+            process.stderr.take().map(|stderr| tokio::spawn(pass_on(kept.name.clone(), stderr, self.hear.clone())));
         kept.state = State::Running { process: Box::new(process), pid, since: Instant::now(), words };
         Ok(pid)
     }
@@ -201,8 +215,51 @@ impl Children {
     pub fn pid(&self, name: &str) -> Option<u32> {
         self.kept.iter().find(|kept| kept.name == name).and_then(|kept| match kept.state {
             State::Running { pid, .. } => Some(pid),
-            State::Resting { .. } => None,
+            State::Resting { .. } | State::Held => None,
         })
+    }
+
+    fn index(&self, name: &str) -> Option<usize> {
+        self.kept.iter().position(|kept| kept.name == name)
+    }
+
+    /// Ends a child by a signal, and keeps it so; one that has not ended within `patience` is killed. How it has ended; `None` if it does
+    /// not run.
+    pub async fn hold(&mut self, name: &str, by: Signal, patience: Duration) -> Option<String> {
+        let index = self.index(name)?;
+        let kept = &mut self.kept[index];
+        let State::Running { mut process, pid, words, .. } = std::mem::replace(&mut kept.state, State::Held) else {
+            return None;
+        };
+        signal(pid, by);
+        let ended = match timeout(patience, process.wait()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                signal(pid, Signal::SIGKILL);
+                process.wait().await
+            }
+        };
+        note(&mut self.keeper, Note::Ended(pid));
+        if let Some(words) = words {
+            timeout(LAST_WORDS, words).await.ok();
+        }
+        let status = ended.unwrap_or_default();
+        let kept = &self.kept[index];
+        self.given_up = self.given_up.take().or_else(|| kept.given_up(status));
+        Some(shown(status))
+    }
+
+    /// Starts a child again that was held. Its number.
+    pub fn release(&mut self, name: &str) -> Result<Option<u32>, ChildError> {
+        match self.index(name) {
+            Some(index) if matches!(self.kept[index].state, State::Held) => self.start_again(index).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Sends a signal to a child. Whether it runs.
+    pub fn signal(&self, name: &str, by: Signal) -> bool {
+        self.pid(name).inspect(|pid| signal(*pid, by)).is_some()
     }
 
     /// Cancel-safe.
@@ -219,7 +276,12 @@ impl Children {
                         process.wait().map(move |status| Some(Event::Ended(index, status.unwrap_or_default()))).boxed()
                     }
                     State::Resting { until } => sleep_until(*until).map(move |()| Some(Event::Rested(index))).boxed(),
+                    State::Held => continue,
                 });
+            }
+            if events.is_empty() {
+                // All are held, and the keeper is gone.
+                return future::pending().await;
             }
             let (event, _, others) = future::select_all(events).await;
             drop(others);
@@ -355,10 +417,10 @@ fn signal(pid: u32, signal: Signal) {
     }
 }
 
-async fn pass_on(name: String, stderr: impl AsyncRead + Unpin) {
+async fn pass_on(name: String, stderr: impl AsyncRead + Unpin, hear: Hear) {
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        telemetry::say(&format!("{name} | {line}"));
+        hear(&name, &line);
     }
 }
 

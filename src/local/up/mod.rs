@@ -1,7 +1,7 @@
 //! `up`: the local stack. A nats-server of its own, the topology, summers as processes of their own, and a chunker in
 //! this one, whose ledger is the result.
 
-mod children;
+pub mod children;
 pub mod keeper;
 
 use crate::local::nats_server::{self, ServerError};
@@ -124,13 +124,13 @@ pub struct Outcome {
 }
 
 /// Where everything is kept. A temporary folder is the keeper's to remove, once there is one.
-enum Folder {
+pub enum Folder {
     Kept(PathBuf),
     Temporary(TempDir),
 }
 
 impl Folder {
-    fn new(kept: Option<&Path>) -> Result<Self, UpError> {
+    pub fn new(kept: Option<&Path>) -> Result<Self, UpError> {
         let Some(path) = kept else {
             let folder = tempfile::Builder::new().prefix("stream-sum-").tempdir();
             let refuse = |source| UpError::NoTemporaryFolder { path: std::env::temp_dir(), source };
@@ -142,7 +142,7 @@ impl Folder {
         Ok(Self::Kept(fs::canonicalize(path).map_err(refuse)?))
     }
 
-    fn children(self) -> Result<(Children, PathBuf), ChildError> {
+    pub fn children(self) -> Result<(Children, PathBuf), ChildError> {
         match self {
             Self::Kept(path) => Ok((Children::new(None)?, path)),
             Self::Temporary(folder) => Ok((Children::new(Some(folder.path()))?, folder.keep())),
@@ -188,7 +188,7 @@ async fn drive(
         started = start(stack, folder, children) => started?,
     };
     let stop_chunking = stop.child_token();
-    let (config, choices, topology) = (stack.chunker.clone(), stack.choices, stack.topology.clone());
+    let (config, choices, topology) = (stack.chunker.clone(), stack.choices.clone(), stack.topology.clone());
     let chunking = {
         let stop = stop_chunking.clone();
         async move { generate_and_verify_streams(&config, choices, &nats, &topology, &reports, stop).await }
@@ -278,7 +278,7 @@ async fn start_server(stack: &Stack, folder: &Path, children: &mut Children) -> 
 
 /// Defaults for a private server: finals and rows are kept for minutes only, because at full speed they fill its memory and the
 /// stores.
-fn remember_less(topology: &mut topology_section::Config) {
+pub fn remember_less(topology: &mut topology_section::Config) {
     let short = Span(REMEMBERED);
     if !topology.stated.contains("sums_retention") {
         topology.sums_retention = topology.sums_retention.min(short);
@@ -343,7 +343,7 @@ fn start_summers(
 }
 
 /// Waits until every summer folds its share, so that the first streams wait for nobody.
-async fn wait_for_answers(
+pub async fn wait_for_answers(
     connection: &Connection,
     topology: &Topology<Summer>,
     workers: BTreeSet<String>,

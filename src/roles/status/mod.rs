@@ -218,6 +218,12 @@ impl Status {
         Self { partitions, workers: workers.collect(), moves, summary }
     }
 
+    /// Whether somebody folds each partition, but for those that are changing hands at this moment: followed, and not owned. That takes
+    /// milliseconds, and whoever asks again is told who has them.
+    pub fn is_changing_hands(&self) -> bool {
+        self.summary.following > 0 && self.summary.folding + self.summary.following == self.summary.partitions
+    }
+
     /// Whether somebody folds each partition.
     pub fn is_well(&self) -> bool {
         self.summary.folding == self.summary.partitions

@@ -228,8 +228,14 @@ mod tests {
                 "5 partitions: 1 folding, 1 refused, 1 silent, 1 nobody, 1 gone; lag 40 chunk batches, 3.2 s",
             ]
         );
-        assert!(!status.is_well());
-        assert!(Status::of(vec![place(0, State::Folding, Source::Worker, vec![])], &[]).is_well());
+        assert!(!status.is_well() && !status.is_changing_hands());
+        let of =
+            |states: [State; 2]| Status::of(states.map(|state| place(0, state, Source::Worker, vec![])).to_vec(), &[]);
+        let sound = of([State::Folding, State::Folding]);
+        assert!(sound.is_well() && !sound.is_changing_hands());
+        let moving = of([State::Folding, State::Following]);
+        assert!(!moving.is_well() && moving.is_changing_hands());
+        assert!(!of([State::Nobody, State::Following]).is_changing_hands());
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::roles::sum_files::reader::Desk;
 use crate::roles::sum_files::results::Results;
 use crate::roles::sum_files::summing::Summing;
 use crate::roles::sum_files::task::Task;
+use crate::run::endings::Endings;
 use crate::run::{self, Run, RunError};
 use crate::sum::topology_section;
 use indicatif::ProgressBar;
@@ -119,6 +120,7 @@ pub async fn run(
             batch_bytes: batch_bytes.bytes(),
             patience: Some(deadline.0),
             workload: None,
+            endings: Endings::default(),
         };
         let run = connection.unless_denied(Run::start(&connection, &topology, options)).await??;
         Ok::<_, SumError>((topology, run))
