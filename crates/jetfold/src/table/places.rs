@@ -76,6 +76,10 @@ impl<K: Eq + Hash, T> Places<K, T> {
         // Slots that were dropped count as used until the table is made anew, and a table that is used up so grows for
         // good, although it holds no more than before.
         self.index.shrink_to_fit();
+        // One batch of the smallest records may have made room for a hundred times as many as are held.
+        if self.values.capacity() / 4 > self.values.len() {
+            self.values.shrink_to(2 * self.values.len());
+        }
     }
 }
 
