@@ -1,7 +1,7 @@
 //! Batches that no honest client sends, and honest ones between them: without these nothing would be there to be harmed.
 
-use crate::dice::Dice;
-use crate::model::{Id, digits, fnv};
+use super::dice::Dice;
+use super::model::{Id, digits, fnv};
 use std::collections::HashMap;
 use std::ops::Range;
 

@@ -14,4 +14,7 @@ mod forge;
 mod heap;
 mod model;
 mod outside;
+mod partition;
+mod producers;
+mod seeds;
 mod stamped;

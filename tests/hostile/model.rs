@@ -1,6 +1,6 @@
 //! What a summer is to do, in the fewest words: one map, and no store, no table, no expiry.
 
-use crate::decoder;
+use super::decoder;
 use sha1::{Digest, Sha1};
 use std::collections::HashMap;
 

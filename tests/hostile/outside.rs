@@ -4,20 +4,20 @@ use crate::decoder;
 use crate::dice::{Dice, messages};
 use crate::forge::{Forge, chunk};
 use crate::heap;
+use crate::partition::RULES;
 use jetfold::store::snapshot::{self, SnapshotError};
 use jetfold::store::{Owner, Store};
+use jetfold::testing::outside;
 use jetfold::{Batch, Checkpoint, FoldTally, Row as _, Share, Table, Transaction};
 use std::io::{Cursor, Read, Write};
 use std::sync::Arc;
+use stream_sum::sum::Summer;
 use stream_sum::sum::answer::{Answered, Found};
 use stream_sum::sum::chunk::{Chunk, SeqNo};
 use stream_sum::sum::codec::{decode_final, encode_final};
-use stream_sum::sum::row::{Expiry, Row};
+use stream_sum::sum::row::Row;
 use stream_sum::sum::running::{RunningSum, Sum, Value};
 use stream_sum::sum::stream_id::StreamId;
-use stream_sum::sum::{Rules, Summer};
-
-const RULES: Rules = Rules { max_chunk_bytes: 64, expiry: Expiry { idle: i64::MAX, completed: i64::MAX } };
 
 /// Changes bytes as a disk, a link and somebody with a purpose would.
 fn harm(dice: &mut Dice, bytes: &mut Vec<u8>) {
@@ -33,13 +33,14 @@ fn harm(dice: &mut Dice, bytes: &mut Vec<u8>) {
                 let byte = dice.of_these(&[0, 0x7f, 0x80, 0xff]);
                 bytes.iter_mut().skip(at).take(8).for_each(|changed| *changed = byte);
             }
+            5 if at < bytes.len() => bytes[at] = dice.byte(),
             _ if at < bytes.len() => bytes[at] ^= 1 << dice.below(8),
             _ => {}
         }
     }
 }
 
-fn live(data: &[u8]) -> RunningSum {
+pub fn live(data: &[u8]) -> RunningSum {
     RunningSum::open(&Chunk { id: StreamId::new([1; 16]), seq_no: SeqNo::FIRST, data })
 }
 
@@ -138,11 +139,11 @@ fn an_answer_that_somebody_else_gives_is_one_or_none() {
     }
 }
 
-fn owner() -> Owner {
+pub fn owner() -> Owner {
     Owner { log: "chunks-0".into(), partition: 0, partitions: 1 }
 }
 
-fn rows() -> Vec<(StreamId, Row)> {
+pub fn rows() -> Vec<(StreamId, Row)> {
     let row = |n: u8| match n % 3 {
         0 => Row::Broken { seq_no: SeqNo::FIRST, changed_at: 1 },
         1 => Row::Live { sum: live(&[n]), changed_at: 2 },
@@ -196,4 +197,42 @@ fn a_snapshot_that_somebody_has_changed_is_damaged_or_the_same_and_takes_the_mem
     }
     println!("{damaged} snapshots are damaged, and {same} the same");
     assert!(damaged > messages(10_000) / 2);
+}
+
+#[test]
+fn what_is_said_of_producers_and_in_the_group_is_taken_or_not_and_remembered_within_bounds() {
+    let mut dice = Dice::of(10);
+    let edges = [0, 1, 7, 8, u64::MAX];
+    for _ in 0..messages(2_000) {
+        let entries: Vec<_> = (0..20)
+            .map(|_| {
+                let many = dice.below(10);
+                let partitions: Vec<u32> = (0..many).map(|_| dice.any() as u32 >> (dice.below(4) * 8)).collect();
+                let mut entry = outside::entry(dice.of_these(&edges), partitions, dice.of_these(&edges));
+                if dice.one_in(2) {
+                    harm(&mut dice, &mut entry);
+                }
+                (format!("made-up-{}", dice.below(5)), entry)
+            })
+            .collect();
+        let bytes: Vec<_> = entries.iter().flat_map(|(_, entry)| entry.clone()).collect();
+        dice.is_sent(&bytes);
+        let entries = entries.iter().map(|(name, entry)| (name.clone(), entry.as_slice()));
+        let (remembered, largest) = heap::largest(|| outside::group(8, entries));
+        assert!(remembered.members <= 5 && remembered.claimed <= 8, "{remembered:?}");
+        // Of a list that is announced, a MiB is believed before it comes.
+        assert!(largest <= 1 << 20, "{largest} bytes at once");
+    }
+    for _ in 0..messages(50_000) {
+        let mut row = vec![1 + dice.byte() % 2];
+        row.extend(dice.bytes(32));
+        let mut told = format!("{} shop {} {} {}", dice.any(), dice.any(), dice.any(), dice.any()).into_bytes();
+        harm(&mut dice, &mut row);
+        harm(&mut dice, &mut told);
+        dice.is_sent(&told);
+        assert!(outside::producer_row(&row).is_none_or(|again| again == row), "a row has one form");
+        if let Some(again) = outside::told(&told) {
+            assert_eq!(outside::told(&again), Some(again));
+        }
+    }
 }

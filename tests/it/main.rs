@@ -17,6 +17,7 @@ mod floors;
 mod forgetting;
 mod formats;
 mod group;
+mod hostile;
 mod ledger;
 mod lossy_route;
 mod network;
