@@ -12,6 +12,7 @@ mod decoder;
 mod dice;
 mod forge;
 mod heap;
+mod ids;
 mod model;
 mod outside;
 mod partition;
