@@ -3,6 +3,7 @@
 use super::decoder;
 use sha1::{Digest, Sha1};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 pub type Id = [u8; 16];
 
@@ -85,14 +86,14 @@ impl Model {
         if data.len() > self.max_chunk_bytes {
             return Fate::Rejected("oversized");
         }
-        if !self.streams.contains_key(&id) {
-            if number != 1 {
-                return Fate::Rejected("unknown");
+        let stream = match self.streams.entry(id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(_) if number != 1 => return Fate::Rejected("unknown"),
+            Entry::Vacant(free) => {
+                outcome.opened += 1;
+                free.insert(Stream { last: 0, stands: Stands::UnderWay(Sha1::new()) })
             }
-            self.streams.insert(id, Stream { last: 0, stands: Stands::UnderWay(Sha1::new()) });
-            outcome.opened += 1;
-        }
-        let stream = self.streams.get_mut(&id).expect("it is there, or was just opened");
+        };
         let known = number <= stream.last;
         match &mut stream.stands {
             Stands::Broken => Fate::Rejected("broken"),

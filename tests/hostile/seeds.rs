@@ -33,17 +33,13 @@ fn batch(chunks: &[(u8, u64, usize)]) -> Vec<u8> {
     batch
 }
 
-/// One after the other, each behind its length but for the last, of a system with so many partitions.
+/// One after the other, each behind its length, of a system with so many partitions.
 fn log(partitions: u8, batches: &[Vec<u8>]) -> Vec<u8> {
-    let (last, others) = batches.split_last().expect("a log has batches");
     let mut log = vec![partitions - 1];
-    for batch in others {
+    for batch in batches {
         log.extend(u16::try_from(batch.len()).expect("a short batch").to_le_bytes());
         log.extend(batch);
     }
-    // The last is long enough to tell its length as well.
-    log.extend(u16::try_from(last.len()).expect("a short batch").to_le_bytes());
-    log.extend(last);
     log
 }
 

@@ -128,16 +128,15 @@ mod tests {
         let spread = |n: u128| n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         let same = spread(77);
         let (low, high) = (u128::from(u64::MAX), !u128::from(u64::MAX));
-        let families: [(&str, fn(u128) -> u128); 6] = [
-            ("counted up", |n| n),
-            ("counted up by 2^32", |n| n << 32),
-            ("counted up by 2^64", |n| n << 64),
-            ("counted up in the first bytes of all", |n| n << 112),
-            ("both halves the same", |n| n << 64 | n),
-            ("each half the other's complement", |n| (!n & u128::from(u64::MAX)) << 64 | n),
+        let counted = |of: fn(u128) -> u128| (0..KEYS as u128).map(of).collect();
+        let mut all: Vec<(&str, Vec<u128>)> = vec![
+            ("counted up", counted(|n| n)),
+            ("counted up by 2^32", counted(|n| n << 32)),
+            ("counted up by 2^64", counted(|n| n << 64)),
+            ("counted up in the first bytes of all", counted(|n| n << 112)),
+            ("both halves the same", counted(|n| n << 64 | n)),
+            ("each half the other's complement", counted(|n| (!n & u128::from(u64::MAX)) << 64 | n)),
         ];
-        let mut all: Vec<(&str, Vec<u128>)> =
-            families.into_iter().map(|(what, of)| (what, (0..KEYS as u128).map(of).collect())).collect();
         all.push(("the same first half", (0..KEYS as u128).map(|n| same & high | spread(n) & low).collect()));
         all.push(("the same second half", (0..KEYS as u128).map(|n| same & low | spread(n) & high).collect()));
         let two_bits = (0..128).flat_map(|a| (0..a).map(move |b| same ^ 1 << a ^ 1 << b));
