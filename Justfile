@@ -80,6 +80,11 @@ planted *FLAGS:
 torture:
     cargo test --locked -p jetfold --lib -- --ignored --nocapture torture
 
+# A fuzzer for so many seconds: just fuzz batch 180, final_and_row or stamped; needs cargo install --locked cargo-fuzz, and a nightly toolchain
+fuzz TARGET="batch" SECONDS="180" *FLAGS:
+    mkdir -p fuzz/corpus/{{TARGET}}
+    cargo +nightly fuzz run -O {{TARGET}} fuzz/corpus/{{TARGET}} fuzz/seeds/{{TARGET}} -- -max_total_time={{SECONDS}} -malloc_limit_mb=64 {{FLAGS}}
+
 # Licences, sources, duplicates and advisories of all that is linked; needs cargo-deny: cargo install --locked cargo-deny
 deny:
     cargo deny check licenses bans sources

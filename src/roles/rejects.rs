@@ -167,14 +167,14 @@ impl Rejects {
             let (id, seq_no, partition) = (chunk.id, chunk.seq_no.get(), chunk.id.partition(partitions));
             if let Entry::Vacant(place) = next.entry(id) {
                 place.insert(match self.asked(id, partitions).await?.stream {
-                    Found::Live { seq_no, .. } => Some(seq_no + 1),
+                    Found::Live { seq_no, .. } => Some(seq_no.saturating_add(1)),
                     Found::Unknown => Some(1),
                     Found::Broken { .. } | Found::Completed { .. } | Found::Refused => None,
                 });
             }
             let expected = next.get_mut(&id).expect("it was just looked up");
             if *expected == Some(seq_no) && reason != "oversized" {
-                *expected = Some(seq_no + 1);
+                *expected = Some(seq_no.saturating_add(1));
                 let (count, batch) = batches.entry(partition).or_default();
                 *count += 1;
                 codec::encode_chunk(batch, &chunk);
@@ -242,7 +242,9 @@ fn right(reason: &str, partition: u32, stream: &Found) -> String {
             "its stream had ended: nothing comes after the closing chunk, which is the first without data".to_owned()
         }
         "gap" => match stream {
-            Found::Broken { seq_no } => format!("a chunk before it is missing: chunk {} was to come", seq_no + 1),
+            Found::Broken { seq_no } => {
+                format!("a chunk before it is missing: chunk {} was to come", seq_no.saturating_add(1))
+            }
             _ => "a chunk before it is missing".to_owned(),
         },
         "broken" => "its stream had lost a chunk before, and gets no final: all of it goes under another ID".to_owned(),
@@ -253,7 +255,9 @@ fn right(reason: &str, partition: u32, stream: &Found) -> String {
 fn stands(stream: &Found) -> String {
     match stream {
         Found::Unknown => "nothing is known of the stream".to_owned(),
-        Found::Live { seq_no, .. } => format!("the stream is under way, and chunk {} is next", seq_no + 1),
+        Found::Live { seq_no, .. } => {
+            format!("the stream is under way, and chunk {} is next", seq_no.saturating_add(1))
+        }
         Found::Broken { seq_no } => format!("the stream is broken after chunk {seq_no}"),
         Found::Completed { seq_no, .. } => format!("the stream has ended with chunk {seq_no}"),
         Found::Refused => "the question was not understood".to_owned(),

@@ -30,6 +30,10 @@ pub struct Sum {
     pub value: Value,
 }
 
+/// Blocks of 64 bytes that a sum may have at the most: with one more bit than 2^64 its length can't be told. Half of them, so that
+/// whatever comes next still can.
+const MOST_BLOCKS: u64 = u64::MAX / 512 / 2;
+
 /// A SHA-1 that is still being extended, and the chunk it stands at.
 #[derive(Clone)]
 pub struct RunningSum {
@@ -60,7 +64,8 @@ impl RunningSum {
 
     /// Adds the chunk that follows; any other is refused and changes nothing.
     pub fn update(&mut self, chunk: &Chunk<'_>) -> Result<(), OutOfOrder> {
-        if chunk.seq_no != self.seq_no.next() && !jetfold::planted!("a-gap-is-folded") {
+        // The number before it is looked at: a row that somebody has made up may stand at the last number there is.
+        if chunk.seq_no.get() - 1 != self.seq_no.get() && !jetfold::planted!("a-gap-is-folded") {
             return Err(OutOfOrder { at: self.seq_no, found: chunk.seq_no });
         }
         self.seq_no = chunk.seq_no;
@@ -83,6 +88,11 @@ impl RunningSum {
 
     /// `None` where `state` is not one that [`RunningSum::state`] gave.
     pub fn resume(seq_no: SeqNo, state: [u8; Self::STATE_BYTES]) -> Option<Self> {
+        // Behind five words of the digest: how many blocks there were. SHA-1 counts bits, and nobody has summed so many.
+        let blocks = u64::from_le_bytes(state[20..28].try_into().expect("8 bytes"));
+        if blocks > MOST_BLOCKS {
+            return None;
+        }
         let sha1 = Sha1::deserialize(&state.into()).ok()?;
         Some(Self { seq_no, sha1 })
     }
@@ -138,5 +148,16 @@ mod tests {
     #[test]
     fn a_state_that_is_none_is_refused() {
         assert!(RunningSum::resume(SeqNo::FIRST, [0xff; RunningSum::STATE_BYTES]).is_none());
+        let mut state = RunningSum::open(&chunk(1, &[7; 64])).state();
+        assert_eq!(state[20..28], 1u64.to_le_bytes(), "where the blocks are counted");
+        state[27] = 1;
+        assert!(RunningSum::resume(SeqNo::FIRST, state).is_none(), "more blocks than SHA-1 can count");
+    }
+
+    #[test]
+    fn nothing_follows_the_last_number_there_is() {
+        let last = SeqNo::new(u64::MAX).unwrap();
+        let mut sum = RunningSum::resume(last, RunningSum::open(&chunk(1, b"x")).state()).unwrap();
+        assert!(sum.update(&chunk(u64::MAX, b"x")).is_err());
     }
 }

@@ -18,6 +18,7 @@ mod floors;
 mod forgetting;
 mod formats;
 mod group;
+mod hostile;
 mod ledger;
 mod lossy_route;
 mod network;

@@ -47,7 +47,7 @@ async fn a_stamp_is_the_same_whether_its_batch_is_pulled_or_read_by_itself() {
     let (names, connection) = (names(""), connection(&server).await);
     let mut log = Log::new(connection, &names, 0, "w", pull_bytes(1 << 20, 1), Arc::default());
     let pulled = read(log.open(0).await.unwrap().source, headers.len()).await;
-    let one_by_one = read(log.open_one_by_one(0), headers.len()).await;
+    let one_by_one = read(log.open_one_by_one(0, 64), headers.len()).await;
     for ((pulled, by_itself), (headers, expected)) in pulled.iter().zip(&one_by_one).zip(headers) {
         assert_eq!(pulled.stamp.as_ref().map(ToString::to_string).as_deref(), expected, "{headers:?}");
         assert_eq!(by_itself.stamp, pulled.stamp, "{headers:?}");

@@ -147,7 +147,7 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 5 | `http`, `otlp` |
-//! | 4 | `environment`, `publisher`, `simulation` (of tests), `system`, `worker` |
+//! | 4 | `environment`, `publisher`, `simulation` (of tests), `system`, `testing::outside`, `worker` |
 //! | 3 | `archive`, `partition`, `rejects` |
 //! | 2 | `archive::bucket`, `archive::listed`, `effects`, `log`, `nats::admin`, `nats::connect`, `nats::heard`, `nats::plan`, `nats::presence`, `nats::publish`, `nats::read`, `nats::retry`, `nats::shape`, `nats::standing`, `nats::topology` |
 //! | 1 | `store`, `table`, `testing` |

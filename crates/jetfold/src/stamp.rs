@@ -43,7 +43,9 @@ impl FromStr for Stamp {
         let mut parts = text.split(' ');
         let mut next = || parts.next().filter(|part| !part.is_empty()).ok_or(NoStamp);
         let producer = next()?.to_owned();
-        let mut number = || next()?.parse::<u64>().map_err(|_| NoStamp);
+        // Digits alone: a sign is another form of the same number, which others may not read as one.
+        let digits = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let mut number = || next().ok().filter(digits).and_then(|part| part.parse::<u64>().ok()).ok_or(NoStamp);
         let (life, number, offset) = (number()?, number()?, number()?);
         if number == 0 || producer.len() > MOST_NAME_BYTES || parts.next().is_some() {
             return Err(NoStamp);
@@ -65,7 +67,9 @@ mod tests {
         assert_eq!(stamp.to_string(), "shop-1 2 7 41");
         assert_eq!(stamp.to_string().parse(), Ok(stamp));
         let long = format!("{} 1 1 1", "x".repeat(MOST_NAME_BYTES + 1));
-        for text in ["", "a", "a 1 1", "a 1 0 1", "a 1 1 1 1", "a  1 1 1", " 1 1 1", "a -1 1 1", "a 1 1 x", &long] {
+        for text in
+            ["", "a", "a 1 1", "a 1 0 1", "a 1 1 1 1", "a  1 1 1", " 1 1 1", "a -1 1 1", "a 1 +1 1", "a 1 1 x", &long]
+        {
             assert_eq!(text.parse::<Stamp>(), Err(NoStamp), "{text}");
         }
     }

@@ -92,7 +92,7 @@ impl Shelf {
 
     /// Whether the log has all that a store needs which starts from there.
     fn is_reached(&self, entry: &Entry) -> bool {
-        self.first <= entry.position + 1
+        self.first <= entry.position.saturating_add(1)
     }
 
     /// The furthest snapshot that a store of the worker's own history could go on from.

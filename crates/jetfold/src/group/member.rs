@@ -3,6 +3,9 @@
 use crate::checkpoint::Position;
 use serde::{Deserialize, Serialize};
 
+/// Bytes of what tells two processes apart that have started in one instant, at the most.
+const MOST_NONCE_BYTES: usize = 64;
+
 /// One member, as it says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -59,7 +62,7 @@ impl Member {
 
     /// What is no member comes from somebody else, or from another version: it is nobody.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        rmp_serde::from_slice(bytes).ok()
+        rmp_serde::from_slice(bytes).ok().filter(|member: &Self| member.incarnation.1.len() <= MOST_NONCE_BYTES)
     }
 
     /// Its claim to a partition.
@@ -106,5 +109,7 @@ mod tests {
         for bytes in [&b""[..], b"{}", b"\x90", &member.encode()[..9]] {
             assert_eq!(Member::decode(bytes), None, "{bytes:?}");
         }
+        let long = Member { incarnation: (7, "a".repeat(MOST_NONCE_BYTES + 1)), ..member };
+        assert_eq!(Member::decode(&long.encode()), None, "it is remembered");
     }
 }

@@ -31,6 +31,9 @@ const MOST_TAKEN_AT_ONCE: usize = 8;
 /// whoever is told to stop has seconds for all.
 const HANDED_OF: usize = 16;
 
+/// Members that are heard of at once, at the most: whoever may write to the bucket can make up as many as it likes.
+const MOST_MEMBERS: usize = 1024;
+
 /// What there is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
@@ -116,7 +119,10 @@ impl Roster {
 
     /// Another member has said what it is.
     pub fn heard(&mut self, name: &str, member: Member) {
-        for owned in &member.owns {
+        if !self.is_credible(name, &member) {
+            return;
+        }
+        for owned in member.owns.iter().filter(|owned| owned.partition < self.partitions) {
             let claims = Last { name: name.to_owned(), term: owned.term, end: End::Claims };
             match self.last.get_mut(&owned.partition) {
                 Some(last)
@@ -137,6 +143,18 @@ impl Roster {
             }
         }
         self.others.insert(name.to_owned(), Heard { member, at: self.attended });
+    }
+
+    /// Whether there is room for what a member says: it can't hold more partitions than there are.
+    fn is_credible(&self, name: &str, member: &Member) -> bool {
+        let most = [member.owns.len(), member.follows.len(), member.handed.len()].into_iter().max().unwrap_or(0);
+        let is_room = self.others.len() < MOST_MEMBERS || self.others.contains_key(name);
+        is_room && most <= self.partitions as usize
+    }
+
+    /// What is remembered: members, and partitions that somebody has claimed.
+    pub fn remembered(&self) -> (usize, usize) {
+        (self.others.len(), self.last.len())
     }
 
     /// Another member has left, and said so.
@@ -235,12 +253,12 @@ impl Roster {
             End::Left => Cause::Left { from },
             End::Silent(for_ms) => Cause::Silent { from, for_ms },
         };
-        Deed::Own { partition, term: last.term + 1, since }
+        Deed::Own { partition, term: last.term.saturating_add(1), since }
     }
 
     /// The term of a claim that nobody has a higher one than.
     pub fn next_term(&self, partition: u32) -> u64 {
-        self.last.get(&partition).map_or(1, |last| last.term + 1)
+        self.last.get(&partition).map_or(1, |last| last.term.saturating_add(1))
     }
 }
 

@@ -104,7 +104,8 @@ impl Doubt {
     /// The position behind the checkpoint that is to be looked for in the log.
     pub fn expected(&self, position: Position) -> Position {
         let skipped = self.skipped.filter(|_| !crate::planted!("what-was-skipped-is-not-looked-for"));
-        skipped.map_or(position + 1, |skipped| skipped.max(position + 1))
+        let next = position.saturating_add(1);
+        skipped.map_or(next, |skipped| skipped.max(next))
     }
 
     /// How a session ended: with another position than the next, or otherwise.

@@ -50,8 +50,10 @@ const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
 /// How long it may take to remove one that nobody needs.
 const REMOVING: Duration = Duration::from_secs(2);
 
-/// Messages that a source reads one by one, so that it gets past one that can't be pulled.
-const ONE_BY_ONE: u32 = 64;
+/// Messages that a source reads one by one at first, so that it gets past one that can't be pulled, and at the most. That one may lie as
+/// far ahead as is pulled at once.
+pub const ONE_BY_ONE: u32 = 64;
+pub const MOST_ONE_BY_ONE: u32 = 4096;
 
 /// The bytes that each of `sources` pulls on one connection may ask for.
 pub fn pull_bytes(max_payload: usize, sources: usize) -> usize {
@@ -201,15 +203,15 @@ impl Log {
         }
     }
 
-    /// A source that reads the next few messages one by one, past one that the client can't be sent: its headers break
+    /// A source that reads the next `many` messages one by one, past one that the client can't be sent: its headers break
     /// the client's rules, and would end the connection again and again.
-    pub fn open_one_by_one(&self, position: Position) -> Source {
+    pub fn open_one_by_one(&self, position: Position, many: u32) -> Source {
         let mut connects = self.connects();
         connects.mark_unchanged();
         Source {
             jetstream: self.jetstream().clone(),
             log: self.name().to_owned(),
-            messages: Messages::OneByOne { left: ONE_BY_ONE, filter: self.reader.filter().to_owned() },
+            messages: Messages::OneByOne { left: many, filter: self.reader.filter().to_owned() },
             connects,
             position,
             pending: 0,

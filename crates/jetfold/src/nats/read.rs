@@ -118,6 +118,11 @@ pub struct StoredMessage {
 }
 
 impl StoredMessage {
+    /// With headers as they were sent, and nothing else.
+    pub(crate) fn with_headers(headers: Vec<u8>) -> Self {
+        Self { subject: String::new(), sequence: 1, time: 1, payload: Bytes::new(), headers }
+    }
+
     pub fn mark(&self) -> MessageMark {
         MessageMark { position: self.sequence, time: self.time }
     }
@@ -293,9 +298,7 @@ mod tests {
             ("NATS/1.0\r\nOther: b\r\n Stamp: a\r\nstamp: a\r\nStamps: a\r\n\r\n", None),
             ("", None),
         ] {
-            let headers = headers.as_bytes().to_vec();
-            let message =
-                StoredMessage { subject: String::new(), sequence: 1, time: 1, payload: Bytes::new(), headers };
+            let message = StoredMessage::with_headers(headers.as_bytes().to_vec());
             assert_eq!(message.unfolded_header("Stamp").as_deref(), expected);
         }
     }

@@ -30,7 +30,7 @@ use crate::identity::doubt::Doubt;
 use crate::identity::rfc3339;
 use crate::joined::joined;
 use crate::log::reader::LogReader;
-use crate::log::source::Log;
+use crate::log::source::{Log, ONE_BY_ONE};
 use crate::nats::connect::Connection;
 use crate::nats::names::Names;
 use crate::nats::retry::Pauses;
@@ -143,6 +143,8 @@ pub struct Partition<A: Application> {
     began: Instant,
     /// Sessions in a row that were lost before anything was committed.
     fruitless: u32,
+    /// How many batches are read one by one, if it comes to that.
+    careful: u32,
     /// Since when the log is refused, and as what.
     refused: Option<Refusal>,
     /// Whether it is, for whoever wants to know.
@@ -198,6 +200,7 @@ impl<A: Application> Partition<A> {
             doubt: Doubt::new(checkpoint.map_or(0, |checkpoint| checkpoint.position)),
             began: Instant::now(),
             fruitless: 0,
+            careful: ONE_BY_ONE,
             refused: None,
             is_refused: watch::Sender::new(false),
             deleted_at: AtomicU64::new(0),

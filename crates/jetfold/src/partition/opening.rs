@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 /// After this many sessions without a commit, the next few batches are read one by one instead of pulled: one of them
 /// may be what ends the connection.
-const MOST_FRUITLESS: u32 = 3;
+pub(super) const MOST_FRUITLESS: u32 = 3;
 
 /// Why a log that begins right behind the store is not opened before snapshots were looked for.
 pub(super) const UNPROVEN: &str =
@@ -94,7 +94,7 @@ impl<A: Application> Partition<A> {
         }
         let one_by_one = self.fruitless >= MOST_FRUITLESS;
         let (source, refolding) = if one_by_one {
-            (self.log.open_one_by_one(checkpoint.position), 0)
+            (self.log.open_one_by_one(checkpoint.position, self.careful), 0)
         } else {
             match self.log.open(checkpoint.position).await {
                 Ok(Opened { source, sent_before }) => {

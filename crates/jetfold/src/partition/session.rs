@@ -5,9 +5,10 @@ use crate::application::Application;
 use crate::checkpoint::{Checkpoint, Position};
 use crate::identity::judge;
 use crate::joined::joined;
-use crate::log::source::{Lost, Source};
+use crate::log::source::{Lost, MOST_ONE_BY_ONE, ONE_BY_ONE, Source};
 use crate::partition::committed::Committed;
 use crate::partition::committer::{CommitError, Work};
+use crate::partition::opening::MOST_FRUITLESS;
 use crate::shutdown;
 use crate::standing::Phase;
 use crate::store::Size;
@@ -108,7 +109,7 @@ impl<A: Application> Partition<A> {
             self.standing.send_modify(|standing| standing.stopped_at = Some(std::time::Instant::now()));
         }
         self.doubt.ended(session.skipped);
-        let position = session.table.position();
+        let (position, one_by_one) = (session.table.position(), session.one_by_one);
         let last = match over {
             // What was read one by one has to be committed, or it would be to read again.
             Ok(Over::Stopped) if self.duty() == Duty::HandOver => self.hand_over(session).await,
@@ -151,8 +152,18 @@ impl<A: Application> Partition<A> {
                     Over::Stopped | Over::Read => Lost::EndOfReading.to_string(),
                 };
                 let progressed = committed.transaction > began;
-                // What is read one by one stays so until it has got somewhere: others may break the connection too.
-                self.fruitless = if progressed { 0 } else { self.fruitless.saturating_add(1) };
+                // What is read one by one stays so until it has got somewhere: others may break the connection too. What does may
+                // still lie far ahead: then the first session that is lost shows it, and twice as many are read one by one.
+                self.fruitless = match progressed {
+                    true if one_by_one => MOST_FRUITLESS - 1,
+                    true => 0,
+                    false => self.fruitless.saturating_add(1),
+                };
+                self.careful = match one_by_one {
+                    true => (2 * self.careful).min(MOST_ONE_BY_ONE),
+                    false if progressed => ONE_BY_ONE,
+                    false => self.careful,
+                };
                 Ok(Ended::Lost { why, progressed })
             }
         }

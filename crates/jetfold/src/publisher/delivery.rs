@@ -120,7 +120,7 @@ impl Delivery {
     pub(super) async fn folded(&self, first: Position) -> Result<Option<Stamp>, NotToldYet> {
         let Some(told) = &self.told else { return Ok(None) };
         match told().await {
-            Ok(Told { position, stamp }) if position + 1 >= first => Ok(stamp),
+            Ok(Told { position, stamp }) if position.saturating_add(1) >= first => Ok(stamp),
             Ok(Told { position, .. }) => Err(NotToldYet::Behind { position, first }),
             Err(cause) => Err(NotToldYet::Ask(cause)),
         }

@@ -267,7 +267,8 @@ impl<A: Application> Table<A> {
             // Most records change neither: branches are cheaper here than sums.
             let is_live = place.row.as_ref().is_some_and(|row| application.is_live(row));
             if is_live != was_live {
-                self.at.live = self.at.live + u64::from(is_live) - u64::from(was_live);
+                // A store that was restored brings its own count: one that is wrong must stop nobody.
+                self.at.live = self.at.live.saturating_add(u64::from(is_live)).saturating_sub(u64::from(was_live));
             }
             if !was_there {
                 folded.tally.opened += 1;

@@ -76,6 +76,10 @@ impl<K: Eq + Hash, T> Places<K, T> {
         // Slots that were dropped count as used until the table is made anew, and a table that is used up so grows for
         // good, although it holds no more than before.
         self.index.shrink_to_fit();
+        // One batch of the smallest records may have made room for a hundred times as many as are held.
+        if self.values.capacity() / 4 > self.values.len() {
+            self.values.shrink_to(2 * self.values.len());
+        }
     }
 }
 
@@ -96,6 +100,7 @@ impl<K, T> IndexMut<usize> for Places<K, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::hash::BuildHasher;
 
     #[test]
     fn values_are_found_by_key_before_and_after_others_are_dropped() {
@@ -115,5 +120,50 @@ mod tests {
         }
         *places.get_mut(&id(1000)).unwrap() += 1;
         assert_eq!(places[333], 1001);
+    }
+
+    #[test]
+    fn keys_that_are_chosen_to_meet_share_slots_no_more_often_than_any_others() {
+        const KEYS: usize = 1 << 13;
+        let spread = |n: u128| n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        let same = spread(77);
+        let (low, high) = (u128::from(u64::MAX), !u128::from(u64::MAX));
+        let counted = |of: fn(u128) -> u128| (0..KEYS as u128).map(of).collect();
+        let mut all: Vec<(&str, Vec<u128>)> = vec![
+            ("counted up", counted(|n| n)),
+            ("counted up by 2^32", counted(|n| n << 32)),
+            ("counted up by 2^64", counted(|n| n << 64)),
+            ("counted up in the first bytes of all", counted(|n| n << 112)),
+            ("both halves the same", counted(|n| n << 64 | n)),
+            ("each half the other's complement", counted(|n| (!n & u128::from(u64::MAX)) << 64 | n)),
+        ];
+        all.push(("the same first half", (0..KEYS as u128).map(|n| same & high | spread(n) & low).collect()));
+        all.push(("the same second half", (0..KEYS as u128).map(|n| same & low | spread(n) & high).collect()));
+        let two_bits = (0..128).flat_map(|a| (0..a).map(move |b| same ^ 1 << a ^ 1 << b));
+        all.push(("two bits of one key turned", two_bits.take(KEYS).collect()));
+        let of_one_partition = (0..)
+            .map(|n| spread(n).to_be_bytes())
+            .filter(|key| crate::key::partition_of_token(hex::encode(key).as_bytes(), 16) == 3);
+        all.push(("of one partition", of_one_partition.take(KEYS).map(u128::from_be_bytes).collect()));
+        for (what, keys) in all {
+            for _ in 0..8 {
+                // A table has a mixer of its own, and chooses the slot by the last bits of what comes out of it.
+                let places = Places::<u128, ()>::default();
+                let mut slots: Vec<usize> =
+                    keys.iter().map(|key| places.index.hasher().hash_one(key) as usize % KEYS).collect();
+                slots.sort_unstable();
+                let meetings: usize =
+                    slots.chunk_by(|one, other| one == other).map(|these| these.len() * (these.len() - 1) / 2).sum();
+                // By chance it is half as many as there are keys, give or take 64.
+                assert!(meetings < KEYS * 5 / 8, "{what}: {meetings} meetings of {} keys", keys.len());
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_tables_mix_alike_so_that_nobody_can_choose_keys_beforehand() {
+        let mixed = || Places::<u128, ()>::default().index.hasher().hash_one(7u128);
+        let seen: std::collections::HashSet<u64> = (0..64).map(|_| mixed()).collect();
+        assert_eq!(seen.len(), 64);
     }
 }

@@ -267,6 +267,7 @@ fn differ<K: Ord + fmt::Debug, V: PartialEq + fmt::Debug>(
     }
 }
 
+pub mod outside;
 #[cfg(test)]
 mod stamped;
 #[cfg(test)]

@@ -95,7 +95,7 @@ pub struct Told {
 }
 
 impl Told {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let Self { position, stamp } = self;
         match stamp {
             None => position.to_string().into_bytes(),
@@ -103,7 +103,7 @@ impl Told {
         }
     }
 
-    fn decode(told: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(told: &[u8]) -> Option<Self> {
         let told = std::str::from_utf8(told).ok()?;
         let (position, stamp) = told.split_once(' ').map_or((told, None), |(position, stamp)| (position, Some(stamp)));
         Some(Self { position: position.parse().ok()?, stamp: stamp.map(str::parse).transpose().ok()? })

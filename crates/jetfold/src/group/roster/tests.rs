@@ -167,3 +167,22 @@ fn members_that_hear_of_each_other_late_do_not_fight() {
     assert_eq!(all, [0, 1], "each is folded by one");
     assert_eq!((in_a.owns.len(), in_b.owns.len()), (1, 1));
 }
+
+#[test]
+fn what_is_made_up_is_remembered_within_bounds_and_overflows_nothing() {
+    let claims =
+        |partition, term| Member { owns: vec![Owned { partition, term, position: u64::MAX }], ..Member::default() };
+    let mut a = roster("a");
+    for n in 0..3 * MOST_MEMBERS {
+        a.heard(&format!("made-up-{n}"), claims(n as u32, u64::MAX));
+    }
+    assert_eq!(a.remembered(), (MOST_MEMBERS, 2), "there are two partitions");
+    a.heard("made-up-0", Member { owns: vec![Owned { partition: 0, term: 1, position: 1 }; 3], ..Member::default() });
+    assert_eq!(a.others["made-up-0"].member.owns.len(), 1, "nobody holds three of two");
+    for _ in 0..99 {
+        a.attend(LOOK, true);
+    }
+    let deeds = decide(&a, &Member::default());
+    assert!(matches!(deeds[0], Deed::Own { partition: 0, term: u64::MAX, .. }), "{deeds:?}");
+    assert_eq!((deeds.len(), a.next_term(1)), (2, u64::MAX));
+}
