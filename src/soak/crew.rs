@@ -4,6 +4,7 @@ use crate::local::up::children::{ChildError, Children};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 /// How long a process that is told to end may take, before it is killed: a server that lets its clients go takes 30 s.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -55,11 +56,14 @@ impl Crew {
 }
 
 impl Orders {
-    /// Keeps the processes running, and does what it is told, until that can't go on. Cancel-safe but for an order under way.
-    pub async fn carry_out(&mut self, children: &mut Children) -> ChildError {
+    /// Keeps the processes running, and does what it is told, until it is over, or can't go on: then why. An order that was begun is carried
+    /// out, so it must not be dropped meanwhile.
+    pub async fn carry_out(&mut self, children: &mut Children, over: &CancellationToken) -> Option<ChildError> {
         loop {
             let order = tokio::select! {
-                error = children.supervise() => return error,
+                biased;
+                () = over.cancelled() => return None,
+                error = children.supervise() => return Some(error),
                 Some(order) = self.0.recv() => order,
             };
             match order {

@@ -121,7 +121,10 @@ pub async fn run(
     };
     let result = match staged {
         Ok(Some(set)) => {
-            let ended = play(&soak, &mut stage, set, reports, say, write, stop).await;
+            let ended = play(&soak, &mut stage, &set, reports, say, write, stop).await;
+            // The links lead to the servers until everybody has stopped.
+            stage.clear(&soak).await;
+            drop(set);
             ended.map(Some)
         }
         Ok(None) => Ok(None),
@@ -159,7 +162,7 @@ fn head(soak: &Soak, servers: Vec<document::Server>, replicas: usize, partitions
 async fn play(
     soak: &Soak,
     stage: &mut Stage,
-    set: stage::Set,
+    set: &stage::Set,
     reports: watch::Sender<Report>,
     say: impl Fn(&str) + Clone + Send + 'static,
     write: impl Fn(Document) + Send + 'static,
@@ -172,7 +175,7 @@ async fn play(
     let stopped = CancellationToken::new();
     let began = Instant::now();
     stage.overheard.begins(began.into_std());
-    let watching = Watching::start(soak, head, &set, &stage.overheard, reports.subscribe(), told, began);
+    let watching = Watching::start(soak, head, set, &stage.overheard, reports.subscribe(), told, began);
     let injecting = faults::inject_all(set.injector.clone(), soak.plan.clone(), began, watching.faults(), say);
     let mut injecting = tokio::spawn(injecting);
     let (config, nats, topology) = (soak.chunker.clone(), set.nats.clone(), set.topology.clone());
@@ -181,6 +184,7 @@ async fn play(
         async move { generate_and_verify_streams(&config, choices, &nats, &topology, &reports, stopped).await }
     };
     let mut chunking = tokio::spawn(chunking);
+    let mut kept = stage.hand_over();
     let mut ticks = tokio::time::interval(WRITTEN);
     let mut failure: Option<SoakError> = None;
     let mut injected = false;
@@ -188,8 +192,11 @@ async fn play(
     let outcome: Result<Outcome, ChunkerError> = loop {
         tokio::select! {
             outcome = &mut chunking => break joined(outcome),
-            error = stage.carry_out() => {
-                failure.get_or_insert(error.into());
+            given = ended(&mut kept) => {
+                kept = None;
+                if let Some(error) = stage.take_back_from(given) {
+                    failure.get_or_insert(error.into());
+                }
                 stopped.cancel();
             }
             ended = &mut injecting, if !injected => {
@@ -204,15 +211,23 @@ async fn play(
             () = stop.cancelled(), if !stopped.is_cancelled() => {
                 injecting.abort();
                 injected = true;
-                stage.heal(&set).await;
+                // What has begun is undone first: finals come over links that lead somewhere.
+                if let Some(before) = kept.take() {
+                    stage.take_back(before).await;
+                }
+                stage.heal(set).await;
+                kept = stage.hand_over();
                 stopped.cancel();
             }
             _ = ticks.tick() => write(watching.document(false, None, None)),
         }
     };
+    injecting.abort();
+    if let Some(kept) = kept.take() {
+        stage.take_back(kept).await;
+    }
     if !injected {
-        injecting.abort();
-        stage.heal(&set).await;
+        stage.heal(set).await;
     }
     let report = match outcome {
         Ok(Outcome { report, failure: of_run }) => {
@@ -225,13 +240,21 @@ async fn play(
         }
     };
     let compared = match failure {
-        None => stage.compare(soak, &set).await,
+        None => stage.compare(soak, set).await,
         Some(_) => None,
     };
     // Of an interrupt nothing more is to be said: what was promised until then was kept, or was not.
     let said = failure.as_ref().map(ToString::to_string);
     watching.ends_with(report, failure.as_ref().and_then(violation));
     Ok(watching.document(true, said, compared))
+}
+
+/// Waits until processes can't be kept running any more.
+async fn ended(kept: &mut Option<stage::Kept>) -> stage::Given {
+    match kept {
+        Some(kept) => joined((&mut kept.keeping).await),
+        None => std::future::pending().await,
+    }
 }
 
 /// A summer that says by its end that a guarantee was broken.

@@ -14,6 +14,7 @@ use crate::soak::replicas::{self, Replicas};
 use crate::soak::{Soak, SoakError};
 use crate::sum::names::{FinalNames, names};
 use crate::sum::topology_section;
+use jetfold::joined;
 use jetfold::nats::admin::Allowed;
 use jetfold::nats::connect::{self, Connection};
 use jetfold::values::Size;
@@ -25,7 +26,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 /// How long servers may take to become a cluster.
 const CLUSTER: Duration = Duration::from_secs(90);
@@ -47,15 +50,24 @@ const SUMS_MAX_BYTES: Size = Size(1 << 30);
 const PURGE_DELAY: &str = "10s";
 
 pub struct Stage {
-    /// `None` once it is cleared.
+    /// `None` while a task of their own has them, and once it is cleared.
     children: Option<Children>,
-    orders: Orders,
+    orders: Option<Orders>,
     crew: Crew,
     folder: PathBuf,
     pub overheard: Overheard,
     /// Streams that the run has made on somebody's servers: where, under which prefix, and which.
     made: Option<(Connection, Vec<String>)>,
 }
+
+/// Processes that are kept running.
+pub struct Kept {
+    pub keeping: JoinHandle<Given>,
+    over: CancellationToken,
+}
+
+/// Processes that are kept running no more, and why.
+pub type Given = (Children, Orders, Option<ChildError>);
 
 /// What is there once it is set.
 pub struct Set {
@@ -96,7 +108,7 @@ impl Stage {
         let overheard = Overheard::default();
         let children = Some(children.heard_by(hear(&folder, &overheard)));
         let (crew, orders) = Crew::new();
-        Ok(Self { children, orders, crew, folder, overheard, made: None })
+        Ok(Self { children, orders: Some(orders), crew, folder, overheard, made: None })
     }
 
     /// Sets everything up, to where each summer folds its share.
@@ -213,12 +225,29 @@ impl Stage {
         }))
     }
 
-    /// Keeps the processes running, and does to them what is told. Cancel-safe but for an order under way.
-    pub async fn carry_out(&mut self) -> ChildError {
-        match &mut self.children {
-            Some(children) => self.orders.carry_out(children).await,
-            None => std::future::pending().await,
-        }
+    /// Has the processes kept running by a task of their own, which does to them what the crew is told.
+    pub fn hand_over(&mut self) -> Option<Kept> {
+        let (mut children, mut orders) = (self.children.take()?, self.orders.take()?);
+        let over = CancellationToken::new();
+        let is_over = over.clone();
+        let keeping = tokio::spawn(async move {
+            let error = orders.carry_out(&mut children, &is_over).await;
+            (children, orders, error)
+        });
+        Some(Kept { keeping, over })
+    }
+
+    /// Takes them back, once the order under way is carried out.
+    pub async fn take_back(&mut self, kept: Kept) {
+        kept.over.cancel();
+        let given = joined(kept.keeping.await);
+        self.take_back_from(given);
+    }
+
+    /// Takes them back as they are, if they can't be kept running: why.
+    pub fn take_back_from(&mut self, (children, orders, error): Given) -> Option<ChildError> {
+        (self.children, self.orders) = (Some(children), Some(orders));
+        error
     }
 
     /// Undoes whatever fault is under way: what stands still goes on, what is cut or gone is there again.

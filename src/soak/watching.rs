@@ -127,12 +127,17 @@ impl Watching {
     pub fn document(&self, has_ended: bool, failure: Option<String>, replicas: Option<Replicas>) -> Document {
         let report = self.report();
         let now = self.began.elapsed().as_secs_f64();
-        self.faults.change(|faults| {
-            let (kept, baseline) = (lock(&self.kept), lock(&self.baseline));
-            recover(faults, now, &kept.ours, &baseline);
+        let mut faults = self.faults.all();
+        let mut kept = lock(&self.kept);
+        recover(&mut faults, now, &kept.ours, &lock(&self.baseline));
+        // What is known of the last two goes with them: when others come, these are not looked at any more.
+        self.faults.change(|all| {
+            for (told, now) in all.iter_mut().zip(&faults) {
+                (told.recovered_s, told.baseline_recovered_s) = (now.recovered_s, now.baseline_recovered_s);
+                told.whose = now.whose;
+            }
         });
         let (forgot, forgot_more) = self.overheard.findings();
-        let (faults, mut kept) = (self.faults.all(), lock(&self.kept));
         let Report { counts, latency_ms, awaited, .. } = kept.last.take().unwrap_or(report);
         let evidence = Evidence {
             counts,
@@ -251,6 +256,7 @@ async fn count(
     loop {
         ticks.tick().await;
         let now = began.elapsed();
+        // Whoever has what is kept may look at the faults and the baseline; nobody who has those asks for what is kept.
         let mut kept = lock(&kept);
         while let Ok(told) = told.try_recv() {
             match told {

@@ -36,6 +36,7 @@ mod second_topology;
 mod secure;
 mod sharing;
 mod snapshots;
+mod soak;
 mod stamps;
 mod status;
 mod sum_as_sha1sum;
