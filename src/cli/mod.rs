@@ -299,9 +299,9 @@ mod tests {
         for (mut words, command) in found.into_iter().filter(|(words, _)| !words.contains(&"help".to_owned())) {
             match command.get_name() {
                 "get" => words.push("0".repeat(32)),
-                "show" | "explain" | "retry" | "drop" if words.contains(&"rejects".to_owned()) => {
-                    words.push("7".to_owned())
-                }
+                "show" | "explain" | "retry" if words.contains(&"rejects".to_owned()) => words.push("7".to_owned()),
+                "drop" => words.extend(["7", "--reason", "why"].map(str::to_owned)),
+                "compare" => words.extend(["a", "b"].map(str::to_owned)),
                 "accept" => words.push("hole:0".to_owned()),
                 "completions" => words.push("bash".to_owned()),
                 _ => {}
