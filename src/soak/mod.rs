@@ -2,10 +2,10 @@
 //!
 //! 1. The servers are the run's own, each behind [links](proxy) that can be cut, or somebody's, on which the run makes streams under a
 //!    prefix of its own. [Summers](crew) are processes; the chunker, whose ledger is the judge, is in this one.
-//! 2. [Faults](fault) come by a [plan](plan) that is drawn before, and are [injected](injector) one after the other. Chunks are due by a
+//! 2. [Faults](fault) come by a [mod@plan] that is drawn before, and are [injected](injector) one after the other. Chunks are due by a
 //!    schedule that no fault slows down.
 //! 3. Beside it run messages that no worker touches, the [baseline]: what is slow there is the servers' doing.
-//! 4. [Seconds](seconds), [samples](sample) and single [streams](points) are kept; what summers find that JetStream has forgotten is
+//! 4. [Seconds](mod@seconds), [samples](mod@sample) and single [streams](points) are kept; what summers find that JetStream has forgotten is
 //!    [overheard]; at the end [replicas] are compared.
 //! 5. The [judgement] is made of all that, and stands with it in one [document], which is written as it goes and drawn by a [page].
 

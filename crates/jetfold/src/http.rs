@@ -38,7 +38,7 @@ pub enum RecorderError {
 /// The recorder of this process, to which every metric goes from now on: to be made before what is measured. `more` are metrics of the
 /// application's own, and `buckets` the upper ends of those that are histograms.
 ///
-/// `beside` is told the same: [`otlp`](crate::otlp) has such a one.
+/// `beside` is told the same: with the feature `otlp`, `otlp` has such a one.
 ///
 /// What is recorded is summed up now and then, whether or not anybody asks: so it takes a bounded place.
 ///
