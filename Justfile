@@ -63,6 +63,24 @@ cluster *FLAGS:
     cargo build --release --locked
     tests/cluster "$@"
 
+# The system under every fault on three servers of its own, and a verdict with a page: just soak --duration 2m
+soak *FLAGS="--duration=30m":
+    cargo run --release --locked -- soak --nodes 3 "$@"
+
+# Soaks on each version of nats-server, with one and three replicas: what held, and what JetStream forgot
+results *FLAGS:
+    cargo build --release --locked
+    tests/results "$@"
+
+# What a chunker that sends as fast as it can costs the latency of a quiet one, in turns
+flood *FLAGS:
+    cargo build --release --locked
+    tests/flood "$@"
+
+# Pages of made-up soaks in a headless Chromium: light, dark, on a phone and on paper
+report *FLAGS:
+    tests/report "$@"
+
 # Another revision of this program beside this one, and each opens what the other has made: just upgrade v0.1.0
 upgrade *FLAGS:
     cargo build --release --locked
