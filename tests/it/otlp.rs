@@ -70,7 +70,7 @@ mod pushed {
     }
 
     #[test]
-    fn a_summer_and_a_chunker_push_what_they_measure_also_the_last_of_it() {
+    fn a_summer_and_a_chunker_push_what_they_measure() {
         let (server, collector) = (Server::start(), Collector::start());
         apply(&server, 2);
         let folder = tempfile::tempdir().unwrap();
