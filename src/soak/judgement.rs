@@ -173,19 +173,26 @@ impl Evidence {
         }
         if counts.verified > 0 {
             let mut sentence = format!(
-                "From when it was due, half of the finals came within {:.1} ms, and 99 of 100 within {:.1} ms",
-                latency.p50, latency.p99
+                "From when it was due, half of the finals came within {}, and 99 of 100 within {}",
+                spoken(latency.p50),
+                spoken(latency.p99)
             );
             if baseline.max > 0.0 {
                 sentence += &format!(
-                    "; a message that no worker touched took {:.1} and {:.1} ms there and back",
-                    baseline.p50, baseline.p99
+                    "; a message that no worker touched took {} and {} there and back",
+                    spoken(baseline.p50),
+                    spoken(baseline.p99)
                 );
             }
             said.push(sentence + ".");
         }
         said
     }
+}
+
+/// Milliseconds, as they are said.
+fn spoken(ms: f64) -> String {
+    if ms < 1000.0 { format!("{ms:.1} ms") } else { format!("{:.1} s", ms / 1000.0) }
 }
 
 /// As people write large numbers.

@@ -24,11 +24,13 @@ const USUAL: u64 = 10;
 pub struct Seconds {
     seconds: BTreeMap<u64, Histogram<u64>>,
     whole: Histogram<u64>,
+    /// The last second in which something arrived.
+    last: Option<u64>,
 }
 
 impl Default for Seconds {
     fn default() -> Self {
-        Self { seconds: BTreeMap::new(), whole: histogram(3) }
+        Self { seconds: BTreeMap::new(), whole: histogram(3), last: None }
     }
 }
 
@@ -50,6 +52,7 @@ impl Seconds {
     pub fn record(&mut self, at: Duration, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
         self.whole.saturating_record(took);
+        self.last = self.last.max(Some(at.as_secs()));
         self.seconds.entry(at.as_secs()).or_insert_with(|| histogram(2)).saturating_record(took);
     }
 
@@ -64,6 +67,13 @@ impl Seconds {
             all.add(found).expect("of the same bounds");
         }
         (all.len(), (!all.is_empty()).then(|| percentiles(&all)))
+    }
+
+    /// How long nothing had arrived by the end of the second before this one, as what is sent all the time would have taken at the least;
+    /// `None` before anything has.
+    pub fn silence(&self, before: u64) -> Option<Latency> {
+        let silent = before.saturating_sub(self.last? + 1) as f64 * 1000.0;
+        Some(Latency { p50: silent, p90: silent, p99: silent, p999: silent, max: silent })
     }
 
     /// What is usual before `at`: the worst of a middling second of the last ones.
@@ -131,6 +141,14 @@ mod tests {
         let slow: Vec<_> = (0..40).map(|second| (second, Some(1.0))).collect();
         assert_eq!(run(&slow, 40).recovered(s(20.0), s(30.0)), Some(Duration::ZERO));
         assert_eq!(run(&[(21, Some(0.2))], 40).recovered(s(20.0), s(30.0)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_silence_is_as_long_as_nothing_has_come() {
+        assert_eq!(Seconds::default().silence(9), None);
+        let seconds = run(&[], 5);
+        let silent = |before| seconds.silence(before).map(|silence| silence.max);
+        assert_eq!((silent(5), silent(8)), (Some(0.0), Some(3000.0)));
     }
 
     #[test]

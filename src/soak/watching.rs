@@ -271,7 +271,11 @@ async fn count(
         if second > sampled {
             let report = reports.borrow();
             let (finals, latency_ms) = kept.ours.of(sampled, second);
-            let (_, baseline_ms) = lock(&baseline).of(sampled, second);
+            let baseline_ms = {
+                let baseline = lock(&baseline);
+                // It is sent all the time: where nothing comes, something is held up.
+                baseline.of(sampled, second).1.or_else(|| baseline.silence(second))
+            };
             let Latest { lag, leaders, processes } = kept.latest.clone();
             let chunks = report.counts.chunks.saturating_sub(kept.chunks);
             kept.chunks = report.counts.chunks;
